@@ -1,0 +1,43 @@
+"""What the learner sees of a network. MLP and VLA versions share these, so a laptop runs the learner of pi0.5.
+
+Every method takes ONE example; callers `vmap`. Flow time w runs 0 = noise, 1 = action.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float
+
+from lwd.transition import Observation
+
+Context = Any
+"""Whatever `Policy.encode` returns: an array for an MLP, keys and values of the prefix for a VLA."""
+
+
+class Policy(Protocol):
+    """A flow policy: pi_theta, or its frozen reference pi_beta."""
+
+    def encode(self, observation: Observation) -> Context:
+        """The part that does not depend on the flow: once per observation, reused by every flow step."""
+        ...
+
+    def velocity(self, context: Context, a_w: Float[Array, "H A"], w: Float[Array, ""]) -> Float[Array, "H A"]:
+        """f(s, a^w, w) of Section 3: the flow's velocity at flow time w."""
+        ...
+
+
+class Critic(Protocol):
+    """Value and critic on one backbone."""
+
+    def encode(self, observation: Observation) -> Float[Array, " Z"]:
+        """The state representation z_t."""
+        ...
+
+    def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
+        """Logits of p_psi(v | s) over the K atoms (Eq 11)."""
+        ...
+
+    def q(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, " heads"]:
+        """The scalar critic's heads Q(s, a)."""
+        ...

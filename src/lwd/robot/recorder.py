@@ -1,0 +1,40 @@
+"""The seam between a robot and the log: a recording grows step by step and survives a crash half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.episode import EpisodeHeader, Verdict
+
+
+class Recording(Protocol):
+    """One episode being written. `lwd.log.writer` is the implementation that the fleet uses."""
+
+    def step(
+        self,
+        proprio: NDArray[np.float32],
+        action: NDArray[np.float32],
+        intervention: bool,
+        time_s: float,
+        images: Mapping[str, bytes],
+    ) -> None:
+        """Append the state sensed and the action then executed, one control step."""
+        ...
+
+    def finish(
+        self, proprio: NDArray[np.float32], time_s: float, images: Mapping[str, bytes], verdict: Verdict
+    ) -> None:
+        """Close with the final state and the verdict, and hand the episode over for delivery."""
+        ...
+
+
+class Recorder(Protocol):
+    """Opens recordings."""
+
+    def begin(self, header: EpisodeHeader) -> Recording:
+        """Start the recording of one episode."""
+        ...
