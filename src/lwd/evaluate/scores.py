@@ -1,0 +1,285 @@
+"""From evaluation episodes to scores: per task, and averaged over all, short and long tasks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.errors import ConfigError, UnknownNameError
+from lwd.evaluate.intervals import RESAMPLES, Estimate, bootstrap_means, percentile_interval, wilson
+from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_json
+from lwd.spec import Horizon
+
+SCORES_SCHEMA = 1
+"""Version of the records and scores files."""
+
+Quantity = Literal["success", "stage_score", "cycle_time_s"]
+QUANTITIES: tuple[Quantity, ...] = ("success", "stage_score", "cycle_time_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation episode.
+
+    Attributes:
+        task: name of the task; seed: of the attempt's initial conditions, so that two policies can be compared on the same ones.
+        success: the verdict; stage_score: milestones reached / total, in [0, 1].
+        cycle_time_s: seconds of robot time from reset to outcome; a failure counts with the time it took.
+        steps: control steps; interventions: times that an operator took over (0 when the policy is judged alone).
+    """
+
+    task: str
+    seed: int
+    success: bool
+    stage_score: float
+    cycle_time_s: float
+    steps: int
+    interventions: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.stage_score <= 1.0:
+            raise ConfigError(f"record {self.task}/{self.seed}: stage_score {self.stage_score} is not in [0, 1].")
+        if not 0.0 <= self.cycle_time_s < float("inf"):
+            raise ConfigError(f"record {self.task}/{self.seed}: cycle_time_s {self.cycle_time_s} is not a duration.")
+        if self.steps < 0 or self.interventions < 0:
+            raise ConfigError(f"record {self.task}/{self.seed}: steps and interventions cannot be negative.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Scores of one task, or averaged over several. `interventions` is a sum, the rest are means with 95 % intervals."""
+
+    episodes: int
+    success: Estimate
+    stage_score: Estimate
+    cycle_time_s: Estimate
+    interventions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of one policy.
+
+    Attributes:
+        horizons: short or long, per task; tasks: a score each.
+        average, short, long: means of task means, so that a task counts the same however many episodes it has; None where there is no such task.
+    """
+
+    horizons: Mapping[str, Horizon]
+    tasks: Mapping[str, Score]
+    average: Score
+    short: Score | None
+    long: Score | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """Mean of b - a over the attempts that both made: mean of task means, with a bootstrap interval over pairs within tasks.
+
+    Attributes:
+        pairs: attempts that both made; unpaired: attempts of either that the other did not make, left out.
+    """
+
+    quantity: Quantity
+    difference: Estimate
+    pairs: int
+    unpaired: int
+
+
+def _matrix(records: Sequence[EvaluationRecord]) -> NDArray[np.float64]:
+    return np.asarray(
+        [[float(getattr(record, quantity)) for quantity in QUANTITIES] for record in records], dtype=np.float64
+    )
+
+
+def _by_task(records: Sequence[EvaluationRecord]) -> dict[str, dict[int, EvaluationRecord]]:
+    grouped: dict[str, dict[int, EvaluationRecord]] = defaultdict(dict)
+    for record in records:
+        if record.seed in grouped[record.task]:
+            raise ConfigError(
+                f"two evaluation records of task {record.task!r} with seed {record.seed}: each attempt counts once."
+            )
+        grouped[record.task][record.seed] = record
+    return dict(grouped)
+
+
+def _average(
+    tasks: Sequence[str], scores: Mapping[str, Score], draws: Mapping[str, NDArray[np.float64]]
+) -> Score | None:
+    if not tasks:
+        return None
+    # Tasks are resampled independently, so the draws of the mean of task means are the means of the tasks' draws.
+    pooled = np.mean([draws[task] for task in tasks], axis=0)
+    estimates = {
+        quantity: percentile_interval(
+            float(np.mean([getattr(scores[task], quantity).value for task in tasks])), pooled[:, column]
+        )
+        for column, quantity in enumerate(QUANTITIES)
+    }
+    return Score(
+        episodes=sum(scores[task].episodes for task in tasks),
+        interventions=sum(scores[task].interventions for task in tasks),
+        **estimates,
+    )
+
+
+def score(
+    records: Sequence[EvaluationRecord],
+    horizons: Mapping[str, Horizon],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Scores:
+    """Scores of one policy from its evaluation episodes.
+
+    Args:
+        records: in any order; each (task, seed) at most once. The result does not depend on the order.
+        horizons: short or long for every task that occurs; its order is the order of the result.
+        seed: of the bootstrap; resamples: its draws.
+    """
+    grouped = _by_task(records)
+    if not grouped:
+        raise ConfigError("score: no evaluation records.")
+    for task in grouped:
+        if task not in horizons:
+            raise UnknownNameError("task", task, horizons)
+    names = [task for task in horizons if task in grouped]
+    tasks: dict[str, Score] = {}
+    draws: dict[str, NDArray[np.float64]] = {}
+    for task in names:
+        rows = [grouped[task][attempt] for attempt in sorted(grouped[task])]
+        values = _matrix(rows)
+        draws[task] = bootstrap_means(values, seed=seed, stratum=task, resamples=resamples)
+        tasks[task] = Score(
+            episodes=len(rows),
+            success=wilson(sum(row.success for row in rows), len(rows)),
+            stage_score=percentile_interval(float(values[:, 1].mean()), draws[task][:, 1]),
+            cycle_time_s=percentile_interval(float(values[:, 2].mean()), draws[task][:, 2]),
+            interventions=sum(row.interventions for row in rows),
+        )
+    return Scores(
+        horizons={task: horizons[task] for task in names},
+        tasks=tasks,
+        average=cast(Score, _average(names, tasks, draws)),
+        short=_average([task for task in names if horizons[task] == "short"], tasks, draws),
+        long=_average([task for task in names if horizons[task] == "long"], tasks, draws),
+    )
+
+
+def paired_difference(
+    a: Sequence[EvaluationRecord],
+    b: Sequence[EvaluationRecord],
+    quantity: Quantity = "success",
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> PairedDifference:
+    """How much better b is than a on the attempts (task, seed) that both made. Pairing removes the luck of the initial conditions."""
+    left, right = _by_task(a), _by_task(b)
+    means: list[float] = []
+    draws: list[NDArray[np.float64]] = []
+    pairs = 0
+    for task in sorted(left.keys() & right.keys()):
+        common = sorted(left[task].keys() & right[task].keys())
+        if not common:
+            continue
+        differences = np.asarray(
+            [
+                [float(getattr(right[task][attempt], quantity)) - float(getattr(left[task][attempt], quantity))]
+                for attempt in common
+            ],
+            dtype=np.float64,
+        )
+        means.append(float(differences.mean()))
+        draws.append(bootstrap_means(differences, seed=seed, stratum=task, resamples=resamples)[:, 0])
+        pairs += len(common)
+    if not pairs:
+        raise ConfigError("paired_difference: no (task, seed) occurs in both; evaluate both policies on the same seeds.")
+    difference = percentile_interval(float(np.mean(means)), np.mean(draws, axis=0))
+    return PairedDifference(
+        quantity=quantity, difference=difference, pairs=pairs, unpaired=len(a) + len(b) - 2 * pairs
+    )
+
+
+def write_records(path: Path, records: Sequence[EvaluationRecord]) -> None:
+    """Write evaluation records as JSON."""
+    write_json(path, {"schema": SCORES_SCHEMA, "records": [asdict(record) for record in records]})
+
+
+def read_records(path: Path) -> list[EvaluationRecord]:
+    """Read what `write_records` wrote; a `ResultError` names the first field that does not fit."""
+    node = read_node(path, SCORES_SCHEMA)
+    records: list[EvaluationRecord] = []
+    for item in node.list_of_nodes("records"):
+        records.append(
+            EvaluationRecord(
+                task=item.text("task"),
+                seed=item.integer("seed"),
+                success=item.flag("success"),
+                stage_score=item.number("stage_score", 0, 1),
+                cycle_time_s=item.number("cycle_time_s", 0),
+                steps=item.integer("steps"),
+                interventions=item.integer("interventions"),
+            )
+        )
+        item.done()
+    node.done()
+    return records
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write scores as JSON."""
+    write_json(path, {"schema": SCORES_SCHEMA, **asdict(scores)})
+
+
+def _estimate(node: Node, high: float) -> Estimate:
+    estimate = Estimate(node.number("value", 0, high), node.number("low", 0, high), node.number("high", 0, high))
+    if not estimate.low <= estimate.value <= estimate.high:
+        raise node.error("value", f"{estimate.value} is not inside [{estimate.low}, {estimate.high}].")
+    node.done()
+    return estimate
+
+
+def _score(node: Node) -> Score:
+    result = Score(
+        episodes=node.integer("episodes", 1),
+        success=_estimate(node.child("success"), 1.0),
+        stage_score=_estimate(node.child("stage_score"), 1.0),
+        cycle_time_s=_estimate(node.child("cycle_time_s"), float("inf")),
+        interventions=node.integer("interventions"),
+    )
+    node.done()
+    return result
+
+
+def read_horizons(horizons: Mapping[str, str], where: str) -> dict[str, Horizon]:
+    """Task names with their horizon, checked to be short or long."""
+    for task, horizon in horizons.items():
+        if horizon not in ("short", "long"):
+            raise ResultError(f"{where}: {task}", f"expected the horizon short or long, got {horizon!r}.")
+    return {task: cast(Horizon, horizon) for task, horizon in horizons.items()}
+
+
+def read_scores(path: Path) -> Scores:
+    """Read what `write_scores` wrote; a `ResultError` names the first field that does not fit."""
+    node = read_node(path, SCORES_SCHEMA)
+    horizons = read_horizons(node.texts("horizons"), f"{path}: horizons")
+    tasks_node = node.child("tasks")
+    tasks = {task: _score(tasks_node.child(task)) for task in horizons}
+    tasks_node.done()
+    short, long = node.optional_child("short"), node.optional_child("long")
+    result = Scores(
+        horizons=horizons,
+        tasks=tasks,
+        average=_score(node.child("average")),
+        short=None if short is None else _score(short),
+        long=None if long is None else _score(long),
+    )
+    node.done()
+    return result

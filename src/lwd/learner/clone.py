@@ -1,0 +1,83 @@
+"""Behaviour cloning: the first stage of Algorithm 1, whose result is the SFT baseline and the frozen reference pi_beta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from lwd.errors import ConfigError
+from lwd.learner.divl import Metrics
+from lwd.learner.flow import flow_matching_loss
+from lwd.learner.optimizers import OptimizerConfig, ema, make_optimizer, step
+from lwd.learner.state import trained_policy
+from lwd.models.mlp import MlpPolicy
+from lwd.transition import Transition
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneConfig:
+    """Settings of flow-matching behaviour cloning.
+
+    Attributes:
+        policy: the optimiser.
+        batch: transitions per learner step.
+        policy_ema_rate: of the averaged copy, which becomes the reference.
+    """
+
+    policy: OptimizerConfig
+    batch: int = 256
+    policy_ema_rate: float = 0.002
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"CloneConfig.batch must be at least 1, got {self.batch}.")
+        if not 0.0 < self.policy_ema_rate <= 1.0:
+            raise ConfigError(f"CloneConfig.policy_ema_rate must be in (0, 1], got {self.policy_ema_rate}.")
+
+
+class CloneState(eqx.Module):
+    """What a checkpoint of this stage holds."""
+
+    step: Int[Array, ""]
+    policy: MlpPolicy
+    policy_opt: optax.OptState
+    acting_policy: MlpPolicy
+
+
+def init_clone(config: CloneConfig, policy: MlpPolicy) -> CloneState:
+    """Start cloning from this policy."""
+    optimizer = make_optimizer(config.policy)
+    return CloneState(
+        step=jnp.zeros((), jnp.int32),
+        policy=policy,
+        policy_opt=optimizer.init(eqx.filter(policy, trained_policy(policy))),
+        acting_policy=policy,
+    )
+
+
+def clone_loss(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> jax.Array:
+    """Flow-matching loss over a batch, mean."""
+    keys = jax.random.split(key, batch.reward.shape[0])
+    losses = jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
+        policy, batch.observation, batch.chunk, batch.valid, keys
+    )
+    return jnp.mean(losses)
+
+
+def clone_update(
+    config: CloneConfig, state: CloneState, batch: Transition, key: PRNGKeyArray
+) -> tuple[CloneState, Metrics]:
+    """One step of flow matching on demonstrations."""
+    loss, gradients = eqx.filter_value_and_grad(clone_loss)(state.policy, batch, key)
+    policy, policy_opt = step(
+        make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
+    )
+    acting_policy = ema(state.acting_policy, policy, config.policy_ema_rate)
+    return CloneState(state.step + 1, policy, policy_opt, acting_policy), {
+        "policy/flow_matching_loss": loss
+    }

@@ -1,0 +1,185 @@
+"""QAM, Q-learning with adjoint matching (Section 5 of the paper, Eq 8-10; numerics as in arXiv 2601.14234).
+
+Symbols: w flow time (0 noise, 1 action), T flow steps, h = 1 / T, sigma memoryless noise scale, f velocity of the policy,
+f_beta of the frozen reference, g lean adjoint, lambda temperature. Functions take velocity callables, not networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lwd.errors import ConfigError
+from lwd.learner.divl import Metrics
+from lwd.learner.flow import Velocity, time_grid
+from lwd.models.protocols import Critic, Policy
+from lwd.transition import Observation
+
+Chunk = Float[Array, "H A"]
+Points = Float[Array, "T H A"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QamConfig:
+    """Settings of QAM.
+
+    Attributes:
+        temperature: lambda of Eq 8 (2 in the paper, for its networks; see "Choose the temperature" in the docs).
+        flow_steps: T, for paths, adjoint and acting alike.
+        paths_from: whose SDE the paths follow. Only "policy" has the tilted distribution as its fixed point.
+        jacobian_time: flow time of the adjoint's Jacobian at point x_i: "next" is w_{i+1} (public QAM), "same" is w_i.
+    """
+
+    temperature: float = 2.0
+    flow_steps: int = 10
+    paths_from: Literal["policy", "reference"] = "policy"
+    jacobian_time: Literal["next", "same"] = "next"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0.0:
+            raise ConfigError(f"QamConfig.temperature must be positive, got {self.temperature}.")
+        if self.flow_steps < 2:
+            raise ConfigError(f"QamConfig.flow_steps must be at least 2, got {self.flow_steps}.")
+
+
+class Path(NamedTuple):
+    """One memoryless path: the points a^{w_i} for i < T, the velocity there, and the endpoint a^1."""
+
+    points: Points
+    velocities: Points
+    endpoint: Chunk
+
+
+# ---- equations: one example ------------------------------------------------------------------------------------------
+
+
+def noise_scale(w: Float[Array, "..."], h: float) -> Float[Array, "..."]:
+    """sigma_w with sigma_w^2 = 2 (1 - w + h) / (w + h): the memoryless schedule, shifted by h so that it stays finite."""
+    return jnp.sqrt(2.0 * (1.0 - w + h) / (w + h))
+
+
+def drift(velocity: Velocity, a: Chunk, w: Float[Array, ""], pole: Float[Array, ""]) -> Chunk:
+    """Drift 2 f(a, w) - a / pole of the memoryless SDE; `pole` is w shifted away from 0."""
+    return 2.0 * velocity(a, w) - a / pole
+
+
+def memoryless_path(velocity: Velocity, last_velocity: Velocity, noise: Points) -> Path:
+    """Follow the memoryless SDE of `velocity` from noise[0]; the last step is a noiseless step of `last_velocity`.
+
+    Points carry no gradient, velocities do: the loss needs exactly one evaluation per flow step, and this is it.
+    `noise` is [T, H, A]: the start and the T - 1 increments. Paper: Section 5, path of Eq 9.
+    """
+    times, h = time_grid(noise.shape[0])
+
+    def step(a: Chunk, x: tuple[Float[Array, ""], Chunk]) -> tuple[Chunk, tuple[Chunk, Chunk]]:
+        w, increment = x
+        v = velocity(a, w)
+        moved = a + h * (2.0 * v - a / (w + h)) + jnp.sqrt(h) * noise_scale(w, h) * increment
+        return jax.lax.stop_gradient(moved), (a, v)
+
+    last, (points, velocities) = jax.lax.scan(step, noise[0], (times[:-1], noise[1:]))
+    endpoint = jax.lax.stop_gradient(last + h * last_velocity(last, times[-1]))
+    return Path(
+        jnp.concatenate([points, last[None]]),
+        jnp.concatenate([velocities, velocity(last, times[-1])[None]]),
+        endpoint,
+    )
+
+
+def lean_adjoint(
+    reference: Velocity, points: Points, terminal: Chunk, jacobian_time: Literal["next", "same"] = "next"
+) -> Points:
+    """g_i at every point of a path, backwards from g_1 = `terminal` through the reference drift only.
+
+    g_i = g_{i+1} + h J_i^T g_{i+1} with J_i the Jacobian of 2 f_beta(a, w) - a / (w + h), at the path's point. Paper: Eq 9.
+    """
+    times, h = time_grid(points.shape[0])
+    jacobian_times = times + h if jacobian_time == "next" else times
+
+    def step(g: Chunk, x: tuple[Chunk, Float[Array, ""], Float[Array, ""]]) -> tuple[Chunk, Chunk]:
+        a, w, w_jacobian = x
+        _, pullback = jax.vjp(lambda b: drift(reference, b, w_jacobian, w + h), a)
+        g = g + h * pullback(g)[0]
+        return g, g
+
+    return jax.lax.scan(step, terminal, (points, times, jacobian_times), reverse=True)[1]
+
+
+def matching_loss(velocities: Points, reference_velocities: Points, adjoint: Points) -> Float[Array, ""]:
+    """sum_w || 2 (f - f_beta) / sigma_w + sigma_w g_w ||^2 of one path. Paper: Eq 9."""
+    times, h = time_grid(velocities.shape[0])
+    sigma = noise_scale(times, h)[:, None, None]
+    return jnp.sum(jnp.square(2.0 * (velocities - reference_velocities) / sigma + sigma * adjoint))
+
+
+def path_kl(velocities: Points, reference_velocities: Points) -> Float[Array, ""]:
+    """KL between the path measures of policy and reference: sum_w (2 h / sigma_w^2) || f - f_beta ||^2 (Girsanov)."""
+    times, h = time_grid(velocities.shape[0])
+    weight = 2.0 * h / jnp.square(noise_scale(times, h))[:, None, None]
+    return jnp.sum(weight * jnp.square(velocities - reference_velocities))
+
+
+# ---- loss ------------------------------------------------------------------------------------------------------------
+
+
+def action_gradient(critic: Critic, observation: Observation, chunk: Chunk) -> Chunk:
+    """grad_a of the heads' minimum at the clipped chunk: zero along coordinates outside [-1, 1]. Paper: Eq 10."""
+    z = critic.encode(observation)
+    return jax.grad(lambda a: jnp.min(critic.q(z, jnp.clip(a, -1.0, 1.0))))(chunk)
+
+
+def adjoint_matching_loss(
+    policy: Policy,
+    reference: Policy,
+    critic: Critic,
+    observation: Observation,
+    noise: Points,
+    config: QamConfig,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Eq 9 for one observation and one path; gradients reach `policy` alone. `noise` is [T, H, A]. Paper: Eq 8, 9, 10."""
+    context, reference_context = policy.encode(observation), reference.encode(observation)
+
+    def f(a: Chunk, w: Float[Array, ""]) -> Chunk:
+        return policy.velocity(context, a, w)
+
+    def f_beta(a: Chunk, w: Float[Array, ""]) -> Chunk:
+        return reference.velocity(reference_context, a, w)
+
+    times, _ = time_grid(config.flow_steps)
+    path = memoryless_path(f if config.paths_from == "policy" else f_beta, f_beta, noise)
+    velocities = path.velocities if config.paths_from == "policy" else jax.vmap(f)(path.points, times)
+    terminal = -action_gradient(critic, observation, path.endpoint) / config.temperature
+    adjoint = lean_adjoint(f_beta, path.points, terminal, config.jacobian_time)
+    reference_velocities, adjoint, terminal = jax.lax.stop_gradient(
+        (jax.vmap(f_beta)(path.points, times), adjoint, terminal)
+    )
+    loss = matching_loss(velocities, reference_velocities, adjoint)
+    return loss, {
+        "policy/adjoint_matching_loss": loss,
+        "policy/adjoint_norm": jnp.sqrt(jnp.sum(jnp.square(terminal))),
+        "policy/path_kl": path_kl(velocities, reference_velocities),
+        "policy/saturated_share": jnp.mean(jnp.abs(path.endpoint) > 1.0),
+    }
+
+
+def policy_loss(
+    policy: Policy,
+    reference: Policy,
+    critic: Critic,
+    observation: Observation,
+    chunk_shape: tuple[int, int],
+    key: PRNGKeyArray,
+    config: QamConfig,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Eq 9 over a batch of observations: mean loss and mean metrics, with the batch's largest adjoint."""
+    size = jax.tree.leaves(observation)[0].shape[0]
+    noise = jax.random.normal(key, (size, config.flow_steps, *chunk_shape))
+    losses, metrics = jax.vmap(adjoint_matching_loss, (None, None, None, 0, 0, None))(
+        policy, reference, critic, observation, noise, config
+    )
+    largest = jnp.max(metrics["policy/adjoint_norm"])
+    return jnp.mean(losses), {**jax.tree.map(jnp.mean, metrics), "policy/adjoint_norm_max": largest}

@@ -1,0 +1,109 @@
+"""The learner's state: everything that changes in one learner step, and nothing that does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from lwd.errors import ConfigError
+from lwd.learner.divl import DivlConfig
+from lwd.learner.optimizers import OptimizerConfig, all_leaves, make_optimizer
+from lwd.learner.qam import QamConfig
+from lwd.models.mlp import MlpCritic, MlpPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Algorithm 2's settings. Offline and online are two values of this class, never two code paths.
+
+    Attributes:
+        divl, qam: the two halves of the method.
+        policy, critic: optimisers; `critic` serves value and critic, each with a state of its own.
+        batch: transitions per learner step for value and critic.
+        policy_batch: how many of those the policy's paths start from.
+        ema_rate: of the target critic (0.005 in the paper).
+        policy_ema_rate: of the policy copy that is published; 1 publishes the live policy.
+    """
+
+    policy: OptimizerConfig
+    critic: OptimizerConfig
+    divl: DivlConfig = field(default_factory=DivlConfig)
+    qam: QamConfig = field(default_factory=QamConfig)
+    batch: int = 256
+    policy_batch: int = 128
+    ema_rate: float = 0.005
+    policy_ema_rate: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.policy_batch <= self.batch:
+            raise ConfigError(
+                f"LearnerConfig: need 1 <= policy_batch <= batch, got {self.policy_batch} and {self.batch}."
+            )
+        for name in ("ema_rate", "policy_ema_rate"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(f"LearnerConfig.{name} must be in (0, 1], got {getattr(self, name)}.")
+
+
+class LearnerState(eqx.Module):
+    """What a checkpoint holds. The reference is not in it: it never changes (Eq 8)."""
+
+    step: Int[Array, ""]
+    policy: MlpPolicy
+    policy_opt: optax.OptState
+    acting_policy: MlpPolicy
+    critic: MlpCritic
+    value_opt: optax.OptState
+    critic_opt: optax.OptState
+    target: MlpCritic
+
+
+def trained_policy(policy: MlpPolicy) -> MlpPolicy:
+    """Mask of the policy's trained leaves: all but the normaliser."""
+    mask = all_leaves(policy)
+    return eqx.tree_at(lambda p: p.normalizer, mask, jax.tree.map(lambda _: False, policy.normalizer))
+
+
+def trained_value(critic: MlpCritic) -> MlpCritic:
+    """Mask of Eq 12's leaves: backbone and value head."""
+    mask = jax.tree.map(lambda _: False, critic)
+    return eqx.tree_at(
+        lambda c: (c.backbone, c.value_layer, c.value_out),
+        mask,
+        all_leaves((critic.backbone, critic.value_layer, critic.value_out)),
+    )
+
+
+def trained_critic(critic: MlpCritic) -> MlpCritic:
+    """Mask of Eq 15's leaves: backbone and critic heads."""
+    mask = jax.tree.map(lambda _: False, critic)
+    return eqx.tree_at(
+        lambda c: (c.backbone, c.heads), mask, all_leaves((critic.backbone, critic.heads))
+    )
+
+
+def init_state(config: LearnerConfig, reference: MlpPolicy, critic: MlpCritic) -> LearnerState:
+    """Start of offline RL: the policy from the reference, value and critic from scratch (Algorithm 1)."""
+    policy_optimizer, critic_optimizer = make_optimizer(config.policy), make_optimizer(config.critic)
+    return LearnerState(
+        step=jnp.zeros((), jnp.int32),
+        policy=reference,
+        policy_opt=policy_optimizer.init(eqx.filter(reference, trained_policy(reference))),
+        acting_policy=reference,
+        critic=critic,
+        value_opt=critic_optimizer.init(eqx.filter(critic, trained_value(critic))),
+        critic_opt=critic_optimizer.init(eqx.filter(critic, trained_critic(critic))),
+        target=critic,
+    )
+
+
+def with_fresh_optimizers(config: LearnerConfig, state: LearnerState) -> LearnerState:
+    """The same networks under new schedules: what a new stage of Algorithm 1 starts from."""
+    fresh = init_state(config, state.policy, state.critic)
+    return eqx.tree_at(
+        lambda s: (s.step, s.acting_policy, s.target), fresh, (state.step, state.acting_policy, state.target)
+    )

@@ -1,0 +1,184 @@
+"""Policy and critic as multilayer perceptrons, for state observations. Every test, the demo and every table run on these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lwd.errors import ConfigError
+from lwd.transition import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    """Sizes of the MLP policy and critic.
+
+    Attributes:
+        proprio_dim, instruction_dim: P and E of the observation.
+        chunk_steps, action_dim: H and A of an action chunk.
+        width, depth: of every hidden stack.
+        heads: critic heads; their minimum is used wherever one scalar is needed (2 in the paper).
+        atoms: K, size of the value's support (201 in the paper).
+    """
+
+    proprio_dim: int
+    instruction_dim: int
+    chunk_steps: int
+    action_dim: int
+    width: int = 256
+    depth: int = 3
+    heads: int = 2
+    atoms: int = 201
+
+    def __post_init__(self) -> None:
+        for field in ("proprio_dim", "instruction_dim", "chunk_steps", "action_dim", "width", "heads"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"MlpConfig.{field} must be at least 1, got {getattr(self, field)}.")
+        if self.depth < 2:
+            raise ConfigError(f"MlpConfig.depth must be at least 2, got {self.depth}.")
+        if self.atoms < 2:
+            raise ConfigError(f"MlpConfig.atoms must be at least 2, got {self.atoms}.")
+
+
+class Normalizer(eqx.Module):
+    """Per-coordinate mean and scale of proprio; part of the policy, because a policy without them is another policy."""
+
+    mean: Float[Array, " P"]
+    scale: Float[Array, " P"]
+
+    def __call__(self, proprio: Float[Array, " P"]) -> Float[Array, " P"]:
+        """Standardise, clipped to +-10 so that a sensor spike cannot saturate the network. Never trained."""
+        mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
+        return jnp.clip((proprio - mean) / scale, -10.0, 10.0)
+
+    @staticmethod
+    def identity(dim: int) -> Normalizer:
+        """Mean 0 and scale 1."""
+        return Normalizer(jnp.zeros(dim), jnp.ones(dim))
+
+
+class Linear(eqx.Module):
+    """x W + b, weights stored [in, out] so that a vmapped batch is one plain matrix product."""
+
+    weight: Float[Array, "i o"]
+    bias: Float[Array, " o"]
+
+    @staticmethod
+    def init(key: PRNGKeyArray, inputs: int, outputs: int, scale: float = 1.0) -> Linear:
+        """Xavier-uniform weights times `scale`, zero bias."""
+        bound = scale * (6.0 / (inputs + outputs)) ** 0.5
+        return Linear(jax.random.uniform(key, (inputs, outputs), minval=-bound, maxval=bound), jnp.zeros(outputs))
+
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        """One example."""
+        return x @ self.weight + self.bias
+
+
+def layer_norm(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Zero mean and unit variance; no learned gain, which the next layer's weights can express."""
+    x = x - jnp.mean(x)
+    return x * jax.lax.rsqrt(jnp.mean(x * x) + 1e-5)
+
+
+class MlpPolicy(eqx.Module):
+    """Flow policy f(s, a^w, w). The observation enters once, as the first layer's pre-activation."""
+
+    normalizer: Normalizer
+    observe: Linear
+    act: Linear
+    hidden: tuple[Linear, ...]
+    out: Linear
+
+    @staticmethod
+    def init(key: PRNGKeyArray, config: MlpConfig, normalizer: Normalizer) -> MlpPolicy:
+        """A new policy; the last layer starts small, so that the first velocities are near zero."""
+        keys = jax.random.split(key, config.depth + 2)
+        flat = config.chunk_steps * config.action_dim
+        return MlpPolicy(
+            normalizer=normalizer,
+            observe=Linear.init(keys[0], config.proprio_dim + config.instruction_dim, config.width),
+            act=Linear.init(keys[1], flat + 1, config.width),
+            hidden=tuple(Linear.init(k, config.width, config.width) for k in keys[2 : config.depth + 1]),
+            out=Linear.init(keys[-1], config.width, flat, scale=0.1),
+        )
+
+    def encode(self, observation: Observation) -> Float[Array, " width"]:
+        """The part of the first layer that does not depend on the flow."""
+        return self.observe(
+            jnp.concatenate([self.normalizer(observation.proprio), observation.instruction])
+        )
+
+    def velocity(
+        self, context: Float[Array, " width"], a_w: Float[Array, "H A"], w: Float[Array, ""]
+    ) -> Float[Array, "H A"]:
+        """Velocity of the flow at a^w and flow time w."""
+        x = jax.nn.gelu(context + self.act(jnp.append(a_w.ravel(), w)))
+        for layer in self.hidden:
+            x = jax.nn.gelu(layer(x))
+        return self.out(x).reshape(a_w.shape)
+
+
+class CriticHead(eqx.Module):
+    """One scalar head Q(z, chunk)."""
+
+    layers: tuple[Linear, ...]
+    out: Linear
+
+    @staticmethod
+    def init(key: PRNGKeyArray, config: MlpConfig) -> CriticHead:
+        """A new head of `depth` hidden layers."""
+        keys = jax.random.split(key, config.depth + 1)
+        sizes = [config.width + config.chunk_steps * config.action_dim] + [config.width] * config.depth
+        layers = tuple(Linear.init(k, i, o) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=False))
+        return CriticHead(layers, Linear.init(keys[-1], config.width, 1))
+
+    def __call__(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, ""]:
+        """Q of one chunk."""
+        x = jnp.concatenate([z, chunk.ravel()])
+        for layer in self.layers:
+            x = layer_norm(jax.nn.gelu(layer(x)))
+        return self.out(x)[0]
+
+
+class MlpCritic(eqx.Module):
+    """Value and critic on one backbone (Section 6 of the specification)."""
+
+    normalizer: Normalizer
+    backbone: tuple[Linear, ...]
+    value_layer: Linear
+    value_out: Linear
+    heads: CriticHead
+
+    @staticmethod
+    def init(key: PRNGKeyArray, config: MlpConfig, normalizer: Normalizer) -> MlpCritic:
+        """A new critic; `heads` is one CriticHead whose arrays carry a leading axis of heads."""
+        k_backbone, k_value, k_out, k_heads = jax.random.split(key, 4)
+        sizes = [config.proprio_dim + config.instruction_dim] + [config.width] * (config.depth - 1)
+        keys = jax.random.split(k_backbone, config.depth - 1)
+        head_keys = jax.random.split(k_heads, config.heads)
+        return MlpCritic(
+            normalizer=normalizer,
+            backbone=tuple(Linear.init(k, i, o) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True)),
+            value_layer=Linear.init(k_value, config.width, config.width),
+            value_out=Linear.init(k_out, config.width, config.atoms, scale=0.1),
+            heads=eqx.filter_vmap(CriticHead.init, in_axes=(0, None))(head_keys, config),
+        )
+
+    def encode(self, observation: Observation) -> Float[Array, " Z"]:
+        """State representation z_t, shared by value and critic."""
+        x = jnp.concatenate([self.normalizer(observation.proprio), observation.instruction])
+        for layer in self.backbone:
+            x = layer_norm(jax.nn.gelu(layer(x)))
+        return x
+
+    def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
+        """Logits over the atoms."""
+        return self.value_out(layer_norm(jax.nn.gelu(self.value_layer(z))))
+
+    def q(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, " heads"]:
+        """All heads at once."""
+        return eqx.filter_vmap(lambda head: head(z, chunk))(self.heads)

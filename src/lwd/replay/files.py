@@ -1,0 +1,59 @@
+"""Append-only array files: written with plain writes, read through a memory map.
+
+Writing through a map would kill the process with a bus error on a full disk; `pwrite` raises instead. Both go through the
+same page cache, so a map sees what was written. Rows below a committed count never change, so a map stays true for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.errors import StoreError
+
+
+class ArrayFile:
+    """A growing array [rows, *shape] of one dtype in one file without a header."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.row_bytes = self.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def write(self, row: int, values: NDArray[Any]) -> None:
+        """Write rows from `row` on, over anything that a torn append left there; StoreError if the disk refuses."""
+        data = memoryview(np.ascontiguousarray(values, self.dtype)).cast("B") if values.size else memoryview(b"")
+        write_all(self._fd, data, row * self.row_bytes, self.path)
+
+    def map(self, rows: int) -> NDArray[Any]:
+        """The first `rows` rows, read-only, loaded by the operating system as they are touched."""
+        if rows == 0 or self.row_bytes == 0:
+            return np.empty((rows, *self.shape), self.dtype)
+        if os.fstat(self._fd).st_size < rows * self.row_bytes:
+            raise StoreError(f"{self.path} is shorter than its table says: delete the folder; it is rebuilt from the log.")
+        # A plain array over the map: np.memmap's own indexing costs several microseconds a call.
+        return np.asarray(np.memmap(self.path, self.dtype, "r", shape=(rows, *self.shape)))
+
+    def flush(self) -> None:
+        """Force what was written to the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; maps that were handed out stay valid."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def write_all(fd: int, data: memoryview, offset: int, path: Path) -> None:
+    """Write all bytes at an offset; StoreError in a sentence if the disk is full or fails."""
+    try:
+        while data:
+            written = os.pwrite(fd, data, offset)
+            data, offset = data[written:], offset + written
+    except OSError as error:
+        raise StoreError(f"cannot append to {path}: {error.strerror}. Free some space; the episode was not added.") from error

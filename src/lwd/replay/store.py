@@ -1,0 +1,253 @@
+"""The replay's arrays on disk: larger than memory, appended episode by episode, readable again after a crash.
+
+A folder holds flat step arrays (T + 1 rows per episode, so that one row number serves states and actions), the
+instructions, and the episode table. An append writes the steps, then the instruction, then one sealed table row: whatever a
+crash leaves behind without its row is invisible and is overwritten by the next append. The folder is a cache: if it is
+lost or does not fit, it is rebuilt from the log.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.episode import Episode, Source
+from lwd.errors import EpisodeError, StoreError, UnknownNameError
+from lwd.replay import images, table
+from lwd.replay.files import ArrayFile, write_all
+from lwd.replay.images import CameraFile
+from lwd.replay.returns import chunks_to_takeover, human_chunks
+from lwd.spec import RobotSpec, TaskSpec
+
+FORMAT = 1
+"""Version of the folder's layout; another version is refused, and the folder rebuilt from the log."""
+
+STEP_HUMAN, CHUNK_HUMAN = np.uint8(1), np.uint8(2)
+"""Bits of `Columns.flags`: a human commanded this step; a human commanded some step of the chunk that starts here."""
+
+
+class Columns(NamedTuple):
+    """The step arrays, read-only maps; row = the episode's `first` + control step. Row T of an episode is its last state.
+
+    Attributes:
+        proprio: float32 [rows, P].
+        actions: float32 [rows, A]; row T repeats the last action.
+        flags: uint8 [rows], STEP_HUMAN and CHUNK_HUMAN.
+        takeover: uint16 [rows], `returns.chunks_to_takeover`.
+        pictures: per camera int64 [rows, 2], offset and length of a JPEG.
+    """
+
+    proprio: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    flags: NDArray[np.uint8]
+    takeover: NDArray[np.uint16]
+    pictures: dict[str, NDArray[np.int64]]
+
+
+class Store:
+    """One folder of episodes of one robot kind. One process at a time may hold it; appends come from one thread.
+
+    Args:
+        folder: created if missing; reopened with everything that was appended completely.
+        spec: the robot kind, which fixes P, A, H and the cameras.
+        tasks: the fleet's tasks; their order gives `Transition.task`. Tasks may be added at the end, never reordered.
+
+    Raises:
+        StoreError: the folder belongs to another spec, task list or process, or is damaged.
+    """
+
+    def __init__(self, folder: Path | str, spec: RobotSpec, tasks: Sequence[TaskSpec]) -> None:
+        self.folder, self.spec, self.tasks = Path(folder), spec, tuple(tasks)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.folder)
+        try:
+            self._check_meta()
+            self._table_file = ArrayFile(self.folder / "episodes.table", "u1", (table.ROW.itemsize,))
+            self._proprio = ArrayFile(self.folder / "proprio.f32", "<f4", (spec.proprio_dim,))
+            self._actions = ArrayFile(self.folder / "actions.f32", "<f4", (spec.action_dim,))
+            self._flags = ArrayFile(self.folder / "flags.u8", "u1")
+            self._takeover = ArrayFile(self.folder / "takeover.u16", "<u2")
+            self._cameras = {camera.name: CameraFile(self.folder, camera) for camera in spec.cameras}
+            self._task_index = {task.name: index for index, task in enumerate(self.tasks)}
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def count(self) -> int:
+        """Number of episodes."""
+        return self._count
+
+    @property
+    def rows(self) -> int:
+        """Rows in use: control steps plus one per episode."""
+        return int(self._table[self._count - 1]["first"]) + self._last_steps() + 1 if self._count else 0
+
+    @property
+    def episodes(self) -> table.Table:
+        """The table of `table.ROW`, read-only and frozen: appends after this call do not change it."""
+        rows = self._table[: self._count]
+        rows.flags.writeable = False
+        return rows
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The sentences that the table's `instruction` points into."""
+        return tuple(self._instructions)
+
+    def __contains__(self, episode_id: object) -> bool:
+        """Whether an episode with this id was appended."""
+        return episode_id in self._ids
+
+    def append(self, episode: Episode, number: int, manifest: int) -> bool:
+        """Add an episode at the end; True if it is new, False if its id is here already.
+
+        Args:
+            episode: validated against the spec and the tasks here once more.
+            number: its place in the log; must grow.
+            manifest: the first manifest that contains it; must not shrink.
+
+        Raises:
+            EpisodeError: it does not fit (reasons: spec, task, shape, nan, schema).
+            StoreError: the numbers go backwards, or the disk refuses.
+        """
+        if episode.header.episode_id in self._ids:
+            return False
+        if self._count and (number <= self._table[self._count - 1]["number"] or manifest < self.last_manifest):
+            raise StoreError(
+                f"episode {episode.header.episode_id}: number {number} of manifest {manifest} comes after number "
+                f"{self._table[self._count - 1]['number']} of manifest {self.last_manifest}; appends go forward only."
+            )
+        pictures = self._check(episode)
+        first = self.rows
+        crc = self._write_steps(first, episode)
+        for name, camera in self._cameras.items():
+            camera.write(first, pictures[name])
+        row = np.zeros(1, table.ROW)
+        row["first"], row["number"], row["manifest"], row["steps"] = first, number, manifest, episode.steps
+        row["instruction"] = self._instruction_index(episode.header.instruction)
+        row["task"] = self._task_index[episode.header.task]
+        row["snapshot"] = -1 if episode.header.snapshot is None else episode.header.snapshot
+        row["human_steps"] = int(np.count_nonzero(episode.interventions))
+        row["source"] = table.SOURCES.index(Source(episode.header.source))
+        row["outcome"] = table.outcome_code(episode)
+        row["stage_score"], row["seconds"] = episode.verdict.stage_score, episode.cycle_time_s
+        row["episode_id"], row["data_crc"] = episode.header.episode_id.encode(), crc
+        # Last, and in one piece: this row is what makes the episode exist.
+        self._table_file.write(self._count, np.frombuffer(table.seal(row).tobytes(), np.uint8))
+        self._remember(row[0])
+        return True
+
+    @property
+    def last_manifest(self) -> int:
+        """The manifest of the newest episode, 0 without one."""
+        return int(self._table[self._count - 1]["manifest"]) if self._count else 0
+
+    def columns(self) -> Columns:
+        """Maps of all step arrays as of now."""
+        rows = self.rows
+        return Columns(
+            self._proprio.map(rows),
+            self._actions.map(rows),
+            self._flags.map(rows),
+            self._takeover.map(rows),
+            {name: camera.spans.map(rows) for name, camera in self._cameras.items()},
+        )
+
+    def pictures(self, camera: str, spans: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Decode the pictures at spans [..., 2] of `Columns.pictures`; uint8 [..., h, w, 3]."""
+        return self._cameras[camera].read(spans)
+
+    def verify(self, last: int | None = None) -> None:
+        """Compare the step arrays of the last `last` episodes (default: all) with their checksums; StoreError if any differs."""
+        columns = self.columns()
+        for row in self.episodes[-last:] if last else self.episodes:
+            rows = slice(int(row["first"]), int(row["first"]) + int(row["steps"]) + 1)
+            arrays = (columns.proprio[rows], columns.actions[rows], columns.flags[rows], columns.takeover[rows])
+            if _crc(*arrays) != int(row["data_crc"]):
+                raise StoreError(
+                    f"{self.folder}: episode {row['episode_id'].decode()} is damaged on disk. Delete the folder; it is "
+                    "rebuilt from the log."
+                )
+
+    def flush(self) -> None:
+        """Force everything to the disk, the table last; only a power failure needs it."""
+        for file in (*self._cameras.values(), self._proprio, self._actions, self._flags, self._takeover, self._table_file):
+            file.flush()
+
+    def close(self) -> None:
+        """Close all files and release the folder; maps that were handed out stay valid, pictures do not."""
+        for name in ("_proprio", "_actions", "_flags", "_takeover", "_table_file"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        for camera in self.__dict__.get("_cameras", {}).values():
+            camera.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _check(self, episode: Episode) -> dict[str, Sequence[bytes]]:
+        """Refuse what does not fit; the pictures per camera."""
+        header, spec, T = episode.header, self.spec, episode.steps
+        if header.spec != spec.name:
+            raise EpisodeError(header.episode_id, "spec", f"recorded on {header.spec!r}, this replay holds {spec.name!r}.")
+        if header.task not in self._task_index:
+            raise EpisodeError(header.episode_id, "task", str(UnknownNameError("task", header.task, self._task_index)))
+        if len(header.episode_id.encode()) > table.ID_BYTES:
+            raise EpisodeError(header.episode_id, "schema", f"the id is longer than {table.ID_BYTES} bytes.")
+        expected = {
+            "proprio": (T + 1, spec.proprio_dim),
+            "actions": (T, spec.action_dim),
+            "interventions": (T,),
+            "times_s": (T + 1,),
+        }
+        for name, shape in expected.items():
+            if T < 1 or getattr(episode, name).shape != shape:
+                found = getattr(episode, name).shape
+                raise EpisodeError(header.episode_id, "shape", f"{name} is {found}, expected {shape} with T >= 1.")
+        if not (np.isfinite(episode.proprio).all() and np.isfinite(episode.actions).all()):
+            raise EpisodeError(header.episode_id, "nan", "proprio or actions contain a value that is not finite.")
+        return {
+            camera.name: images.check(header.episode_id, camera, episode.images.get(camera.name), T + 1)
+            for camera in spec.cameras
+        }
+
+    def _write_steps(self, first: int, episode: Episode) -> int:
+        """Write the T + 1 rows; their checksum."""
+        interventions = np.asarray(episode.interventions, np.bool_)
+        flags, takeover = np.zeros(episode.steps + 1, np.uint8), np.zeros(episode.steps + 1, np.uint16)
+        flags[:-1] = interventions * STEP_HUMAN + human_chunks(interventions, self.spec.chunk_steps) * CHUNK_HUMAN
+        takeover[:-1] = chunks_to_takeover(interventions, self.spec.chunk_steps)
+        proprio = np.ascontiguousarray(episode.proprio, np.float32)
+        actions = np.concatenate((episode.actions, episode.actions[-1:])).astype(np.float32)
+        self._proprio.write(first, proprio)
+        self._actions.write(first, actions)
+        self._flags.write(first, flags)
+        self._takeover.write(first, takeover)
+        return _crc(proprio, actions, flags, takeover)
+
+    def _instruction_index(self, sentence: str) -> int:
+        """Where the sentence stands among the instructions, appended there if it is new."""
+        index = self._instruction_of.get(sentence)
+        if index is None:
+            line = json.dumps(sentence).encode() + b"\n"
+            path = self.folder / "instructions.jsonl"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                write_all(fd, memoryview(line), self._instruction_bytes, path)
+            finally:
+                os.close(fd)
+            self._instruction_bytes += len(line)
+            index = self._instruction_of[sentence] = len(self._instructions)
+            self._instructions.append(sentence)
+        return index
