@@ -1,0 +1,1 @@
+"""Scores of a policy with intervals, the demo's summary and table, and the HTML report. NumPy only."""

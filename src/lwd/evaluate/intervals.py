@@ -48,7 +48,9 @@ def wilson(successes: int, episodes: int, confidence: float = CONFIDENCE) -> Est
     keeps a width at p = 0 and p = 1.
     """
     if episodes <= 0 or not 0 <= successes <= episodes:
-        raise ConfigError(f"wilson: needs 0 <= successes <= episodes and episodes > 0, got {successes}/{episodes}.")
+        raise ConfigError(
+            f"wilson: needs 0 <= successes <= episodes and episodes > 0, got {successes}/{episodes}."
+        )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p, n = successes / episodes, episodes
     scale = 1 + z * z / n
@@ -77,9 +79,7 @@ def bootstrap_means(
     return np.concatenate(parts)
 
 
-def percentile_interval(
-    value: float, draws: NDArray[np.float64], confidence: float = CONFIDENCE
-) -> Estimate:
+def percentile_interval(value: float, draws: NDArray[np.float64], confidence: float = CONFIDENCE) -> Estimate:
     """`value` between the (1 -+ confidence) / 2 points of its bootstrap draws."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])

@@ -52,6 +52,10 @@ class Node:
         self._taken.append(key)
         return self._rest.pop(key)
 
+    def is_null(self, key: str) -> bool:
+        """Whether a field is there and null."""
+        return key in self._rest and self._rest[key] is None
+
     def number(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
         """A finite number in [low, high]."""
         value = self.take(key)
@@ -87,7 +91,7 @@ class Node:
 
     def optional_child(self, key: str) -> Node | None:
         """An object inside this one, or None where the file says null."""
-        if key in self._rest and self._rest[key] is None:
+        if self.is_null(key):
             self.take(key)
             return None
         return self.child(key)
@@ -156,7 +160,9 @@ def write_json(path: Path, value: object) -> None:
     try:
         text = json.dumps(value, indent=2, allow_nan=False)
     except ValueError as error:
-        raise ResultError(str(path), f"not written: {error}. Every number of a result must be finite.") from error
+        raise ResultError(
+            str(path), f"not written: {error}. Every number of a result must be finite."
+        ) from error
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)

@@ -44,9 +44,13 @@ class EvaluationRecord:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.stage_score <= 1.0:
-            raise ConfigError(f"record {self.task}/{self.seed}: stage_score {self.stage_score} is not in [0, 1].")
+            raise ConfigError(
+                f"record {self.task}/{self.seed}: stage_score {self.stage_score} is not in [0, 1]."
+            )
         if not 0.0 <= self.cycle_time_s < float("inf"):
-            raise ConfigError(f"record {self.task}/{self.seed}: cycle_time_s {self.cycle_time_s} is not a duration.")
+            raise ConfigError(
+                f"record {self.task}/{self.seed}: cycle_time_s {self.cycle_time_s} is not a duration."
+            )
         if self.steps < 0 or self.interventions < 0:
             raise ConfigError(f"record {self.task}/{self.seed}: steps and interventions cannot be negative.")
 
@@ -94,7 +98,8 @@ class PairedDifference:
 
 def _matrix(records: Sequence[EvaluationRecord]) -> NDArray[np.float64]:
     return np.asarray(
-        [[float(getattr(record, quantity)) for quantity in QUANTITIES] for record in records], dtype=np.float64
+        [[float(getattr(record, quantity)) for quantity in QUANTITIES] for record in records],
+        dtype=np.float64,
     )
 
 
@@ -191,7 +196,10 @@ def paired_difference(
             continue
         differences = np.asarray(
             [
-                [float(getattr(right[task][attempt], quantity)) - float(getattr(left[task][attempt], quantity))]
+                [
+                    float(getattr(right[task][attempt], quantity))
+                    - float(getattr(left[task][attempt], quantity))
+                ]
                 for attempt in common
             ],
             dtype=np.float64,
@@ -200,7 +208,9 @@ def paired_difference(
         draws.append(bootstrap_means(differences, seed=seed, stratum=task, resamples=resamples)[:, 0])
         pairs += len(common)
     if not pairs:
-        raise ConfigError("paired_difference: no (task, seed) occurs in both; evaluate both policies on the same seeds.")
+        raise ConfigError(
+            "paired_difference: no (task, seed) occurs in both; evaluate both policies on the same seeds."
+        )
     difference = percentile_interval(float(np.mean(means)), np.mean(draws, axis=0))
     return PairedDifference(
         quantity=quantity, difference=difference, pairs=pairs, unpaired=len(a) + len(b) - 2 * pairs
@@ -239,7 +249,9 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def _estimate(node: Node, high: float) -> Estimate:
-    estimate = Estimate(node.number("value", 0, high), node.number("low", 0, high), node.number("high", 0, high))
+    estimate = Estimate(
+        node.number("value", 0, high), node.number("low", 0, high), node.number("high", 0, high)
+    )
     if not estimate.low <= estimate.value <= estimate.high:
         raise node.error("value", f"{estimate.value} is not inside [{estimate.low}, {estimate.high}].")
     node.done()

@@ -14,7 +14,7 @@ from lwd.errors import ConfigError
 from lwd.learner.divl import Metrics
 from lwd.learner.flow import flow_matching_loss
 from lwd.learner.optimizers import OptimizerConfig, ema, make_optimizer, step
-from lwd.learner.state import trained_policy
+from lwd.learner.state import copied, trained_policy
 from lwd.models.mlp import MlpPolicy
 from lwd.transition import Transition
 
@@ -54,9 +54,9 @@ def init_clone(config: CloneConfig, policy: MlpPolicy) -> CloneState:
     optimizer = make_optimizer(config.policy)
     return CloneState(
         step=jnp.zeros((), jnp.int32),
-        policy=policy,
+        policy=copied(policy),
         policy_opt=optimizer.init(eqx.filter(policy, trained_policy(policy))),
-        acting_policy=policy,
+        acting_policy=copied(policy),
     )
 
 

@@ -79,9 +79,9 @@ def ema(average: Module, live: Module, rate: float) -> Module:
     return jax.tree.map(lambda a, b: a + rate * (b - a), average, live)
 
 
-def all_leaves(module: Module) -> PyTree[bool]:
+def all_leaves(tree: PyTree) -> PyTree[bool]:
     """A mask that trains every floating-point leaf."""
-    return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf), module)
+    return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf), tree)
 
 
 def count_parameters(module: Module) -> int:

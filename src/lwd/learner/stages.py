@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ from lwd.models.mlp import MlpPolicy
 from lwd.transition import Transition
 
 
+@runtime_checkable
 class Stepped(Protocol):
     """A state that counts its learner steps."""
 

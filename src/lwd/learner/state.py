@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -15,6 +16,8 @@ from lwd.learner.divl import DivlConfig
 from lwd.learner.optimizers import OptimizerConfig, all_leaves, make_optimizer
 from lwd.learner.qam import QamConfig
 from lwd.models.mlp import MlpCritic, MlpPolicy
+
+Module = TypeVar("Module", bound=eqx.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +89,23 @@ def trained_critic(critic: MlpCritic) -> MlpCritic:
     )
 
 
+def copied(module: Module) -> Module:
+    """The same numbers in buffers of their own: learner steps donate the state, so no two parts may share one."""
+    return jax.tree.map(jnp.copy, module)
+
+
 def init_state(config: LearnerConfig, reference: MlpPolicy, critic: MlpCritic) -> LearnerState:
     """Start of offline RL: the policy from the reference, value and critic from scratch (Algorithm 1)."""
     policy_optimizer, critic_optimizer = make_optimizer(config.policy), make_optimizer(config.critic)
     return LearnerState(
         step=jnp.zeros((), jnp.int32),
-        policy=reference,
+        policy=copied(reference),
         policy_opt=policy_optimizer.init(eqx.filter(reference, trained_policy(reference))),
-        acting_policy=reference,
-        critic=critic,
+        acting_policy=copied(reference),
+        critic=copied(critic),
         value_opt=critic_optimizer.init(eqx.filter(critic, trained_value(critic))),
         critic_opt=critic_optimizer.init(eqx.filter(critic, trained_critic(critic))),
-        target=critic,
+        target=copied(critic),
     )
 
 

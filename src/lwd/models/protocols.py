@@ -5,7 +5,7 @@ Every method takes ONE example; callers `vmap`. Flow time w runs 0 = noise, 1 = 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -15,6 +15,7 @@ Context = Any
 """Whatever `Policy.encode` returns: an array for an MLP, keys and values of the prefix for a VLA."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A flow policy: pi_theta, or its frozen reference pi_beta."""
 
@@ -27,6 +28,7 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
 class Critic(Protocol):
     """Value and critic on one backbone."""
 

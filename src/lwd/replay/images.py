@@ -1,4 +1,6 @@
-"""Pictures of the replay: JPEG bytes in one append-only file per camera, decoded only when a batch asks for them."""
+"""Pictures of the replay: JPEG bytes in one append-only file per camera, decoded only when a batch asks for
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from lwd.spec import CameraSpec
 
 
 class CameraFile:
-    """The pictures of one camera; `spans` holds byte offset and length, int64 [rows, 2], one row per stored state."""
+    """The pictures of one camera; `spans` holds byte offset and length, int64 [rows, 2], one row per stored
+    state.
+    """
 
     def __init__(self, folder: Path, camera: CameraSpec) -> None:
         self.camera = camera
@@ -57,11 +61,15 @@ class CameraFile:
         self.spans.close()
 
 
-def check(episode_id: str, camera: CameraSpec, pictures: Sequence[bytes] | None, states: int) -> Sequence[bytes]:
+def check(
+    episode_id: str, camera: CameraSpec, pictures: Sequence[bytes] | None, states: int
+) -> Sequence[bytes]:
     """The pictures of one camera if there is one per state; EpisodeError otherwise."""
     if pictures is None or len(pictures) != states:
         found = "none" if pictures is None else str(len(pictures))
-        raise EpisodeError(episode_id, "shape", f"camera {camera.name!r} has {found} pictures, expected {states}.")
+        raise EpisodeError(
+            episode_id, "shape", f"camera {camera.name!r} has {found} pictures, expected {states}."
+        )
     return pictures
 
 
@@ -70,7 +78,9 @@ def decode(jpeg: bytes, camera: CameraSpec) -> NDArray[np.uint8]:
     try:
         from PIL import Image  # only a fleet with cameras needs Pillow
     except ImportError as error:
-        raise ConfigError(f"Camera {camera.name!r} needs Pillow to decode its pictures: pip install pillow.") from error
+        raise ConfigError(
+            f"Camera {camera.name!r} needs Pillow to decode its pictures: pip install pillow."
+        ) from error
     try:
         picture: NDArray[Any] = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
     except OSError as error:

@@ -1,7 +1,8 @@
 """The n-step return over chunks: the only place where gamma, n, H and the end of an episode meet.
 
-A window starts at control step t and covers n chunks of H steps. It ends earlier where the episode ends, and where a
-human takes over (n > 1 only): the chunk before a takeover earned what the policy did, not what the human did next.
+A window starts at control step t and covers n chunks of H steps. It ends earlier where the episode ends, and
+where a human takes over (n > 1 only): the chunk before a takeover earned what the policy did, not what the
+human did next.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Window(NamedTuple):
 
 
 def human_chunks(interventions: NDArray[np.bool_], chunk_steps: int) -> NDArray[np.bool_]:
-    """For every start t, whether a human commanded any step of the chunk t .. t + H - 1 (as far as the episode goes).
+    """For every start t, whether a human commanded any step of the chunk t .. t + H - 1 (as far as the
+    episode goes).
 
     Args:
         interventions: bool [T].
@@ -54,10 +56,12 @@ def human_chunks(interventions: NDArray[np.bool_], chunk_steps: int) -> NDArray[
 
 
 def chunks_to_takeover(interventions: NDArray[np.bool_], chunk_steps: int) -> NDArray[np.uint16]:
-    """For every start t, the number of whole chunks after which a window must stop because a human takes over.
+    """For every start t, the number of whole chunks after which a window must stop because a human takes
+    over.
 
-    That is the smallest k >= 1 for which chunk t + kH contains an intervention and chunk t + (k-1)H contains none, or
-    NEVER. A window therefore leaves a human's chunk for a policy's, but never a policy's for a human's.
+    That is the smallest k >= 1 for which chunk t + kH contains an intervention and chunk t + (k-1)H contains
+    none, or NEVER. A window therefore leaves a human's chunk for a policy's, but never a policy's for a
+    human's.
 
     Args:
         interventions: bool [T].
@@ -86,8 +90,8 @@ def window(
 ) -> Window:
     """The n-step return from each start. The reward is 1 at the last step of a success and 0 elsewhere.
 
-    Success and failure are terminal: discount 0. An unjudged episode is truncated: the window ends at T and bootstraps
-    from the last state with gamma^(T - t).
+    Success and failure are terminal: discount 0. An unjudged episode is truncated: the window ends at T and
+    bootstraps from the last state with gamma^(T - t).
 
     Args:
         start: t, in [0, T); all arguments broadcast against each other.
@@ -106,7 +110,8 @@ def window(
     finished = end == steps
     earned = finished & (np.asarray(outcome) == SUCCESS)
     cut = finished & (np.asarray(outcome) != UNJUDGED)
-    # One power serves both: gamma^(end - t), and gamma^(T - 1 - t) is the same divided by gamma where end = T.
+    # One power serves both: gamma^(end - t), and gamma^(T - 1 - t) is the same divided by gamma where end =
+    # T.
     power = np.power(float(gamma), end - first)
     reward = np.where(earned, power / gamma, 0.0).astype(np.float32)
     discount = np.where(cut, 0.0, power).astype(np.float32)

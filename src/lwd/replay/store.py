@@ -1,9 +1,9 @@
 """The replay's arrays on disk: larger than memory, appended episode by episode, readable again after a crash.
 
-A folder holds flat step arrays (T + 1 rows per episode, so that one row number serves states and actions), the
-instructions, and the episode table. An append writes the steps, then the instruction, then one sealed table row: whatever a
-crash leaves behind without its row is invisible and is overwritten by the next append. The folder is a cache: if it is
-lost or does not fit, it is rebuilt from the log.
+A folder holds flat step arrays (T + 1 rows per episode, so that one row number serves states and actions),
+the instructions, and the episode table. An append writes the steps, then the instruction, then one sealed
+table row: whatever a crash leaves behind without its row is invisible and is overwritten by the next append.
+The folder is a cache: if it is lost or does not fit, it is rebuilt from the log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lwd.episode import Episode, Source
 from lwd.errors import EpisodeError, StoreError, UnknownNameError
 from lwd.replay import images, table
-from lwd.replay.files import ArrayFile, write_all
+from lwd.replay.files import ArrayFile, Sentences
 from lwd.replay.images import CameraFile
 from lwd.replay.returns import chunks_to_takeover, human_chunks
 from lwd.spec import RobotSpec, TaskSpec
@@ -32,11 +32,14 @@ FORMAT = 1
 """Version of the folder's layout; another version is refused, and the folder rebuilt from the log."""
 
 STEP_HUMAN, CHUNK_HUMAN = np.uint8(1), np.uint8(2)
-"""Bits of `Columns.flags`: a human commanded this step; a human commanded some step of the chunk that starts here."""
+"""Bits of `Columns.flags`: a human commanded this step; a human commanded some step of the chunk that starts
+here.
+"""
 
 
 class Columns(NamedTuple):
-    """The step arrays, read-only maps; row = the episode's `first` + control step. Row T of an episode is its last state.
+    """The step arrays, read-only maps; row = the episode's `first` + control step. Row T of an episode is its
+    last state.
 
     Attributes:
         proprio: float32 [rows, P].
@@ -54,12 +57,14 @@ class Columns(NamedTuple):
 
 
 class Store:
-    """One folder of episodes of one robot kind. One process at a time may hold it; appends come from one thread.
+    """One folder of episodes of one robot kind. One process at a time may hold it; appends come from one
+    thread.
 
     Args:
         folder: created if missing; reopened with everything that was appended completely.
         spec: the robot kind, which fixes P, A, H and the cameras.
-        tasks: the fleet's tasks; their order gives `Transition.task`. Tasks may be added at the end, never reordered.
+        tasks: the fleet's tasks; their order gives `Transition.task`. Tasks may be added at the end, never
+            reordered.
 
     Raises:
         StoreError: the folder belongs to another spec, task list or process, or is damaged.
@@ -77,6 +82,7 @@ class Store:
             self._flags = ArrayFile(self.folder / "flags.u8", "u1")
             self._takeover = ArrayFile(self.folder / "takeover.u16", "<u2")
             self._cameras = {camera.name: CameraFile(self.folder, camera) for camera in spec.cameras}
+            self._sentences = Sentences(self.folder / "instructions.jsonl")
             self._task_index = {task.name: index for index, task in enumerate(self.tasks)}
             self._load()
         except BaseException:
@@ -91,7 +97,8 @@ class Store:
     @property
     def rows(self) -> int:
         """Rows in use: control steps plus one per episode."""
-        return int(self._table[self._count - 1]["first"]) + self._last_steps() + 1 if self._count else 0
+        last = self._table[self._count - 1] if self._count else None
+        return 0 if last is None else int(last["first"]) + int(last["steps"]) + 1
 
     @property
     def episodes(self) -> table.Table:
@@ -103,7 +110,7 @@ class Store:
     @property
     def instructions(self) -> tuple[str, ...]:
         """The sentences that the table's `instruction` points into."""
-        return tuple(self._instructions)
+        return tuple(self._sentences.items)
 
     def __contains__(self, episode_id: object) -> bool:
         """Whether an episode with this id was appended."""
@@ -123,7 +130,9 @@ class Store:
         """
         if episode.header.episode_id in self._ids:
             return False
-        if self._count and (number <= self._table[self._count - 1]["number"] or manifest < self.last_manifest):
+        if self._count and (
+            number <= self._table[self._count - 1]["number"] or manifest < self.last_manifest
+        ):
             raise StoreError(
                 f"episode {episode.header.episode_id}: number {number} of manifest {manifest} comes after number "
                 f"{self._table[self._count - 1]['number']} of manifest {self.last_manifest}; appends go forward only."
@@ -135,7 +144,7 @@ class Store:
             camera.write(first, pictures[name])
         row = np.zeros(1, table.ROW)
         row["first"], row["number"], row["manifest"], row["steps"] = first, number, manifest, episode.steps
-        row["instruction"] = self._instruction_index(episode.header.instruction)
+        row["instruction"] = self._sentences.index(episode.header.instruction)
         row["task"] = self._task_index[episode.header.task]
         row["snapshot"] = -1 if episode.header.snapshot is None else episode.header.snapshot
         row["human_steps"] = int(np.count_nonzero(episode.interventions))
@@ -169,12 +178,11 @@ class Store:
         return self._cameras[camera].read(spans)
 
     def verify(self, last: int | None = None) -> None:
-        """Compare the step arrays of the last `last` episodes (default: all) with their checksums; StoreError if any differs."""
-        columns = self.columns()
+        """Compare the step arrays of the last `last` episodes (default: all) with their checksums; StoreError
+        if any differs.
+        """
         for row in self.episodes[-last:] if last else self.episodes:
-            rows = slice(int(row["first"]), int(row["first"]) + int(row["steps"]) + 1)
-            arrays = (columns.proprio[rows], columns.actions[rows], columns.flags[rows], columns.takeover[rows])
-            if _crc(*arrays) != int(row["data_crc"]):
+            if not self._intact(row):
                 raise StoreError(
                     f"{self.folder}: episode {row['episode_id'].decode()} is damaged on disk. Delete the folder; it is "
                     "rebuilt from the log."
@@ -182,7 +190,14 @@ class Store:
 
     def flush(self) -> None:
         """Force everything to the disk, the table last; only a power failure needs it."""
-        for file in (*self._cameras.values(), self._proprio, self._actions, self._flags, self._takeover, self._table_file):
+        for file in (
+            *self._cameras.values(),
+            self._proprio,
+            self._actions,
+            self._flags,
+            self._takeover,
+            self._table_file,
+        ):
             file.flush()
 
     def close(self) -> None:
@@ -200,9 +215,13 @@ class Store:
         """Refuse what does not fit; the pictures per camera."""
         header, spec, T = episode.header, self.spec, episode.steps
         if header.spec != spec.name:
-            raise EpisodeError(header.episode_id, "spec", f"recorded on {header.spec!r}, this replay holds {spec.name!r}.")
+            raise EpisodeError(
+                header.episode_id, "spec", f"recorded on {header.spec!r}, this replay holds {spec.name!r}."
+            )
         if header.task not in self._task_index:
-            raise EpisodeError(header.episode_id, "task", str(UnknownNameError("task", header.task, self._task_index)))
+            raise EpisodeError(
+                header.episode_id, "task", str(UnknownNameError("task", header.task, self._task_index))
+            )
         if len(header.episode_id.encode()) > table.ID_BYTES:
             raise EpisodeError(header.episode_id, "schema", f"the id is longer than {table.ID_BYTES} bytes.")
         expected = {
@@ -214,9 +233,13 @@ class Store:
         for name, shape in expected.items():
             if T < 1 or getattr(episode, name).shape != shape:
                 found = getattr(episode, name).shape
-                raise EpisodeError(header.episode_id, "shape", f"{name} is {found}, expected {shape} with T >= 1.")
+                raise EpisodeError(
+                    header.episode_id, "shape", f"{name} is {found}, expected {shape} with T >= 1."
+                )
         if not (np.isfinite(episode.proprio).all() and np.isfinite(episode.actions).all()):
-            raise EpisodeError(header.episode_id, "nan", "proprio or actions contain a value that is not finite.")
+            raise EpisodeError(
+                header.episode_id, "nan", "proprio or actions contain a value that is not finite."
+            )
         return {
             camera.name: images.check(header.episode_id, camera, episode.images.get(camera.name), T + 1)
             for camera in spec.cameras
@@ -226,7 +249,9 @@ class Store:
         """Write the T + 1 rows; their checksum."""
         interventions = np.asarray(episode.interventions, np.bool_)
         flags, takeover = np.zeros(episode.steps + 1, np.uint8), np.zeros(episode.steps + 1, np.uint16)
-        flags[:-1] = interventions * STEP_HUMAN + human_chunks(interventions, self.spec.chunk_steps) * CHUNK_HUMAN
+        flags[:-1] = (
+            interventions * STEP_HUMAN + human_chunks(interventions, self.spec.chunk_steps) * CHUNK_HUMAN
+        )
         takeover[:-1] = chunks_to_takeover(interventions, self.spec.chunk_steps)
         proprio = np.ascontiguousarray(episode.proprio, np.float32)
         actions = np.concatenate((episode.actions, episode.actions[-1:])).astype(np.float32)
@@ -236,18 +261,72 @@ class Store:
         self._takeover.write(first, takeover)
         return _crc(proprio, actions, flags, takeover)
 
-    def _instruction_index(self, sentence: str) -> int:
-        """Where the sentence stands among the instructions, appended there if it is new."""
-        index = self._instruction_of.get(sentence)
-        if index is None:
-            line = json.dumps(sentence).encode() + b"\n"
-            path = self.folder / "instructions.jsonl"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                write_all(fd, memoryview(line), self._instruction_bytes, path)
-            finally:
-                os.close(fd)
-            self._instruction_bytes += len(line)
-            index = self._instruction_of[sentence] = len(self._instructions)
-            self._instructions.append(sentence)
-        return index
+    def _load(self) -> None:
+        """Read the table; episodes at its end whose data did not reach the disk (a power failure) are
+        dropped.
+        """
+        self._table = table.read(self.folder / "episodes.table")
+        self._count = len(self._table)
+        while self._count and not self._intact(self._table[self._count - 1]):
+            self._count -= 1
+        self._ids = {row.decode() for row in self._table["episode_id"][: self._count].tolist()}
+
+    def _intact(self, row: Any) -> bool:
+        """Whether an episode's step arrays are what its row was sealed with."""
+        first, stop = int(row["first"]), int(row["first"]) + int(row["steps"]) + 1
+        files = (self._proprio, self._actions, self._flags, self._takeover)
+        if any(file.rows < stop for file in files) or int(row["instruction"]) >= len(self._sentences.items):
+            return False
+        return _crc(*(file.map(stop)[first:] for file in files)) == int(row["data_crc"])
+
+    def _remember(self, row: Any) -> None:
+        """Enter a sealed row into the table in memory, which doubles when full; older slices of it stay as
+        they are.
+        """
+        if self._count == len(self._table):
+            grown = np.zeros(max(64, 2 * self._count), table.ROW)
+            grown[: self._count] = self._table[: self._count]
+            self._table = grown
+        self._table[self._count] = row
+        self._ids.add(row["episode_id"].decode())
+        self._count += 1
+
+    def _check_meta(self) -> None:
+        """Refuse a folder of another format, robot kind or task order; note a new or longer task list."""
+        path, names = self.folder / "meta.json", [task.name for task in self.tasks]
+        meta: dict[str, Any] = {
+            "format": FORMAT,
+            "spec": json.loads(json.dumps(asdict(self.spec))),
+            "tasks": names,
+        }
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else meta
+        same = all(found[key] == meta[key] for key in ("format", "spec"))
+        if not same or names[: len(found["tasks"])] != found["tasks"]:
+            raise StoreError(
+                f"{self.folder} was written for format {found['format']}, robot {found['spec']} and tasks {found['tasks']}, "
+                f"not for {meta}. Use another folder, or delete this one; it is rebuilt from the log."
+            )
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(meta))
+        scratch.replace(path)
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder for this process; StoreError if another holds it."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise StoreError(
+            f"{folder} is in use by another replay; give each process its own folder."
+        ) from error
+    return fd
+
+
+def _crc(*arrays: NDArray[Any]) -> int:
+    """One checksum over arrays in order."""
+    total = 0
+    for array in arrays:
+        total = zlib.crc32(np.ascontiguousarray(array).data, total)
+    return total

@@ -1,4 +1,6 @@
-"""The episode table: one fixed-size sealed row per episode, appended last, so that a torn append is never visible."""
+"""The episode table: one fixed-size sealed row per episode, appended last, so that a torn append is never
+visible.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ ROW = np.dtype(
 
 
 def outcome_code(episode: Episode) -> int:
-    """Index into OUTCOMES. Play is a human's exploration of failure modes and always counts as failure (Table IV)."""
+    """Index into OUTCOMES. Play is a human's exploration of failure modes and always counts as failure (Table
+    IV).
+    """
     if episode.header.source is Source.PLAY:
         return OUTCOMES.index(Outcome.FAILURE)
     return OUTCOMES.index(episode.verdict.outcome)

@@ -1,0 +1,72 @@
+# `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix bench results table docs lock venv
+
+PYTHON ?= python3
+WORKERS ?= 2
+SEEDS ?= 0 1 2 3 4
+BIN := .venv/bin
+READY := .venv/.ready
+
+# One thread per process: two single-threaded processes beat one two-threaded process (XLA, BLAS and MuJoCo alike).
+# State observations need no renderer, so no GL library either.
+export OMP_NUM_THREADS ?= 1
+export MUJOCO_GL ?= disabled
+export JAX_PLATFORMS ?= cpu
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+help:  ## print this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (about 20 minutes on two cores)
+	$(BIN)/lwd demo
+
+test: $(READY)  ## all tests
+	$(PYTEST)
+
+check: $(READY)  ## what must hold before a commit: format, lint, types, imports, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(PYTEST)
+
+fix: $(READY)  ## format, mend what ruff can mend, regenerate the paper map
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python -m tools.paper_map
+
+bench: $(READY)  ## write benchmarks/results/*.json and print them against the last committed ones
+	$(BIN)/python -m benchmarks
+
+results: $(READY)  ## run the demo once per seed (hours), keep each summary.json, then `make table`
+	for seed in $(SEEDS); do \
+	  $(BIN)/lwd demo --seed $$seed --out runs/results/seed_$$seed && \
+	  mkdir -p results/demo/seed_$$seed && \
+	  cp runs/results/seed_$$seed/summary.json results/demo/seed_$$seed/summary.json || exit 1; \
+	done
+	$(BIN)/python -m tools.make_table
+
+table: $(READY)  ## write the README's measured table from results/demo/*/summary.json
+	$(BIN)/python -m tools.make_table
+
+docs: $(READY)  ## build the documentation site into site/, warnings are errors
+	$(BIN)/python -m tools.paper_map
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+lock:  ## compile pyproject.toml into the two requirements files (needs uv and the network)
+	uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements.txt >/dev/null
+	uv pip compile pyproject.toml $(LOCK) -c requirements.txt -o requirements-base.txt >/dev/null
+
+LOCK := --python-version 3.11 --universal --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header --quiet
+
+venv: $(READY)  ## only set up .venv
+
+# Built once, and again when the lock or the package's metadata changes.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "lwd needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,157 @@
+"""The results table, as markdown and for a terminal: rows SFT, LWD offline, LWD online; columns tasks, averages, cycle time, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from lwd.evaluate.seeds import Check, checks, in_order, mean_over_seeds
+from lwd.evaluate.summary import METHODS, Line, MethodSummary, Summary
+
+WIDE_COLUMNS = 132
+"""A terminal narrower than this gets the table on its side: a row per task, a column per method."""
+
+STYLES: Mapping[str, str] = {"sft": "bright_black", "lwd_offline": "blue", "lwd_online": "dark_orange"}
+_NOTE_RUN = "Success, mean of task means; 95 % intervals from {n} evaluation episodes per method. Cycle time in s of all episodes, failures included."
+_NOTE_SEEDS = "Success over {n} seeds; intervals of the mean rows: 95 % over seeds (Student's t); of a seed's rows: over its evaluation episodes."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number and, under or beside it, its interval."""
+
+    main: str
+    interval: str = ""
+
+
+def header(tasks: Sequence[str]) -> list[str]:
+    """Column names after the first one."""
+    return [*tasks, "all", "short", "long", "cycle time", "robot-hours", "interventions"]
+
+
+def _success(line: Line | None, interval: bool) -> Cell:
+    if line is None:
+        return Cell("-")
+    return Cell(f"{line.success:.2f}", f"{line.low:.2f}-{line.high:.2f}" if interval else "")
+
+
+def cells(method: MethodSummary) -> list[Cell]:
+    """One row: success per task, averages with interval, cycle time, robot-hours, interventions."""
+    return [
+        *(_success(line, interval=False) for line in method.tasks.values()),
+        *(_success(line, interval=True) for line in (method.average, method.short, method.long)),
+        Cell(f"{method.average.cycle_time_s:.1f}"),
+        Cell(f"{method.robot_hours:.1f}"),
+        Cell(str(method.interventions)),
+    ]
+
+
+def _markdown_row(first: str, row: Sequence[Cell]) -> str:
+    texts = [f"{cell.main} ({cell.interval})" if cell.interval else cell.main for cell in row]
+    return "| " + " | ".join(_markdown_text(text) for text in (first, *texts)) + " |"
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _markdown_head(first: str, tasks: Sequence[str]) -> list[str]:
+    names = header(tasks)
+    return [_markdown_row(first, [Cell(name) for name in names]), "|---" + "|--:" * len(names) + "|"]
+
+
+def table_markdown(summary: Summary) -> str:
+    """The table of one run as markdown."""
+    lines = _markdown_head("method", list(summary.tasks))
+    lines += [_markdown_row(label, cells(summary.methods[name])) for name, label in METHODS.items()]
+    note = _NOTE_RUN.format(n=summary.methods["sft"].average.episodes)
+    return "\n".join([*lines, "", f"{note} Seed {summary.seed}."]) + "\n"
+
+
+def seeds_markdown(summaries: Sequence[Summary]) -> str:
+    """Several runs as markdown: mean over seeds, each seed, and the three checks."""
+    runs = in_order(summaries)
+    means = mean_over_seeds(runs)
+    lines = _markdown_head("method", list(runs[0].tasks))
+    for name, label in METHODS.items():
+        lines.append(_markdown_row(f"**{label}**, mean", cells(means[name])))
+    for run in runs:
+        for name, label in METHODS.items():
+            lines.append(_markdown_row(f"{label}, seed {run.seed}", cells(run.methods[name])))
+    lines += ["", _NOTE_SEEDS.format(n=len(runs)), ""]
+    lines += [
+        f"- {'yes' if check.passed else '**no**'}: {check.claim}. {check.detail}" for check in checks(runs)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rich_text(cell: Cell, style: str = "") -> Text:
+    text = Text(cell.main, style=style)
+    if cell.interval:
+        text.append(f"\n{cell.interval}", style="dim")
+    return text
+
+
+def _wide(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    table.add_column("method", no_wrap=True)
+    for name in header(tasks):
+        table.add_column(escape(name), justify="right")
+    for label, style, method in rows:
+        table.add_row(Text(label, style=style), *(_rich_text(cell) for cell in cells(method)))
+    return table
+
+
+def _narrow(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    table.add_column("success")
+    for label, style, _ in rows:
+        table.add_column(Text(label, style=style), justify="right", no_wrap=True)
+    columns = [cells(method) for _, _, method in rows]
+    for index, name in enumerate(header(tasks)):
+        if index in (len(tasks), len(tasks) + 3):
+            table.add_section()
+        table.add_row(escape(name), *(_rich_text(column[index]) for column in columns))
+    return table
+
+
+def results_table(methods: Mapping[str, MethodSummary], *, title: str = "", width: int = 140) -> Table:
+    """The table for a terminal of `width` columns."""
+    rows = [(label, STYLES[name], methods[name]) for name, label in METHODS.items()]
+    tasks = list(rows[0][2].tasks)
+    return (_wide if width >= WIDE_COLUMNS else _narrow)(tasks, rows, title)
+
+
+def _print_checks(console: Console, found: Sequence[Check]) -> None:
+    for check in found:
+        mark = "[green]yes[/]" if check.passed else "[bold red]no [/]"
+        console.print(f"{mark} {escape(check.claim)}. [dim]{escape(check.detail)}[/]", highlight=False)
+
+
+def print_results(console: Console, summary: Summary) -> None:
+    """Print one run's table and checks."""
+    console.print(results_table(summary.methods, title=f"Results, seed {summary.seed}", width=console.width))
+    console.print(_NOTE_RUN.format(n=summary.methods["sft"].average.episodes), style="dim", highlight=False)
+    _print_checks(console, checks([summary]))
+
+
+def print_seeds(console: Console, summaries: Sequence[Summary]) -> None:
+    """Print the mean over several seeds, each seed's average, and the checks."""
+    runs = in_order(summaries)
+    console.print(
+        results_table(mean_over_seeds(runs), title=f"Mean over {len(runs)} seeds", width=console.width)
+    )
+    table = Table(title="Average success per seed", title_justify="left", header_style="bold")
+    table.add_column("seed", justify="right")
+    for name, label in METHODS.items():
+        table.add_column(Text(label, style=STYLES[name]), justify="right", no_wrap=True)
+    for run in runs:
+        row = [_rich_text(_success(run.methods[name].average, interval=True)) for name in METHODS]
+        table.add_row(str(run.seed), *row)
+    console.print(table)
+    _print_checks(console, checks(runs))

@@ -1,0 +1,85 @@
+"""The policy as robots use it: snapshots in, action chunks out, one batched call for many robots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.learner.flow import sample_chunk
+from lwd.models.mlp import MlpPolicy
+from lwd.transition import Observation
+
+
+@eqx.filter_jit
+def _chunks(
+    policy: MlpPolicy,
+    proprio: jax.Array,
+    instruction: jax.Array,
+    seeds: jax.Array,
+    chunk_index: jax.Array,
+    shape: tuple[int, int],
+    flow_steps: int,
+) -> jax.Array:
+    def one(p: jax.Array, l: jax.Array, seed: jax.Array, index: jax.Array) -> jax.Array:
+        noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), shape)
+        return sample_chunk(policy, Observation(p, l, {}), noise, flow_steps)
+
+    return jax.vmap(one)(proprio, instruction, seeds, chunk_index)
+
+
+class PolicyDriver:
+    """Acts for robots that may each run another snapshot.
+
+    The noise of a chunk depends on the episode's seed and the chunk's index only, and rows are always padded to the same
+    batch size, so an episode's actions do not depend on which robots happen to be asked together.
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[str], NDArray[np.float32]],
+        chunk_shape: tuple[int, int],
+        flow_steps: int,
+        pad_to: int,
+    ) -> None:
+        self._embed, self._shape, self._flow_steps, self._pad = embed, chunk_shape, flow_steps, pad_to
+        self._policies: dict[int, MlpPolicy] = {}
+
+    def load(self, snapshot: int, policy: MlpPolicy) -> None:
+        """Make a snapshot available to episodes that begin from now on."""
+        self._policies[snapshot] = policy
+
+    def keep_only(self, snapshots: Sequence[int]) -> None:
+        """Forget snapshots that no running episode uses any more."""
+        self._policies = {n: p for n, p in self._policies.items() if n in set(snapshots)}
+
+    def act(
+        self,
+        proprio: NDArray[np.float32],
+        instructions: Sequence[str],
+        snapshots: Sequence[int],
+        seeds: NDArray[np.int64],
+        chunk_index: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Chunks [B, H, A] for B robots, each under its own snapshot."""
+        result = np.empty((len(proprio), *self._shape), np.float32)
+        embedded = np.stack([self._embed(text) for text in instructions])
+        for snapshot in sorted(set(snapshots)):
+            rows = np.flatnonzero(np.asarray(snapshots) == snapshot)
+            for part in np.array_split(rows, -(-len(rows) // self._pad)):
+                padded = np.resize(part, self._pad)
+                chunks = _chunks(
+                    self._policies[snapshot],
+                    jnp.asarray(proprio[padded]),
+                    jnp.asarray(embedded[padded]),
+                    jnp.asarray(seeds[padded] & 0x7FFFFFFF, jnp.uint32),
+                    jnp.asarray(chunk_index[padded], jnp.uint32),
+                    self._shape,
+                    self._flow_steps,
+                )
+                result[part] = np.asarray(chunks)[: len(part)]
+        return result

@@ -1,0 +1,130 @@
+"""Running a stage of Algorithm 1 on a replay: draw ahead, update in blocks, log, checkpoint, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lwd.errors import ConfigError
+from lwd.fleet.metrics_log import MetricsLog
+from lwd.learner.checkpoint import Checkpoints
+from lwd.learner.divl import Metrics
+from lwd.learner.stages import Stepped, Update, run_block
+from lwd.models.mlp import Normalizer
+from lwd.replay.prefetch import Prefetcher
+from lwd.replay.sampler import Sampler
+from lwd.replay.table import SOURCES
+from lwd.replay.view import View
+from lwd.episode import Source
+
+State = TypeVar("State", bound=Stepped)
+
+SCALE_FLOOR = 0.05
+"""Smallest scale of a normalised coordinate, so that one that hardly moved in the demonstrations cannot explode later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How a stage's learner steps are dispatched.
+
+    Attributes:
+        block_steps: learner steps per dispatch (`lax.scan`), the grain of logging.
+        checkpoint_every_blocks: blocks between checkpoints.
+    """
+
+    block_steps: int = 250
+    checkpoint_every_blocks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.block_steps < 1 or self.checkpoint_every_blocks < 1:
+            raise ConfigError("LoopConfig: block_steps and checkpoint_every_blocks must be at least 1.")
+
+
+class StageRun:
+    """One stage of one run: its name, its seed, where its metrics and checkpoints go."""
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        seed: int,
+        loop: LoopConfig,
+        metrics: MetricsLog,
+        checkpoints: Checkpoints | None = None,
+        progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    ) -> None:
+        self.stage, self.seed, self.loop, self.metrics = stage, seed, loop, metrics
+        self.checkpoints, self.progress = checkpoints, progress
+        self.key = jax.random.key(seed)
+        self._began = time.monotonic()
+
+    def restore(self, state: State) -> State:
+        """The newest checkpoint of this stage, or `state` where there is none."""
+        if self.checkpoints is None or self.checkpoints.latest_step() is None:
+            return own(state)
+        restored, position = self.checkpoints.restore(state)
+        if position["stage"] != self.stage or position["seed"] != self.seed:
+            raise ConfigError(
+                f"checkpoint of stage {position['stage']!r} with seed {position['seed']} cannot resume stage "
+                f"{self.stage!r} with seed {self.seed}; use another run directory."
+            )
+        return restored
+
+    def train(
+        self, one_update: Update[State], state: State, sampler: Sampler, *, batch: int, until_step: int
+    ) -> State:
+        """Learner steps up to `until_step`, in blocks; the last block may be cut short by it."""
+        step, block = int(state.step), self.loop.block_steps
+        pending: tuple[int, Metrics] | None = None
+        with Prefetcher(sampler, step=step, count=block, batch=batch) as prefetch:
+            while step < until_step:
+                batches = prefetch.next().batch
+                if until_step - step < block:
+                    batches = jax.tree.map(lambda x: x[: until_step - step], batches)
+                state, metrics = run_block(one_update, state, batches, self.key)
+                if pending:
+                    self._report(*pending, prefetch)
+                step = min(step + block, until_step)
+                pending = (step, metrics)
+                if (step // block) % self.loop.checkpoint_every_blocks == 0 or step >= until_step:
+                    self._save(step, state, sampler.manifest)
+            if pending:
+                self._report(*pending, prefetch)
+        return state
+
+    def _report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
+        """Log a block; called one block late, so that reading the numbers does not stop the dispatch of the next."""
+        numbers = {name: float(value) for name, value in metrics.items()}
+        numbers["replay/wait_fraction"] = prefetch.wait_fraction
+        prefetch.reset_wait()
+        elapsed = time.monotonic() - self._began
+        self.metrics.write(stage=self.stage, learner_step=step, time_s=elapsed, **numbers)
+        self.progress(step, numbers)
+
+    def _save(self, step: int, state: Any, manifest: int) -> None:
+        if self.checkpoints is not None:
+            position = {"stage": self.stage, "seed": self.seed, "manifest": manifest}
+            self.checkpoints.save(step, state, position)
+
+
+def own(state: State) -> State:
+    """A copy whose buffers nothing else holds, because training donates them."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x, state)
+
+
+def demonstration_normalizer(view: View) -> Normalizer:
+    """Mean and scale of proprio over the demonstrations of a view."""
+    chosen = view.episodes[view.episodes["source"] == SOURCES.index(Source.DEMO)]
+    if not len(chosen):
+        raise ConfigError(f"manifest {view.manifest} holds no demonstration to take mean and scale from.")
+    rows = np.concatenate(
+        [view.columns.proprio[int(r["first"]) : int(r["first"]) + int(r["steps"])] for r in chosen]
+    )
+    scale = np.maximum(rows.std(axis=0), SCALE_FLOOR)
+    return Normalizer(jnp.asarray(rows.mean(axis=0), jnp.float32), jnp.asarray(scale, jnp.float32))

@@ -1,0 +1,310 @@
+"""The coordinator: the only writer of episodes and manifests. Checks what arrives and counts it exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from lwd.episode import Episode
+from lwd.errors import EpisodeError, StoreError
+from lwd.log import manifest as manifests
+from lwd.log import tables
+from lwd.log.bus import Bus, Message
+from lwd.log.catalogue import Catalogue
+from lwd.log.codec import decode
+from lwd.log.events import ALL_EPISODES, EpisodeEvent, parse_event
+from lwd.log.layout import MAX_EPISODE_BYTES
+from lwd.log.manifest import Manifest
+from lwd.log.objects import MissingObjectError, ObjectSource
+from lwd.log.validate import validate
+from lwd.spec import RobotSpec, TaskSpec
+
+log = logging.getLogger(__name__)
+
+FETCHERS = 4
+"""Objects in flight at once: hides a remote store's latency; in memory are at most this many episodes."""
+MISSING_DELIVERIES = 12
+"""Deliveries, with growing pauses (about two minutes in all), before an absent object is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one `step` did, in episodes: catalogued, seen before, quarantined, to be tried again later."""
+
+    catalogued: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    deferred: int = 0
+
+    @property
+    def handled(self) -> int:
+        """Messages that were consumed."""
+        return self.catalogued + self.duplicates + self.quarantined + self.deferred
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Refused:
+    """A row of the quarantine."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Accepted:
+    """A row of the catalogue, without its seq."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Deferred:
+    """Not decidable now: the object is not there yet, or the store does not answer."""
+
+    delay_s: float
+    cause: str
+
+
+_Judgement = _Accepted | _Refused | _Deferred
+
+
+class Coordinator:
+    """Consumes the robots' events. One per fleet; it may crash anywhere, its work is redelivered.
+
+    Args:
+        catalogue: where episodes, quarantine and manifests are written.
+        bus: carries the robots' events.
+        objects: holds the episodes.
+        specs, tasks: the robots and tasks of this fleet, by name; whatever names another is quarantined.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        bus: Bus,
+        objects: ObjectSource,
+        specs: Mapping[str, RobotSpec],
+        tasks: Mapping[str, TaskSpec],
+    ) -> None:
+        self._catalogue, self._bus, self._objects = catalogue, bus, objects
+        self._specs, self._tasks = dict(specs), dict(tasks)
+
+    def step(self, limit: int = 64, wait_s: float = 0.0) -> StepReport:
+        """Handle up to `limit` waiting events, waiting up to `wait_s` seconds for the first.
+
+        Raises:
+            StoreError: bus or catalogue failed; nothing was acknowledged, all of it comes again.
+        """
+        messages = self._bus.consume(ALL_EPISODES, limit, visibility_s=120.0, wait_s=wait_s)
+        if not messages:
+            return StepReport()
+        known = self._known(messages)
+        fresh = [message for message in messages if message.receipt not in known]
+        judgements = self._judge_all(fresh)
+        final = [pair for pair in zip(fresh, judgements, strict=True) if not isinstance(pair[1], _Deferred)]
+        catalogued, quarantined = self._record([judgement for _, judgement in final])
+        done = [message for message in messages if message.receipt in known] + [
+            message for message, _ in final
+        ]
+        # Only now that the transaction is committed: a crash before this line costs a redelivery, not an episode.
+        self._bus.ack(done)
+        for message, judgement in zip(fresh, judgements, strict=True):
+            if isinstance(judgement, _Deferred):
+                log.warning(
+                    "episode_deferred payload=%r delay_s=%.1f cause=%r",
+                    message.payload,
+                    judgement.delay_s,
+                    judgement.cause,
+                )
+                self._bus.nack([message], judgement.delay_s)
+        return StepReport(
+            catalogued=catalogued,
+            quarantined=quarantined,
+            duplicates=len(done) - catalogued - quarantined,
+            deferred=len(messages) - len(done),
+        )
+
+    def commit(self) -> Manifest | None:
+        """Commit a manifest of all that is catalogued; None if nothing is new since the last one."""
+        manifest = manifests.commit(self._catalogue)
+        if manifest is not None:
+            log.info("manifest_committed manifest=%d episodes=%d", manifest.number, manifest.episodes)
+        return manifest
+
+    def run(self, stop: threading.Event, commit_every_s: float = 1.0) -> None:
+        """Work until `stop` is set: handle events as they come, commit a manifest at most every `commit_every_s`.
+
+        An unreachable bus, store or catalogue is logged and tried again; the last step commits.
+        """
+        last, backoff = time.monotonic(), 0.1
+        while not stop.is_set():
+            try:
+                self.step(wait_s=min(0.2, commit_every_s))
+                if time.monotonic() - last >= commit_every_s:
+                    self.commit()
+                    last = time.monotonic()
+                backoff = 0.1
+            except StoreError as error:
+                log.warning("coordinator_waits seconds=%.1f cause=%r", backoff, str(error))
+                stop.wait(backoff)
+                backoff = min(backoff * 2, 10.0)
+        try:
+            while self.step().handled:
+                pass
+            self.commit()
+        except StoreError as error:
+            log.warning("coordinator_stopped_early cause=%r", str(error))
+
+    def _known(self, messages: Sequence[Message]) -> set[str]:
+        """Receipts of messages whose very bytes are catalogued or quarantined already: nothing to fetch."""
+        wanted: dict[str, tuple[str, str]] = {}
+        for message in messages:
+            content = (str(message.payload.get("episode_id")), str(message.payload.get("sha256")))
+            wanted[message.receipt] = content
+        ids = sorted({content[0] for content in wanted.values()})
+        seen: set[tuple[str, str]] = set()
+        with self._catalogue.read() as connection:
+            for table in (tables.episodes, tables.quarantine):
+                query = sa.select(table.c.episode_id, table.c.sha256).where(table.c.episode_id.in_(ids))
+                seen.update((row[0], row[1]) for row in connection.execute(query))
+        return {receipt for receipt, content in wanted.items() if content in seen}
+
+    def _judge_all(self, messages: Sequence[Message]) -> list[_Judgement]:
+        if len(messages) <= 1:
+            return [self._judge(message) for message in messages]
+        with ThreadPoolExecutor(FETCHERS, thread_name_prefix="lwd-fetch") as pool:
+            return list(pool.map(self._judge, messages))
+
+    def _judge(self, message: Message) -> _Judgement:
+        """Fetch and check one episode. Never raises for anything that a robot can send."""
+        event: EpisodeEvent | None = None
+        try:
+            event = parse_event(message.payload)
+            episode = self._fetch(event)
+            return _Accepted(row=_catalogue_row(event, episode))
+        except EpisodeError as error:
+            return _Refused(row=_quarantine_row(message, event, error))
+        except MissingObjectError as error:
+            if message.deliveries < MISSING_DELIVERIES or event is None:
+                return _Deferred(delay_s=min(0.1 * 2**message.deliveries, 15.0), cause=str(error))
+            lost = EpisodeError(
+                event.episode_id, "missing", f"{error} It was announced {message.deliveries} times."
+            )
+            return _Refused(row=_quarantine_row(message, event, lost))
+        except StoreError as error:
+            return _Deferred(delay_s=min(0.1 * 2**message.deliveries, 15.0), cause=str(error))
+
+    def _fetch(self, event: EpisodeEvent) -> Episode:
+        """The episode of an event, checked from its bytes to its task."""
+        if event.size > MAX_EPISODE_BYTES:
+            raise EpisodeError(
+                event.episode_id, "shape", f"{event.size} bytes, at most {MAX_EPISODE_BYTES} are allowed."
+            )
+        data = self._objects.get(event.key, MAX_EPISODE_BYTES)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != event.sha256 or len(data) != event.size:
+            detail = (
+                f"{len(data)} bytes with sha256 {digest}, announced were {event.size} with {event.sha256}."
+            )
+            raise EpisodeError(event.episode_id, "hash", detail)
+        episode = decode(data)
+        if episode.header.episode_id != event.episode_id:
+            detail = (
+                f"the file is of episode {episode.header.episode_id}, the event announced {event.episode_id}."
+            )
+            raise EpisodeError(event.episode_id, "schema", detail)
+        validate(episode, self._specs, self._tasks)
+        return episode
+
+    def _record(self, judgements: Sequence[_Judgement]) -> tuple[int, int]:
+        """Write rows in one transaction, each id and each content once; how many were catalogued, quarantined."""
+        accepted = [item.row for item in judgements if isinstance(item, _Accepted)]
+        refused = [item.row for item in judgements if isinstance(item, _Refused)]
+        if not accepted and not refused:
+            return 0, 0
+        catalogued: list[Mapping[str, Any]] = []
+        quarantined: list[Mapping[str, Any]] = []
+        with self._catalogue.write() as connection:
+            for row in accepted:
+                held = connection.execute(
+                    sa.select(tables.episodes.c.sha256).where(
+                        tables.episodes.c.episode_id == row["episode_id"]
+                    )
+                ).scalar_one_or_none()
+                if held is None:
+                    connection.execute(sa.insert(tables.episodes).values(row))
+                    catalogued.append(row)
+                elif held != row["sha256"]:
+                    refused.append(_duplicate_row(row, held))
+            same = tables.quarantine.c
+            for row in refused:
+                query = sa.select(same.id).where(
+                    same.episode_id == row["episode_id"], same.sha256 == row["sha256"]
+                )
+                if connection.execute(query).first() is None:
+                    connection.execute(sa.insert(tables.quarantine).values(row))
+                    quarantined.append(row)
+        for row in catalogued:
+            log.info(
+                "episode_catalogued episode=%s task=%s source=%s snapshot=%s outcome=%s steps=%d",
+                *(row[name] for name in ("episode_id", "task", "source", "snapshot", "outcome", "steps")),
+            )
+        for row in quarantined:
+            log.warning(
+                "episode_quarantined episode=%s reason=%s detail=%r",
+                row["episode_id"],
+                row["reason"],
+                row["detail"],
+            )
+        return len(catalogued), len(quarantined)
+
+
+def _catalogue_row(event: EpisodeEvent, episode: Episode) -> dict[str, Any]:
+    header = vars(episode.header)
+    return {
+        **header,
+        "source": episode.header.source.value,
+        "outcome": episode.verdict.outcome.value,
+        "stage_score": episode.verdict.stage_score,
+        "steps": episode.steps,
+        "cycle_time_s": episode.cycle_time_s,
+        "intervention_steps": int(episode.interventions.sum()),
+        "key": event.key,
+        "sha256": event.sha256,
+        "size": event.size,
+        "catalogued_at": time.time(),
+    }
+
+
+def _quarantine_row(message: Message, event: EpisodeEvent | None, error: EpisodeError) -> dict[str, Any]:
+    text = json.dumps(dict(message.payload), sort_keys=True)
+    return {
+        "episode_id": error.episode_id if event is None else event.episode_id,
+        "reason": error.reason,
+        "detail": error.detail,
+        "key": "" if event is None else event.key,
+        # Without bytes to name, the event itself is what must not be listed twice.
+        "sha256": hashlib.sha256(text.encode()).hexdigest() if event is None else event.sha256,
+        "robot": message.subject.rpartition(".")[2],
+        "quarantined_at": time.time(),
+    }
+
+
+def _duplicate_row(row: Mapping[str, Any], held: str) -> dict[str, Any]:
+    return {
+        "episode_id": row["episode_id"],
+        "reason": "duplicate",
+        "detail": f"this id is catalogued with other bytes (sha256 {held}); the first one stays.",
+        "key": row["key"],
+        "sha256": row["sha256"],
+        "robot": row["robot"],
+        "quarantined_at": row["catalogued_at"],
+    }

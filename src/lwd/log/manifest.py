@@ -1,0 +1,98 @@
+"""Manifests: numbered, immutable views of the replay. Readers follow them; only the coordinator commits them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lwd.errors import StoreError
+from lwd.log import tables
+from lwd.log.catalogue import Catalogue, EpisodeRow, move_head, read_head
+
+HEAD = "manifest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All episodes whose seq is at most `upto_seq`.
+
+    Attributes:
+        number: 1, 2, 3, ...; parent: the number before, None for the first.
+        created_at: seconds since the epoch.
+        episodes: how many it holds.
+    """
+
+    number: int
+    parent: int | None
+    created_at: float
+    episodes: int
+    upto_seq: int
+
+
+def latest(catalogue: Catalogue) -> Manifest | None:
+    """The newest manifest, None before the first. Cheap enough to poll."""
+    with catalogue.read() as connection:
+        number = read_head(connection, HEAD)
+        return None if number is None else _read(connection, number)
+
+
+def read(catalogue: Catalogue, number: int) -> Manifest:
+    """One manifest; StoreError if there is none of this number."""
+    with catalogue.read() as connection:
+        return _read(connection, number)
+
+
+def manifests(catalogue: Catalogue) -> list[Manifest]:
+    """All manifests, oldest first."""
+    with catalogue.read() as connection:
+        rows = connection.execute(sa.select(tables.manifests).order_by(tables.manifests.c.number)).mappings()
+        return [Manifest(**row) for row in rows]
+
+
+def episodes_between(catalogue: Catalogue, after: int | None, upto: int) -> list[EpisodeRow]:
+    """The episodes that manifest `upto` has and manifest `after` has not, in seq order.
+
+    Args:
+        catalogue: where to read.
+        after: a manifest that the reader has already; None or 0 for nothing.
+        upto: the manifest to reach.
+    """
+    low = read(catalogue, after).upto_seq if after else 0
+    return catalogue.episodes(after_seq=low, upto_seq=read(catalogue, upto).upto_seq)
+
+
+def commit(catalogue: Catalogue) -> Manifest | None:
+    """Commit the next manifest in one transaction; None if nothing was catalogued since the last one."""
+    seq = tables.episodes.c.seq
+    with catalogue.write() as connection:
+        number = read_head(connection, HEAD)
+        last = None if number is None else _read(connection, number)
+        low, known = (0, 0) if last is None else (last.upto_seq, last.episodes)
+        new = connection.execute(sa.select(sa.func.count(), sa.func.max(seq)).where(seq > low)).one()
+        if not new[0]:
+            return None
+        # The coordinator is the only one that inserts episodes, and on SQLite this transaction holds the write
+        # lock: no episode can appear later with a seq at or below this one.
+        manifest = Manifest(
+            number=1 if last is None else last.number + 1,
+            parent=number,
+            created_at=time.time(),
+            episodes=known + int(new[0]),
+            upto_seq=int(new[1]),
+        )
+        connection.execute(sa.insert(tables.manifests).values(vars(manifest)))
+        move_head(connection, HEAD, manifest.number)
+    return manifest
+
+
+def _read(connection: sa.Connection, number: int) -> Manifest:
+    row = (
+        connection.execute(sa.select(tables.manifests).where(tables.manifests.c.number == number))
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise StoreError(f"manifest {number} does not exist; the newest is {read_head(connection, HEAD)}.")
+    return Manifest(**row)

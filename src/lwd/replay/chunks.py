@@ -1,0 +1,60 @@
+"""Index arithmetic: episodes and start steps in, stacked transitions out. A chunk may start at every control
+step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.replay import returns
+from lwd.replay.returns import Ints
+from lwd.replay.store import CHUNK_HUMAN
+from lwd.replay.view import View
+from lwd.transition import Observation, Transition
+
+
+def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
+    """The transitions that start at control step `start` of the given episodes.
+
+    Args:
+        view: the frozen replay.
+        episode: row of `view.episodes`, any shape [...].
+        start: t in [0, T), same shape.
+        n: chunks per window, same shape or one number.
+
+    Returns:
+        A Transition of fresh arrays with the axes [...] in front: proprio [..., P], chunk [..., H, A] and so
+        on. The two observations share their instruction array. In the last chunk of an episode shorter than
+        H, the last action is repeated and `valid` is False there.
+
+    Paper: Eq 2 and 19.
+    """
+    rows, columns, H = view.episodes, view.columns, view.spec.chunk_steps
+    first, steps = rows["first"][episode], rows["steps"][episode]
+    base = first + start
+    window = returns.window(
+        start, steps, rows["outcome"][episode], columns.takeover[base], n, gamma=view.gamma, chunk_steps=H
+    )
+    ahead = np.arange(H)
+    left = (steps - start)[..., None]
+    actions = np.take(columns.actions, base[..., None] + np.minimum(ahead, left - 1), axis=0)
+    sentences = view.instructions[rows["instruction"][episode]]
+    return Transition(
+        observation=_observe(view, base, sentences),
+        chunk=actions,
+        valid=ahead < left,
+        reward=window.reward,
+        discount=window.discount,
+        next_observation=_observe(view, first + window.end, sentences),
+        intervention=(columns.flags[base] & CHUNK_HUMAN) != 0,
+        task=rows["task"][episode].astype(np.int32),
+    )
+
+
+def _observe(view: View, rows: NDArray[Any], sentences: NDArray[np.float32]) -> Observation:
+    """The observations at rows of the step arrays."""
+    pictures = {camera: view.pictures(camera, spans[rows]) for camera, spans in view.columns.pictures.items()}
+    return Observation(np.take(view.columns.proprio, rows, axis=0), sentences, pictures)

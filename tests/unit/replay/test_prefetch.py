@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from lwd.errors import ConfigError, LwdError
+from lwd.replay.prefetch import Prefetcher
+from lwd.transition import Observation, Transition
+
+
+class Slow:
+    """A sampler that names its draws and takes its time."""
+
+    def __init__(self, manifest: int, seconds: float = 0.0, fail_at: int | None = None) -> None:
+        self.manifest, self.seconds, self.fail_at, self.calls = manifest, seconds, fail_at, 0
+
+    def draw(self, step: int, count: int, batch: int, rows: slice = slice(None)) -> Transition:
+        self.calls += 1
+        time.sleep(self.seconds)
+        if self.fail_at is not None and step >= self.fail_at:
+            raise ZeroDivisionError(f"at {step}")
+        value = np.full((count, batch), step + 1000 * self.manifest)[:, rows]
+        seen = Observation(value, value, {})
+        return Transition(seen, value, value, value, value, seen, value, value)
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_the_groups_come_in_order_from_the_step_to_resume_from() -> None:
+    with Prefetcher(Slow(1), step=30, count=5, batch=4, rows=slice(1, 3)) as prefetcher:
+        for step in range(30, 100, 5):
+            assert prefetcher.step == step
+            group = prefetcher.next()
+            assert (group.step, group.manifest) == (step, 1)
+            assert group.batch.reward.shape == (5, 2)
+            assert (group.batch.reward == 1000 + step).all()
+    assert "lwd-prefetch" not in threads()
+
+
+def test_it_keeps_no_more_ready_than_asked() -> None:
+    sampler = Slow(1)
+    with Prefetcher(sampler, step=0, count=1, batch=1, depth=3) as prefetcher:
+        time.sleep(0.05)
+        assert sampler.calls == 3
+        prefetcher.next()
+        time.sleep(0.05)
+        assert sampler.calls == 4
+
+
+def test_a_switch_takes_effect_at_the_next_group() -> None:
+    with Prefetcher(Slow(1), step=0, count=2, batch=1, depth=4) as prefetcher:
+        assert prefetcher.next().manifest == 1
+        time.sleep(0.02)
+        prefetcher.switch(Slow(2, seconds=0.01))
+        assert [prefetcher.next()[:2] for _ in range(3)] == [(2, 2), (4, 2), (6, 2)]
+
+
+def test_a_switch_while_a_draw_is_under_way() -> None:
+    with Prefetcher(Slow(1, seconds=0.05), step=0, count=1, batch=1) as prefetcher:
+        prefetcher.switch(Slow(2))
+        assert [prefetcher.next()[:2] for _ in range(3)] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_an_error_reaches_the_consumer_after_what_was_drawn_before_it() -> None:
+    with Prefetcher(Slow(1, fail_at=2), step=0, count=1, batch=1, depth=5) as prefetcher:
+        time.sleep(0.05)
+        assert [prefetcher.next().step, prefetcher.next().step] == [0, 1]
+        for _ in range(2):  # again and again, never a hang
+            with pytest.raises(ZeroDivisionError, match="at 2"):
+                prefetcher.next()
+        prefetcher.switch(Slow(3))
+        assert prefetcher.next()[:2] == (2, 3)
+
+
+def test_the_share_of_waiting() -> None:
+    with Prefetcher(Slow(1, seconds=0.03), step=0, count=1, batch=1) as prefetcher:
+        for _ in range(5):
+            prefetcher.next()
+        assert prefetcher.wait_fraction > 0.8
+    with Prefetcher(Slow(1), step=0, count=1, batch=1) as prefetcher:
+        prefetcher.next()
+        prefetcher.reset_wait()
+        for _ in range(5):
+            time.sleep(0.02)
+            prefetcher.next()
+        assert prefetcher.wait_fraction < 0.2
+
+
+def test_closing_frees_a_waiting_consumer_and_is_final() -> None:
+    prefetcher = Prefetcher(Slow(1, seconds=0.2), step=0, count=1, batch=1)
+    caught: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            prefetcher.next()
+        except LwdError as error:
+            caught.append(error)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    time.sleep(0.02)
+    prefetcher.close()
+    consumer.join(timeout=5)
+    assert not consumer.is_alive()
+    assert len(caught) == 1
+    prefetcher.close()
+    with pytest.raises(LwdError, match="is closed"):
+        prefetcher.next()
+
+
+def test_settings_are_checked() -> None:
+    for bad in ({"count": 0, "batch": 1}, {"count": 1, "batch": 0}, {"count": 1, "batch": 1, "depth": 0}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            Prefetcher(Slow(1), step=0, **bad)

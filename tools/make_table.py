@@ -1,0 +1,72 @@
+"""Writes the README's measured table from results/demo/*/summary.json, and from nothing else.
+
+Run with `python -m tools.make_table`; `--check` only says whether the README is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lwd.evaluate.summary import Summary, read_summary
+from lwd.evaluate.table import seeds_markdown, table_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+README = Path("README.md")
+RESULTS = Path("results/demo")
+BEGIN, END = "<!-- table:demo -->", "<!-- /table:demo -->"
+EMPTY = "No run is committed yet; `make results` writes `results/demo/*/summary.json` and this table.\n"
+
+
+def summaries(root: Path = ROOT) -> list[Summary]:
+    """The committed runs."""
+    return [read_summary(path) for path in sorted((root / RESULTS).glob("*/summary.json"))]
+
+
+def _measured_on(runs: Sequence[Summary]) -> str:
+    machines = sorted({f"{run.hardware.get('processor', '?')}, {run.hardware.get('cores', '?')} cores" for run in runs})
+    minutes = [run.wall_s / 60 for run in runs]
+    span = f"{min(minutes):.0f}" if len(runs) == 1 else f"{min(minutes):.0f} to {max(minutes):.0f}"
+    commits = sorted({run.commit for run in runs})
+    jax = sorted({run.software.get("jax", "?") for run in runs})
+    return (
+        f"Measured on {'; '.join(machines)}; {span} minutes per run; jax {', '.join(jax)}; "
+        f"commit {', '.join(f'`{commit}`' for commit in commits)}. Command: `{runs[0].command}`.\n"
+    )
+
+
+def section(runs: Sequence[Summary]) -> str:
+    """What stands between the markers."""
+    if not runs:
+        return EMPTY
+    table = table_markdown(runs[0]) if len(runs) == 1 else seeds_markdown(runs)
+    return f"{table}\n{_measured_on(runs)}"
+
+
+def fill(text: str, content: str) -> str:
+    """The text with `content` between its markers."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise SystemExit(f"{README}: expected one {BEGIN} and after it one {END}.")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """Write or check the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="do not write; exit 1 if the README is out of date")
+    arguments = parser.parse_args()
+    path = ROOT / README
+    old = path.read_text(encoding="utf-8")
+    new = fill(old, section(summaries()))
+    if arguments.check:
+        return 0 if old == new else 1
+    path.write_text(new, encoding="utf-8")
+    print(f"wrote the table of {len(summaries())} runs into {README}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
