@@ -67,7 +67,7 @@ def verdict(key: str, new: float, old: float | None) -> str:
     ratio = new / old
     text = f"x {ratio:.2f}"
     faster = key.endswith("_per_s")
-    if not faster and not key.endswith(LESS_IS_BETTER) or abs(ratio - 1) <= NOISE:
+    if not (faster or key.endswith(LESS_IS_BETTER)) or abs(ratio - 1) <= NOISE:
         return text
     return f"{text} {'better' if (ratio > 1) == faster else 'worse'}"
 

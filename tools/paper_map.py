@@ -95,7 +95,7 @@ def code(root: Path = ROOT) -> dict[Key, list[Place]]:
     return places
 
 
-def tests(root: Path = ROOT) -> dict[Key, list[str]]:
+def exercised(root: Path = ROOT) -> dict[Key, list[str]]:
     """Which files of tests/paper name an equation, in their text or in their file name."""
     found: dict[Key, list[str]] = {}
     for path in sorted((root / "tests/paper").rglob("test_*.py")):
@@ -116,7 +116,7 @@ def _row(label: str, title: str, places: list[Place], files: list[str]) -> str:
 
 def page(root: Path = ROOT) -> str:
     """The whole page as markdown."""
-    places, files = code(root), tests(root)
+    places, files = code(root), exercised(root)
     rows = [_row(f"Eq {n}", title, places.get(("eq", n), []), files.get(("eq", n), [])) for n, title in EQUATIONS.items()]
     rows += [
         _row(f"Algorithm {n}", title, places.get(("algorithm", n), []), files.get(("algorithm", n), []))
@@ -129,7 +129,7 @@ def page(root: Path = ROOT) -> str:
             "",
             "Where each equation and algorithm of arXiv 2605.00416 is in the code, and which file of `tests/paper` holds it to",
             "account. Read from the `Paper:` lines of docstrings; a test fails when an entry lacks code or test, or when this",
-            "page is out of date. Equations 1 and 3 to 7 are the paper's background (the decision process, IQL, flow matching).",
+            "page is out of date. Equations 1 and 3 to 7 are background (the decision process, IQL, flow matching).",
             "",
             "| paper | what | code (`lwd.`) | tests (`tests/paper/`) | differs |",
             "|---|---|---|---|---|",

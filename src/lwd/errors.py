@@ -54,3 +54,7 @@ class SnapshotError(LwdError):
 
 class CheckpointError(LwdError):
     """A checkpoint that does not fit the run that wants to resume from it."""
+
+
+class RobotError(LwdError):
+    """A robot or its simulator stopped: an exception in its process, a dead process, or no answer in time."""

@@ -31,7 +31,7 @@ def test_cited_in_code(key: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key[0]}{key[1]}")
 def test_cited_in_a_test(key: tuple[str, int]) -> None:
-    assert paper_map.tests().get(key), f"no file of tests/paper names {key}"
+    assert paper_map.exercised().get(key), f"no file of tests/paper names {key}"
 
 
 def test_page_is_up_to_date() -> None:

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from lwd.evaluate.scores import EvaluationRecord, score
+from lwd.evaluate.summary import METHODS, Summary, summarise
 from tools import make_table
 
 README = make_table.ROOT / make_table.README
@@ -33,3 +35,44 @@ def test_content_replaces_what_stood_between_the_markers() -> None:
 def test_missing_marker_is_refused() -> None:
     with pytest.raises(SystemExit, match="expected one"):
         make_table.fill("no markers", "new")
+
+
+def run(seed: int, solved: dict[str, int]) -> Summary:
+    """A run in which a method solves this many of ten episodes of one task."""
+    methods = {}
+    for name in METHODS:
+        records = [
+            EvaluationRecord(
+                task="reach", seed=i, success=i < solved[name], stage_score=1.0, cycle_time_s=2.0, steps=20, interventions=0
+            )
+            for i in range(10)
+        ]
+        methods[name] = summarise(score(records, {"reach": "short"}))
+    return Summary(
+        seed=seed,
+        wall_s=600.0 + 60 * seed,
+        tasks={"reach": "short"},
+        commit="0123456789ab",
+        hardware={"processor": "Test CPU", "cores": "2"},
+        software={"jax": "0.10.2"},
+        command="lwd demo",
+        methods=methods,
+    )
+
+
+def test_section_says_how_much_on_what_and_by_which_command() -> None:
+    runs = [run(seed, {"sft": 5, "lwd_offline": 7, "lwd_online": 9}) for seed in (0, 1)]
+    text = make_table.section(runs)
+    assert re.search(r"\| \*\*LWD online\*\*, mean \| 0\.90 ", text)
+    assert "over 2 seeds" in text
+    assert "Test CPU, 2 cores; 10 to 11 minutes per run; jax 0.10.2; commit `0123456789ab`. Command: `lwd demo`." in text
+
+
+def test_section_of_one_run_is_its_own_table() -> None:
+    text = make_table.section([run(3, {"sft": 5, "lwd_offline": 7, "lwd_online": 9})])
+    assert "Seed 3." in text
+    assert "13 minutes per run" in text
+
+
+def test_section_without_runs_says_so() -> None:
+    assert make_table.section([]) == make_table.EMPTY

@@ -1,7 +1,8 @@
 """Intervals for the mean of a few dozen episodes. 95 % wherever nothing else is said.
 
-Success of one task is a proportion: Wilson. Everything else (stage score, cycle time, averages over tasks) is the percentile bootstrap:
-draw as many episodes as there were, with replacement, take the mean, repeat, and read the 2.5 % and 97.5 % points.
+Success of one task is a proportion: Wilson. Everything else (stage score, cycle time, averages over tasks) is
+the percentile bootstrap: draw as many episodes as there were, with replacement, take the mean, repeat, and
+read the 2.5 % and 97.5 % points.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Estimate:
 def wilson(successes: int, episodes: int, confidence: float = CONFIDENCE) -> Estimate:
     """Wilson's score interval of a proportion p = successes / episodes.
 
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), with z the normal's (1 + confidence) / 2 point. Unlike the bootstrap it
-    keeps a width at p = 0 and p = 1.
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), with z the normal's (1 + confidence)
+    / 2 point. Unlike the bootstrap it keeps a width at p = 0 and p = 1.
     """
     if episodes <= 0 or not 0 <= successes <= episodes:
         raise ConfigError(
@@ -83,13 +84,14 @@ def percentile_interval(value: float, draws: NDArray[np.float64], confidence: fl
     """`value` between the (1 -+ confidence) / 2 points of its bootstrap draws."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    # The sample's own mean lies inside in all but degenerate samples; there, rounding must not leave it outside.
+    # The mean lies inside in all but degenerate samples; there, rounding must keep it.
     return Estimate(value, min(value, float(low)), max(value, float(high)))
 
 
 def t_interval(values: Sequence[float]) -> Estimate:
-    """Mean over independent runs -+ t_{0.975, n - 1} s / sqrt(n): for a handful of seeds, where the bootstrap is too narrow.
+    """Mean over independent runs -+ t_{0.975, n - 1} s / sqrt(n).
 
+    For a handful of seeds, where the bootstrap is too narrow.
     One run has no spread to learn from: its interval is its value.
     """
     if not values:

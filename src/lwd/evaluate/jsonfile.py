@@ -1,4 +1,7 @@
-"""Strict JSON for result files: what is read is checked field by field, and an error names the file, the field and what was expected."""
+"""Strict JSON for result files.
+
+What is read is checked field by field, and an error names the file, the field and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from lwd.errors import LwdError
 
 
 class ResultError(LwdError):
-    """A result file that cannot be trusted: unreadable, an unknown schema version, a missing or impossible field.
+    """A result file that cannot be trusted: unreadable, unknown schema, a missing or impossible field.
 
     Attributes:
         where: file and field, e.g. "summary.json: sft.restock.success".
@@ -40,7 +43,7 @@ class Node:
         path = ".".join(part for part in (self._prefix, key) if part)
         return ResultError(f"{self.where}: {path}" if path else self.where, detail)
 
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Fields not taken yet, in the file's order."""
         return tuple(self._rest)
 
@@ -56,7 +59,7 @@ class Node:
         """Whether a field is there and null."""
         return key in self._rest and self._rest[key] is None
 
-    def number(self, key: str, low: float = -math.inf, high: float = math.inf) -> float:
+    def number(self, key: str, low: int | float = -math.inf, high: int | float = math.inf) -> float:
         """A finite number in [low, high]."""
         value = self.take(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -108,7 +111,7 @@ class Node:
     def texts(self, key: str) -> dict[str, str]:
         """An object whose values are all strings."""
         node = self.child(key)
-        return {name: node.text(name) for name in node.keys()}  # noqa: SIM118 - a method of Node, not of dict
+        return {name: node.text(name) for name in node.names()}
 
     def done(self) -> None:
         """Refuse fields that nobody knows."""

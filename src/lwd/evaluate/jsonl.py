@@ -12,8 +12,8 @@ from lwd.evaluate.jsonfile import ResultError, read_text
 def read_jsonl(path: str | Path) -> list[dict[str, object]]:
     """The objects in a JSON-lines file, in order.
 
-    A last line without its newline that does not parse is dropped: the writer was cut off there, or is still writing. The same damage anywhere else is an
-    error, because then the file is not what it claims to be.
+    A last line without its newline that does not parse is dropped: the writer was cut off there, or is still
+    writing. The same damage anywhere else is an error, because then the file is not what it claims to be.
     """
     path = Path(path)
     lines = read_text(path).split("\n")

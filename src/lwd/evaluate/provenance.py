@@ -1,4 +1,7 @@
-"""What a result was measured on: commit, machine, versions. Anything that cannot be found out says so instead of failing."""
+"""What a result was measured on: commit, machine, versions.
+
+Anything that cannot be found out says so instead of failing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _PACKAGES = ("lwd", "numpy", "jax", "equinox", "optax", "mujoco", "ogbench", "me
 
 
 def current_commit(folder: Path) -> str:
-    """Short git commit of the checkout that holds `folder`, with "+changes" when tracked files differ; "unknown" outside git."""
+    """Short git commit of the checkout at `folder`, "+changes" if tracked files differ, else "unknown"."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

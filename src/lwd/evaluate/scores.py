@@ -28,10 +28,12 @@ class EvaluationRecord:
     """One evaluation episode.
 
     Attributes:
-        task: name of the task; seed: of the attempt's initial conditions, so that two policies can be compared on the same ones.
+        task: name of the task; seed: of the attempt's initial conditions, so that two policies can be
+            compared on the same ones.
         success: the verdict; stage_score: milestones reached / total, in [0, 1].
         cycle_time_s: seconds of robot time from reset to outcome; a failure counts with the time it took.
-        steps: control steps; interventions: times that an operator took over (0 when the policy is judged alone).
+        steps: control steps; interventions: times that an operator took over (0 when the policy is judged
+            alone).
     """
 
     task: str
@@ -57,7 +59,10 @@ class EvaluationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Scores of one task, or averaged over several. `interventions` is a sum, the rest are means with 95 % intervals."""
+    """Scores of one task, or averaged over several.
+
+    `interventions` is a sum, the rest are means with 95 % intervals.
+    """
 
     episodes: int
     success: Estimate
@@ -72,7 +77,8 @@ class Scores:
 
     Attributes:
         horizons: short or long, per task; tasks: a score each.
-        average, short, long: means of task means, so that a task counts the same however many episodes it has; None where there is no such task.
+        average, short, long: means of task means, so that a task counts the same however many episodes it
+            has; None where there is no such task.
     """
 
     horizons: Mapping[str, Horizon]
@@ -84,7 +90,9 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """Mean of b - a over the attempts that both made: mean of task means, with a bootstrap interval over pairs within tasks.
+    """Mean of b - a over the attempts that both made.
+
+    Mean of task means, with a bootstrap interval over pairs within tasks.
 
     Attributes:
         pairs: attempts that both made; unpaired: attempts of either that the other did not make, left out.
@@ -108,7 +116,7 @@ def _by_task(records: Sequence[EvaluationRecord]) -> dict[str, dict[int, Evaluat
     for record in records:
         if record.seed in grouped[record.task]:
             raise ConfigError(
-                f"two evaluation records of task {record.task!r} with seed {record.seed}: each attempt counts once."
+                f"two records of task {record.task!r} with seed {record.seed}: each attempt counts once."
             )
         grouped[record.task][record.seed] = record
     return dict(grouped)
@@ -119,7 +127,7 @@ def _average(
 ) -> Score | None:
     if not tasks:
         return None
-    # Tasks are resampled independently, so the draws of the mean of task means are the means of the tasks' draws.
+    # Tasks are resampled independently, so draws of the mean are means of the draws.
     pooled = np.mean([draws[task] for task in tasks], axis=0)
     estimates = {
         quantity: percentile_interval(
@@ -146,7 +154,8 @@ def score(
     Args:
         records: in any order; each (task, seed) at most once. The result does not depend on the order.
         horizons: short or long for every task that occurs; its order is the order of the result.
-        seed: of the bootstrap; resamples: its draws.
+        seed: of the bootstrap.
+        resamples: draws of the bootstrap.
     """
     grouped = _by_task(records)
     if not grouped:
@@ -185,7 +194,10 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedDifference:
-    """How much better b is than a on the attempts (task, seed) that both made. Pairing removes the luck of the initial conditions."""
+    """How much better b is than a on the attempts (task, seed) that both made.
+
+    Pairing removes the luck of the initial conditions.
+    """
     left, right = _by_task(a), _by_task(b)
     means: list[float] = []
     draws: list[NDArray[np.float64]] = []

@@ -1,4 +1,7 @@
-"""Several runs that differ in their seed: means over seeds, and the three checks that the project's claim stands on."""
+"""Several runs that differ in their seed.
+
+Means over seeds, and the three checks that the project's claim stands on.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,11 @@ def mean_over_seeds(summaries: Sequence[Summary]) -> dict[str, MethodSummary]:
 
 
 def checks(summaries: Sequence[Summary]) -> tuple[Check, ...]:
-    """The claims: offline above SFT in each seed, online at least 0.10 above SFT in each, online not below offline in the mean."""
+    """Check the project's claim.
+
+    Offline above SFT in each seed, online at least 0.10 above SFT in each, online not below offline in the
+    mean.
+    """
     runs = in_order(summaries)
     offline = [_gain(run, "sft", "lwd_offline") for run in runs]
     online = [_gain(run, "sft", "lwd_online") for run in runs]

@@ -1,4 +1,4 @@
-"""`summary.json`: what a demo run reached, and what it ran on. Written once per run; five of them are the committed evidence."""
+"""`summary.json`: what a demo run reached, and what it ran on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Line:
     """One task, or one average over tasks.
 
     Attributes:
-        success: share in [0, 1]; low, high: its 95 % interval (Wilson for a task, stratified bootstrap for an average).
+        success: share in [0, 1]; low, high: its 95 % interval (Wilson for a task, stratified bootstrap for an
+            average).
         stage_score: mean of milestones reached / total; cycle_time_s: mean seconds from reset to outcome.
         episodes: how many were evaluated.
     """
@@ -46,7 +47,8 @@ class MethodSummary:
     Attributes:
         tasks: a line per task; average, short, long: means of task means, None where there is no such task.
         robot_hours: hours of fleet time that this method's training data took online (0 for SFT and offline).
-        interventions: times an operator took over during them; operator_minutes: minutes for which one commanded.
+        interventions: times an operator took over during them; operator_minutes: minutes for which one
+            commanded.
     """
 
     tasks: Mapping[str, Line]
@@ -106,7 +108,7 @@ def summarise(
 
 
 def summary_to_json(summary: Summary) -> dict[str, object]:
-    """The file's content: methods at the top level, tasks directly inside them (`summary["sft"]["restock"]["success"]`)."""
+    """What the file holds: methods at the top level, tasks inside them (`["sft"]["restock"]["success"]`)."""
     content: dict[str, object] = {
         "schema": SUMMARY_SCHEMA,
         "command": summary.command,
@@ -136,7 +138,8 @@ def write_summary(path: Path, summary: Summary) -> None:
 def read_summary(path: Path) -> Summary:
     """Read and check `summary.json`; a `ResultError` names the first field that does not fit.
 
-    Checked besides types and ranges: every method has the same tasks, success lies in its interval, and the averages are means of the task means.
+    Checked besides types and ranges: every method has the same tasks, success lies in its interval, and the
+    averages are means of the task means.
     """
     node = read_node(path, SUMMARY_SCHEMA)
     tasks = _read_tasks(node.child("tasks"), str(path))
@@ -156,7 +159,7 @@ def read_summary(path: Path) -> Summary:
 
 def _read_tasks(node: Node, where: str) -> dict[str, Horizon]:
     horizons: dict[str, str] = {}
-    for task in node.keys():  # noqa: SIM118 - a method of Node, not of dict
+    for task in node.names():
         if task in (*_COSTS, *_AVERAGES):
             raise node.error(task, "cannot be a task: the methods have a field of this name.")
         child = node.child(task)

@@ -1,24 +1,32 @@
-"""The results table, as markdown and for a terminal: rows SFT, LWD offline, LWD online; columns tasks, averages, cycle time, cost."""
+"""The results table, as markdown and for a terminal: rows SFT, LWD offline, LWD online.
+
+Columns: tasks, averages, cycle time, cost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from lwd.evaluate.seeds import Check, checks, in_order, mean_over_seeds
 from lwd.evaluate.summary import METHODS, Line, MethodSummary, Summary
 
-WIDE_COLUMNS = 132
-"""A terminal narrower than this gets the table on its side: a row per task, a column per method."""
-
 STYLES: Mapping[str, str] = {"sft": "bright_black", "lwd_offline": "blue", "lwd_online": "dark_orange"}
-_NOTE_RUN = "Success, mean of task means; 95 % intervals from {n} evaluation episodes per method. Cycle time in s of all episodes, failures included."
-_NOTE_SEEDS = "Success over {n} seeds; intervals of the mean rows: 95 % over seeds (Student's t); of a seed's rows: over its evaluation episodes."
+_NOTE_RUN = (
+    "Success, mean of task means; 95 % intervals from {n} evaluation episodes per method. "
+    "Cycle time in s of all episodes, failures included."
+)
+_NOTE_SEEDS = (
+    "Success over {n} seeds; intervals of the mean rows: 95 % over seeds (Student's t); "
+    "of a seed's rows: over its evaluation episodes."
+)
 
 
 @dataclass(frozen=True)
@@ -98,17 +106,21 @@ def _rich_text(cell: Cell, style: str = "") -> Text:
 
 
 def _wide(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
     table.add_column("method", no_wrap=True)
-    for name in header(tasks):
-        table.add_column(escape(name), justify="right")
+    columns = zip(*(cells(method) for _, _, method in rows), strict=True)
+    for name, column in zip(header(tasks), columns, strict=True):
+        # A long name breaks at its spaces; nothing is ever cut inside a word or a number.
+        words = name.replace("_", " ").replace("-", " ").split()
+        parts = [*words, *(cell.main for cell in column), *(cell.interval for cell in column)]
+        table.add_column(escape(" ".join(words)), justify="right", min_width=max(map(len, parts)))
     for label, style, method in rows:
         table.add_row(Text(label, style=style), *(_rich_text(cell) for cell in cells(method)))
     return table
 
 
 def _narrow(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
     table.add_column("success")
     for label, style, _ in rows:
         table.add_column(Text(label, style=style), justify="right", no_wrap=True)
@@ -120,11 +132,16 @@ def _narrow(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]]
     return table
 
 
-def results_table(methods: Mapping[str, MethodSummary], *, title: str = "", width: int = 140) -> Table:
-    """The table for a terminal of `width` columns."""
+def results_table(console: Console, methods: Mapping[str, MethodSummary], title: str = "") -> Table:
+    """The table for a terminal.
+
+    Where a row does not fit, it lies on its side: a row per task, a column per method.
+    """
     rows = [(label, STYLES[name], methods[name]) for name, label in METHODS.items()]
     tasks = list(rows[0][2].tasks)
-    return (_wide if width >= WIDE_COLUMNS else _narrow)(tasks, rows, title)
+    wide = _wide(tasks, rows, title)
+    needed = Measurement.get(console, console.options.update(width=1000), wide).minimum
+    return wide if needed <= console.width else _narrow(tasks, rows, title)
 
 
 def _print_checks(console: Console, found: Sequence[Check]) -> None:
@@ -135,7 +152,7 @@ def _print_checks(console: Console, found: Sequence[Check]) -> None:
 
 def print_results(console: Console, summary: Summary) -> None:
     """Print one run's table and checks."""
-    console.print(results_table(summary.methods, title=f"Results, seed {summary.seed}", width=console.width))
+    console.print(results_table(console, summary.methods, f"Results, seed {summary.seed}"))
     console.print(_NOTE_RUN.format(n=summary.methods["sft"].average.episodes), style="dim", highlight=False)
     _print_checks(console, checks([summary]))
 
@@ -143,10 +160,10 @@ def print_results(console: Console, summary: Summary) -> None:
 def print_seeds(console: Console, summaries: Sequence[Summary]) -> None:
     """Print the mean over several seeds, each seed's average, and the checks."""
     runs = in_order(summaries)
-    console.print(
-        results_table(mean_over_seeds(runs), title=f"Mean over {len(runs)} seeds", width=console.width)
+    console.print(results_table(console, mean_over_seeds(runs), f"Mean over {len(runs)} seeds"))
+    table = Table(
+        title="Average success per seed", title_justify="left", header_style="bold", box=SIMPLE_HEAD
     )
-    table = Table(title="Average success per seed", title_justify="left", header_style="bold")
     table.add_column("seed", justify="right")
     for name, label in METHODS.items():
         table.add_column(Text(label, style=STYLES[name]), justify="right", no_wrap=True)

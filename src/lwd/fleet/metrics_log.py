@@ -34,8 +34,8 @@ def _plain(value: object) -> MetricValue:
 class MetricsLog:
     """Append-only JSON-lines file of metrics; each line is on disk's way as soon as it is written.
 
-    Several threads may write to one log; several processes use a file each. Not-a-number and infinite values are written as null, since JSON has no word for them, and
-    warned about once per name.
+    Several threads may write to one log; several processes use a file each. Not-a-number and infinite values
+    are written as null, since JSON has no word for them, and warned about once per name.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,7 +46,8 @@ class MetricsLog:
         torn = _ends_torn(self.path)
         self._file = self.path.open("a", buffering=1, encoding="utf-8")
         if torn:
-            # A process was killed in mid-line: what is left of it is dropped, so that the file stays readable after we append.
+            # A process was killed in mid-line: what is left of it is dropped, so that the file stays readable
+            # after we append.
             with self.path.open("rb+") as file:
                 file.truncate(_last_newline(self.path))
 
@@ -110,7 +111,7 @@ def _word(value: object) -> str:
 
 
 def event(logger: logging.Logger, name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
-    """Log one event as one line `name key=value ...`, so that one grep for an episode id follows it through the loop.
+    """Log one event as one line `name key=value ...`, so that one grep follows an episode through the loop.
 
     Values with spaces, quotes or line breaks are quoted as in JSON. Fields that are None are left out.
     """

@@ -61,9 +61,9 @@ def project(q: Float[Array, ""], atoms: Float[Array, " K"]) -> Float[Array, " K"
 
     Paper: Eq 12, 20, 21 (the C51 projection of a point mass). Sums to 1; its mean is the clipped q.
     """
-    width = (atoms[-1] - atoms[0]) / (atoms.shape[0] - 1)
-    position = (jnp.clip(q, atoms[0], atoms[-1]) - atoms[0]) / width
-    return jnp.clip(1.0 - jnp.abs(jnp.arange(atoms.shape[0]) - position), 0.0, 1.0)
+    last = atoms.shape[0] - 1
+    position = jnp.clip((q - atoms[0]) / (atoms[-1] - atoms[0]) * last, 0.0, last)
+    return jnp.clip(1.0 - jnp.abs(jnp.arange(last + 1) - position), 0.0, 1.0)
 
 
 def quantile(

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import sqlalchemy as sa
 
@@ -40,6 +40,7 @@ class Message:
     published_at: float
 
 
+@runtime_checkable
 class Bus(Protocol):
     """At-least-once delivery of small JSON messages; order is usual, not promised."""
 

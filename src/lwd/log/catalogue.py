@@ -6,12 +6,13 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from lwd.errors import StoreError
@@ -103,13 +104,13 @@ class Catalogue:
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[sa.Connection]:
+    def read(self) -> Generator[sa.Connection]:
         """A read transaction: one consistent view. Database errors become StoreError."""
         with _reporting(self.url, "read"), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self) -> Generator[sa.Connection]:
         """A write transaction: commits when the block ends, rolls back when it raises.
 
         On SQLite it takes the write lock at once, so what is read inside cannot change before it commits.
@@ -224,8 +225,8 @@ def _engine(url: str) -> sa.Engine:
             f"catalogue {url!r}: its folder cannot be made: {error}. Choose a writable path."
         ) from error
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
-    sa.event.listen(engine, "connect", _on_connect)
-    sa.event.listen(engine, "begin", _on_begin)
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
     return engine
 
 
@@ -253,7 +254,7 @@ def _on_begin(connection: sa.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _reporting(url: str, action: str) -> Iterator[None]:
+def _reporting(url: str, action: str) -> Generator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import IO
 
 import numpy as np
 from mcap.writer import CompressionType, Writer
@@ -30,7 +29,7 @@ class EpisodeStream:
             survives the death of this process. Larger is faster and loses more; None leaves it to CHUNK_BYTES.
     """
 
-    def __init__(self, stream: IO[bytes], header: EpisodeHeader, flush_steps: int | None = None) -> None:
+    def __init__(self, stream: io.BufferedIOBase, header: EpisodeHeader, flush_steps: int | None = None) -> None:
         layout.check_header(header)
         self._header, self._flush_steps = header, flush_steps
         self._start_ns = int(header.started_at * 1e9)
@@ -124,8 +123,13 @@ class EpisodeStream:
 
 
 def encode(episode: Episode) -> bytes:
-    """An episode as a file; equal episodes give equal bytes. Values are not judged here, so that whatever a robot
-    recorded can be delivered; EpisodeError "shape" if the arrays do not fit each other."""
+    """Encode an episode as a file; equal episodes give equal bytes.
+
+    Values are not judged here, so that whatever a robot recorded can be delivered.
+
+    Raises:
+        EpisodeError: reason "shape": the arrays do not fit each other.
+    """
     steps = episode.steps
     lengths = {
         "proprio": len(episode.proprio) - 1,

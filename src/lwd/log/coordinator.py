@@ -24,7 +24,7 @@ from lwd.log.codec import decode
 from lwd.log.events import ALL_EPISODES, EpisodeEvent, parse_event
 from lwd.log.layout import MAX_EPISODE_BYTES
 from lwd.log.manifest import Manifest
-from lwd.log.objects import MissingObjectError, ObjectSource
+from lwd.log.objects import MissingObjectError, ObjectSource, TooLargeError
 from lwd.log.validate import validate
 from lwd.spec import RobotSpec, TaskSpec
 
@@ -208,7 +208,10 @@ class Coordinator:
             raise EpisodeError(
                 event.episode_id, "shape", f"{event.size} bytes, at most {MAX_EPISODE_BYTES} are allowed."
             )
-        data = self._objects.get(event.key, MAX_EPISODE_BYTES)
+        try:
+            data = self._objects.get(event.key, event.size)
+        except TooLargeError as error:
+            raise EpisodeError(event.episode_id, "hash", str(error)) from error
         digest = hashlib.sha256(data).hexdigest()
         if digest != event.sha256 or len(data) != event.size:
             detail = (

@@ -20,6 +20,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -202,7 +203,8 @@ def unpack_header(payload: bytes) -> EpisodeHeader:
             f"the file has schema version {version!r:.20}, this program reads {SCHEMA_VERSION}; update lwd.",
         )
     try:
-        header = EpisodeHeader(**{**fields, "source": Source(fields.get("source"))})
+        fields["source"] = Source(fields.get("source"))
+        header = EpisodeHeader(**fields)
     except (TypeError, ValueError) as error:
         raise EpisodeError(
             episode_id, "schema", f"the header's fields do not fit: {str(error)[:200]}"
@@ -213,34 +215,13 @@ def unpack_header(payload: bytes) -> EpisodeHeader:
 
 def check_header(header: EpisodeHeader) -> None:
     """Check the types and ranges of all header fields; EpisodeError with reason "schema" or "nan"."""
-
-    def refuse(field: str, expected: str, reason: str = "schema") -> EpisodeError:
-        shown = header.episode_id if _is_name(header.episode_id) else "?"
-        found = repr(getattr(header, field))[:80]
-        return EpisodeError(shown, reason, f"header field {field} is {found}, expected {expected}.")
-
-    for field in ("episode_id", "robot"):
-        if not _is_name(getattr(header, field)):
-            raise refuse(field, "1 to 64 of the characters [A-Za-z0-9_-]")
-    for field in ("task", "instruction", "spec", "software"):
-        if not _is_text(getattr(header, field)):
-            raise refuse(field, f"printable text of at most {MAX_TEXT_CHARS} characters")
-    if header.operator is not None and not _is_text(header.operator):
-        raise refuse("operator", "printable text or null")
-    for field in ("snapshot", "seed"):
+    for field, (fits, expected) in _HEADER_FIELDS.items():
         value = getattr(header, field)
-        if value is not None and not (type(value) is int and -(2**63) <= value < 2**63):
-            raise refuse(field, "a 64-bit integer or null")
-    if header.snapshot is not None and header.snapshot < 0:
-        raise refuse("snapshot", "a number from 0 on, or null")
-    for field, limit in (("control_hz", 1e6), ("started_at", 1e11)):
-        value = getattr(header, field)
-        if type(value) not in (int, float):
-            raise refuse(field, "a number")
-        if not math.isfinite(value):
-            raise refuse(field, "a finite number", "nan")
-        if not 0 <= value <= limit or (field == "control_hz" and value == 0):
-            raise refuse(field, f"a number from 0 to {limit:g}")
+        if not fits(value):
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            shown = header.episode_id if _is_name(header.episode_id) else "?"
+            detail = f"header field {field} is {value!r:.80}, expected {expected}."
+            raise EpisodeError(shown, "nan" if infinite else "schema", detail)
 
 
 def unpack_verdict(payload: bytes, episode_id: str) -> tuple[Verdict, int]:
@@ -285,3 +266,29 @@ def _is_name(value: object) -> bool:
 def _is_text(value: object) -> bool:
     # Printable excludes line breaks, which would forge log lines, and lone surrogates, which no database stores.
     return isinstance(value, str) and len(value) <= MAX_TEXT_CHARS and value.isprintable()
+
+
+def _is_integer(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
+
+
+def _is_number(value: object, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high  # not NaN
+
+
+_TEXT = f"printable text of at most {MAX_TEXT_CHARS} characters"
+_NAME = "1 to 64 of the characters [A-Za-z0-9_-]"
+_HEADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "episode_id": (_is_name, _NAME),
+    "robot": (_is_name, _NAME),
+    "task": (_is_text, _TEXT),
+    "instruction": (_is_text, _TEXT),
+    "spec": (_is_text, _TEXT),
+    "software": (_is_text, _TEXT),
+    "operator": (lambda value: value is None or _is_text(value), f"{_TEXT}, or null"),
+    "source": (lambda value: isinstance(value, Source), "demo, rollout, play or online"),
+    "snapshot": (lambda value: value is None or _is_integer(value, 0), "a number from 0 on, or null"),
+    "seed": (lambda value: value is None or _is_integer(value, -(2**63)), "a 64-bit integer, or null"),
+    "control_hz": (lambda value: _is_number(value, 1e6) and value > 0, "a number above 0, at most 1e6"),
+    "started_at": (lambda value: _is_number(value, 1e11), "seconds since the epoch"),
+}

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -21,6 +21,7 @@ MAX_KEY_CHARS = 512
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
+@runtime_checkable
 class ObjectSink(Protocol):
     """All that a robot needs of the store; a later one puts through presigned URLs instead of a bucket key."""
 
@@ -29,6 +30,7 @@ class ObjectSink(Protocol):
         ...
 
 
+@runtime_checkable
 class ObjectSource(Protocol):
     """All that a reader needs of the store."""
 
@@ -39,6 +41,10 @@ class ObjectSource(Protocol):
 
 class MissingObjectError(StoreError):
     """There is no object under this key (as opposed to a store that cannot be reached)."""
+
+
+class TooLargeError(StoreError):
+    """The object under this key is larger than the caller allows."""
 
 
 def check_key(key: str) -> str:
@@ -96,14 +102,15 @@ class ObjectStore:
 
         Raises:
             MissingObjectError: there is no such object.
-            StoreError: it is larger than `max_bytes`, or the store cannot be reached.
+            TooLargeError: it has more than `max_bytes` bytes.
+            StoreError: the store cannot be reached.
         """
         check_key(key)
         with self._reporting("get", key):
             result = obstore.get(self._store, key)
             size = result.meta["size"]
             if max_bytes is not None and size > max_bytes:
-                raise StoreError(
+                raise TooLargeError(
                     f"object {key!r} has {size} bytes, more than the {max_bytes} that are allowed."
                 )
             return bytes(result.bytes())
@@ -164,7 +171,7 @@ class ObjectStore:
                 os.close(handle)
 
     @contextlib.contextmanager
-    def _reporting(self, action: str, key: str) -> Iterator[None]:
+    def _reporting(self, action: str, key: str) -> Generator[None]:
         try:
             yield
         except FileNotFoundError as error:  # obstore's NotFoundError is one

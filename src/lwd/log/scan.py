@@ -82,8 +82,9 @@ class _Scanner:
     def file(self) -> None:
         """Read the file to its end, or raise where it breaks."""
         view = self._view
-        if view[: len(MAGIC)] != MAGIC:
-            if MAGIC.startswith(view[: len(MAGIC)].tobytes()):
+        head = view[: len(MAGIC)].tobytes()
+        if head != MAGIC:
+            if MAGIC.startswith(head):
                 raise TornError("not even the file's first 8 bytes are there")
             raise MalformedError("it is not an MCAP file")
         sealed = False

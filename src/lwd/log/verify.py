@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from lwd.errors import EpisodeError, StoreError
 from lwd.log.catalogue import Catalogue, EpisodeRow
 from lwd.log.codec import decode
-from lwd.log.layout import MAX_EPISODE_BYTES
-from lwd.log.objects import MissingObjectError, ObjectSource
+from lwd.log.objects import MissingObjectError, ObjectSource, TooLargeError
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +58,11 @@ def _check(objects: ObjectSource, row: EpisodeRow) -> Problem | None:
         return Problem(episode_id=row.episode_id, key=row.key, reason=reason, detail=detail)
 
     try:
-        data = objects.get(row.key, MAX_EPISODE_BYTES)
+        data = objects.get(row.key, row.size)
     except MissingObjectError as error:
         return problem("missing", str(error))
+    except TooLargeError as error:
+        return problem("hash", str(error))
     except StoreError as error:
         return problem("store", str(error))
     digest = hashlib.sha256(data).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.errors import ConfigError, EpisodeError, StoreError
+from lwd.errors import ConfigError, StoreError
 from lwd.replay.files import ArrayFile, write_all
 from lwd.spec import CameraSpec
 
@@ -59,18 +59,6 @@ class CameraFile:
             os.close(self._fd)
             self._fd = -1
         self.spans.close()
-
-
-def check(
-    episode_id: str, camera: CameraSpec, pictures: Sequence[bytes] | None, states: int
-) -> Sequence[bytes]:
-    """The pictures of one camera if there is one per state; EpisodeError otherwise."""
-    if pictures is None or len(pictures) != states:
-        found = "none" if pictures is None else str(len(pictures))
-        raise EpisodeError(
-            episode_id, "shape", f"camera {camera.name!r} has {found} pictures, expected {states}."
-        )
-    return pictures
 
 
 def decode(jpeg: bytes, camera: CameraSpec) -> NDArray[np.uint8]:

@@ -59,7 +59,8 @@ class Pool:
         if unused:
             names = ", ".join(sorted(map(str, unused)))
             raise ConfigError(
-                f"Pool: source_weights names {names}, which sources leaves out. Add it there or drop the weight."
+                f"Pool: source_weights names {names}, which sources leaves out. "
+                "Add it there or drop the weight."
             )
         if min(self.n_short, self.n_long) < 1:
             raise ConfigError(
@@ -105,7 +106,7 @@ def demonstrations() -> Mixture:
 
 
 def offline_rl(n_long: int = 10) -> Mixture:
-    """Offline RL on B_off: n = 10 for tasks of the long horizon, 1 for the short ones (Algorithm 1, step 2)."""
+    """Offline RL on B_off: n = 10 for tasks of the long horizon, 1 for short ones (Algorithm 1, step 2)."""
     return Mixture(offline=Pool(n_long=n_long))
 
 

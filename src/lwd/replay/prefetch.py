@@ -77,7 +77,7 @@ class Prefetcher:
 
     @property
     def wait_fraction(self) -> float:
-        """Share of the time since the last `reset_wait` that the learner spent waiting in `next`; in [0, 1]."""
+        """Share of the time since the last `reset_wait` that the learner waited in `next`, in [0, 1]."""
         return min(self._waited_s / max(time.monotonic() - self._since, 1e-9), 1.0)
 
     def reset_wait(self) -> None:

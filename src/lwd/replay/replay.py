@@ -56,7 +56,7 @@ class Replay:
         self.store = Store(folder, spec, tasks)
         self.config = config or ReplayConfig()
         self._embed = embed
-        self._manifest = self.store.last_manifest
+        self._manifest = self.store.complete_manifest
         self._vectors = np.empty((0, 0), np.float32)
 
     @property
@@ -96,8 +96,8 @@ class Replay:
         manifest = self._manifest if manifest is None else manifest
         if not 0 <= manifest <= self._manifest:
             raise StoreError(
-                f"Manifest {manifest} is not in the replay {self.store.folder}, whose newest is {self._manifest}. Refresh the "
-                "reader first."
+                f"Manifest {manifest} is not in the replay {self.store.folder}, whose newest is "
+                f"{self._manifest}. Refresh the reader first."
             )
         episodes = self.store.episodes
         return View(

@@ -65,15 +65,16 @@ class Sampler:
         online = _lay_out(view, mixture.online) if mixture.online_share > 0 else None
         if mixture.online_share > 0 and online is None and mixture.without_online == "error":
             raise StoreError(
-                f"Manifest {view.manifest} has no transition for the online half of the mixture, which asks for a share of "
-                f'{mixture.online_share}. Wait for the fleet, or set without_online="offline".'
+                f"Manifest {view.manifest} has no transition for the online half of the mixture, which asks "
+                f'for a share of {mixture.online_share}. Wait for the fleet, or set without_online="offline".'
             )
         self.online_share = mixture.online_share if online is not None else 0.0
         offline = _lay_out(view, mixture.offline) if self.online_share < 1 else None
         if self.online_share < 1 and offline is None:
             raise StoreError(
                 f"Manifest {view.manifest} with {len(view.episodes)} episodes has no transition of sources "
-                f"{', '.join(mixture.offline.sources)} and outcomes {', '.join(mixture.offline.outcomes)}. Collect some first."
+                f"{', '.join(mixture.offline.sources)} and outcomes {', '.join(mixture.offline.outcomes)}. "
+                "Collect some first."
             )
         self._offline, self._online = offline, online
         self._n_offline, self._n_online = _n_of_task(view, mixture.offline), _n_of_task(view, mixture.online)
@@ -169,7 +170,7 @@ def _lay_out(view: View, pool: Pool) -> _Spans | None:
 
 
 def _n_of_task(view: View, pool: Pool) -> NDArray[np.int64]:
-    """n per task index."""
+    """Chunks per window, n, by task index."""
     return np.array(
         [pool.n_long if task.horizon == "long" else pool.n_short for task in view.tasks], np.int64
     )

@@ -8,12 +8,9 @@ The folder is a cache: if it is lost or does not fit, it is rebuilt from the log
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.episode import Episode, Source
-from lwd.errors import EpisodeError, StoreError, UnknownNameError
-from lwd.replay import images, table
+from lwd.errors import StoreError
+from lwd.replay import table
+from lwd.replay.admission import admit
 from lwd.replay.files import ArrayFile, Sentences
+from lwd.replay.folder import check_meta, folder_lock
 from lwd.replay.images import CameraFile
 from lwd.replay.returns import chunks_to_takeover, human_chunks
 from lwd.spec import RobotSpec, TaskSpec
-
-FORMAT = 1
-"""Version of the folder's layout; another version is refused, and the folder rebuilt from the log."""
 
 STEP_HUMAN, CHUNK_HUMAN = np.uint8(1), np.uint8(2)
 """Bits of `Columns.flags`: a human commanded this step; a human commanded some step of the chunk that starts
@@ -73,9 +69,9 @@ class Store:
     def __init__(self, folder: Path | str, spec: RobotSpec, tasks: Sequence[TaskSpec]) -> None:
         self.folder, self.spec, self.tasks = Path(folder), spec, tuple(tasks)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
+        self._lock = folder_lock(self.folder)
         try:
-            self._check_meta()
+            check_meta(self.folder, spec, self.tasks)
             self._table_file = ArrayFile(self.folder / "episodes.table", "u1", (table.ROW.itemsize,))
             self._proprio = ArrayFile(self.folder / "proprio.f32", "<f4", (spec.proprio_dim,))
             self._actions = ArrayFile(self.folder / "actions.f32", "<f4", (spec.action_dim,))
@@ -116,13 +112,14 @@ class Store:
         """Whether an episode with this id was appended."""
         return episode_id in self._ids
 
-    def append(self, episode: Episode, number: int, manifest: int) -> bool:
+    def append(self, episode: Episode, number: int, manifest: int, closes: bool = True) -> bool:
         """Add an episode at the end; True if it is new, False if its id is here already.
 
         Args:
             episode: validated against the spec and the tasks here once more.
             number: its place in the log; must grow.
             manifest: the first manifest that contains it; must not shrink.
+            closes: whether it is the last episode of that manifest, which makes the manifest complete.
 
         Raises:
             EpisodeError: it does not fit (reasons: spec, task, shape, nan, schema).
@@ -134,10 +131,11 @@ class Store:
             number <= self._table[self._count - 1]["number"] or manifest < self.last_manifest
         ):
             raise StoreError(
-                f"episode {episode.header.episode_id}: number {number} of manifest {manifest} comes after number "
-                f"{self._table[self._count - 1]['number']} of manifest {self.last_manifest}; appends go forward only."
+                f"episode {episode.header.episode_id}: number {number} of manifest {manifest} comes after "
+                f"number {self._table[self._count - 1]['number']} of manifest {self.last_manifest}; appends "
+                "go forward only."
             )
-        pictures = self._check(episode)
+        pictures = admit(episode, self.spec, self._task_index)
         first = self.rows
         crc = self._write_steps(first, episode)
         for name, camera in self._cameras.items():
@@ -147,7 +145,7 @@ class Store:
         row["instruction"] = self._sentences.index(episode.header.instruction)
         row["task"] = self._task_index[episode.header.task]
         row["snapshot"] = -1 if episode.header.snapshot is None else episode.header.snapshot
-        row["human_steps"] = int(np.count_nonzero(episode.interventions))
+        row["closes"], row["human_steps"] = closes, int(np.count_nonzero(episode.interventions))
         row["source"] = table.SOURCES.index(Source(episode.header.source))
         row["outcome"] = table.outcome_code(episode)
         row["stage_score"], row["seconds"] = episode.verdict.stage_score, episode.cycle_time_s
@@ -161,6 +159,11 @@ class Store:
     def last_manifest(self) -> int:
         """The manifest of the newest episode, 0 without one."""
         return int(self._table[self._count - 1]["manifest"]) if self._count else 0
+
+    @property
+    def complete_manifest(self) -> int:
+        """The newest manifest of which all episodes are here: one less while its last one is missing."""
+        return self.last_manifest - (0 if not self._count or self._table[self._count - 1]["closes"] else 1)
 
     def columns(self) -> Columns:
         """Maps of all step arrays as of now."""
@@ -184,8 +187,8 @@ class Store:
         for row in self.episodes[-last:] if last else self.episodes:
             if not self._intact(row):
                 raise StoreError(
-                    f"{self.folder}: episode {row['episode_id'].decode()} is damaged on disk. Delete the folder; it is "
-                    "rebuilt from the log."
+                    f"{self.folder}: episode {row['episode_id'].decode()} is damaged on disk. Delete the "
+                    "folder; it is rebuilt from the log."
                 )
 
     def flush(self) -> None:
@@ -210,40 +213,6 @@ class Store:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def _check(self, episode: Episode) -> dict[str, Sequence[bytes]]:
-        """Refuse what does not fit; the pictures per camera."""
-        header, spec, T = episode.header, self.spec, episode.steps
-        if header.spec != spec.name:
-            raise EpisodeError(
-                header.episode_id, "spec", f"recorded on {header.spec!r}, this replay holds {spec.name!r}."
-            )
-        if header.task not in self._task_index:
-            raise EpisodeError(
-                header.episode_id, "task", str(UnknownNameError("task", header.task, self._task_index))
-            )
-        if len(header.episode_id.encode()) > table.ID_BYTES:
-            raise EpisodeError(header.episode_id, "schema", f"the id is longer than {table.ID_BYTES} bytes.")
-        expected = {
-            "proprio": (T + 1, spec.proprio_dim),
-            "actions": (T, spec.action_dim),
-            "interventions": (T,),
-            "times_s": (T + 1,),
-        }
-        for name, shape in expected.items():
-            if T < 1 or getattr(episode, name).shape != shape:
-                found = getattr(episode, name).shape
-                raise EpisodeError(
-                    header.episode_id, "shape", f"{name} is {found}, expected {shape} with T >= 1."
-                )
-        if not (np.isfinite(episode.proprio).all() and np.isfinite(episode.actions).all()):
-            raise EpisodeError(
-                header.episode_id, "nan", "proprio or actions contain a value that is not finite."
-            )
-        return {
-            camera.name: images.check(header.episode_id, camera, episode.images.get(camera.name), T + 1)
-            for camera in spec.cameras
-        }
 
     def _write_steps(self, first: int, episode: Episode) -> int:
         """Write the T + 1 rows; their checksum."""
@@ -290,38 +259,6 @@ class Store:
         self._table[self._count] = row
         self._ids.add(row["episode_id"].decode())
         self._count += 1
-
-    def _check_meta(self) -> None:
-        """Refuse a folder of another format, robot kind or task order; note a new or longer task list."""
-        path, names = self.folder / "meta.json", [task.name for task in self.tasks]
-        meta: dict[str, Any] = {
-            "format": FORMAT,
-            "spec": json.loads(json.dumps(asdict(self.spec))),
-            "tasks": names,
-        }
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else meta
-        same = all(found[key] == meta[key] for key in ("format", "spec"))
-        if not same or names[: len(found["tasks"])] != found["tasks"]:
-            raise StoreError(
-                f"{self.folder} was written for format {found['format']}, robot {found['spec']} and tasks {found['tasks']}, "
-                f"not for {meta}. Use another folder, or delete this one; it is rebuilt from the log."
-            )
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(meta))
-        scratch.replace(path)
-
-
-def _lock(folder: Path) -> int:
-    """Hold the folder for this process; StoreError if another holds it."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise StoreError(
-            f"{folder} is in use by another replay; give each process its own folder."
-        ) from error
-    return fd
 
 
 def _crc(*arrays: NDArray[Any]) -> int:

@@ -27,6 +27,7 @@ ROW = np.dtype(
         ("first", "<i8"),  # row of the step arrays where the episode begins; it takes steps + 1 rows
         ("number", "<i8"),  # the episode's place in the log
         ("manifest", "<i8"),  # the first manifest that contains it
+        ("closes", "?"),  # it is the last episode of its manifest
         ("steps", "<i4"),  # T
         ("instruction", "<i4"),  # index into the store's instructions
         ("task", "<i4"),  # index into the fleet's tasks

@@ -1,0 +1,1 @@
+"""Snapshots: numbered, signed policies; how they are stored, found and checked."""

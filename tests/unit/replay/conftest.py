@@ -38,7 +38,7 @@ def make_episode(
     spec: RobotSpec = SPEC,
     episode_id: str | None = None,
 ) -> Episode:
-    """Row t of the proprio is (mark, t, ...), of the actions mark + t / 1000: every number tells where it comes from."""
+    """Row t of the proprio is (mark, t, ...), of the actions mark + t / 1000."""
     interventions = np.zeros(T, np.bool_)
     interventions[list(human)] = True  # type: ignore[call-overload]
     proprio = np.zeros((T + 1, spec.proprio_dim), np.float32)

@@ -115,7 +115,7 @@ def test_a_literal_draw(new_replay: New) -> None:
     assert (episode.tolist(), start.tolist(), n.tolist()) == LITERAL
 
 
-LITERAL = ([[0]], [[0]], [[0]])
+LITERAL = ([[2, 3, 4, 2, 2, 2]], [[64, 23, 58, 63, 146, 34]], [[10, 10, 10, 10, 10, 10]])
 
 
 def test_another_process_draws_the_same(new_replay: New, tmp_path: Path) -> None:
@@ -127,7 +127,8 @@ def test_another_process_draws_the_same(new_replay: New, tmp_path: Path) -> None
         import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
         from conftest import *
         from lwd.replay import online_rl
-        replay = Replay({str(tmp_path / "replay")!r}, SPEC, TASKS, InstructionEncoder(), ReplayConfig(gamma=0.9))
+        folder = {str(tmp_path / "replay")!r}
+        replay = Replay(folder, SPEC, TASKS, InstructionEncoder(), ReplayConfig(gamma=0.9))
         sampler = replay.sampler(replay.view(), online_rl(), 9)
         sampler.draw(0, 1, 32)
         batch = sampler.draw(124, 1, 32)

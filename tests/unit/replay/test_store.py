@@ -311,7 +311,7 @@ def test_pictures(new_replay: New) -> None:
         episode = dataclasses.replace(make_episode(6, mark=base / 100), images=images)
         with pytest.raises(EpisodeError, match="'hand' has 6 pictures, expected 7"):
             replay.add(dataclasses.replace(episode, images={**images, "hand": images["hand"][:6]}))
-        with pytest.raises(EpisodeError, match="'head' has none"):
+        with pytest.raises(EpisodeError, match="'head' has 0 pictures"):
             replay.add(dataclasses.replace(episode, images={}))
         assert replay.add(episode)
     replay.close()

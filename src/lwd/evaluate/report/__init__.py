@@ -1,4 +1,7 @@
-"""One self-contained HTML page about a run. Needs the extra `lwd[report]` when a page is written, not on import."""
+"""One self-contained HTML page about a run.
+
+Needs the extra `lwd[report]` when a page is written, not on import.
+"""
 
 from lwd.evaluate.report.write import REPORT_NAME, write_report
 

@@ -1,7 +1,8 @@
 """Figures as inline SVG that follow the page's light or dark colours.
 
-Matplotlib needs fixed colours while it draws. So each role has a fixed stand-in here, and the finished SVG gets a CSS variable in its
-place: the same picture is then right in a light and in a dark page. Text stays text: small files, selectable, in the page's font.
+Matplotlib needs fixed colours while it draws. So each role has a fixed stand-in here, and the finished SVG
+gets a CSS variable in its place: the same picture is then right in a light and in a dark page. Text stays
+text: small files, selectable, in the page's font.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _VARIABLES = {
 STAGE_COLOURS = {"sft": SFT, "offline": OFFLINE, "online": ONLINE}
 METHOD_COLOURS = {"sft": SFT, "lwd_offline": OFFLINE, "lwd_online": ONLINE}
 
-PANEL = (5.0, 2.7)
+PANEL = (4.4, 2.45)
 """Size in inches of a panel in the two-column grid."""
 
 _STYLE: dict[Any, Any] = {
@@ -101,7 +102,8 @@ def variable(colour: str) -> str:
 def svg(draw: Callable[[Figure], None], size: tuple[float, float], alt: str) -> Markup:
     """Run `draw` on an empty figure of `size` inches and return it as an SVG element for an HTML page."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # A task name in a script that the bundled font lacks is drawn by the browser's own font; a panel may be too small for its labels.
+        # A task name in a script that the bundled font lacks is drawn by the browser's own font; a panel may
+        # be too small for its labels.
         warnings.filterwarnings("ignore", message=".*missing from.*font.*")
         warnings.filterwarnings("ignore", message=".*constrained_layout.*")
         figure = Figure(figsize=size, layout="constrained")
@@ -110,7 +112,7 @@ def svg(draw: Callable[[Figure], None], size: tuple[float, float], alt: str) -> 
         figure.savefig(
             buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    return Markup(_for_page(buffer.getvalue(), alt))  # noqa: S704 - matplotlib escapes the text that it draws
+    return Markup(_for_page(buffer.getvalue(), alt))
 
 
 def _for_page(text: str, alt: str) -> str:
@@ -125,7 +127,7 @@ def _for_page(text: str, alt: str) -> str:
     for colour, name in _VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
     label = str(escape(alt))
-    text = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="@">', text, count=1)
+    text = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img" aria-label="@">', text, count=1)
     return text.replace('aria-label="@"', f'aria-label="{label}"', 1)
 
 
@@ -145,7 +147,10 @@ def thin(
 
 
 def curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, style: str = "-") -> None:
-    """A thinned line with a faint band from the least to the greatest value behind it; a single point becomes a dot."""
+    """A thinned line with a faint band from the least to the greatest value behind it.
+
+    A single point becomes a dot.
+    """
     x, y, low, high = thin(x, y)
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x, y, style, color=colour, marker="o" if len(x) == 1 else None)

@@ -53,7 +53,8 @@ def composition(rows: Sequence[DataRow]) -> list[draw.Plate]:
     return [
         draw.Plate(
             title="Hours by source",
-            caption=f"{total:.1f} h in {sum(row.episodes for row in rows)} episodes. In the paper: 652.5 h, long tasks dominating.",
+            caption=f"{total:.1f} h in {sum(row.episodes for row in rows)} episodes. "
+            "In the paper: 652.5 h, long tasks dominating.",
             svg=draw.svg(
                 lambda figure: _paint_stack(figure, tasks, by_source), size, "Hours per task and source"
             ),
@@ -61,7 +62,8 @@ def composition(rows: Sequence[DataRow]) -> list[draw.Plate]:
         ),
         draw.Plate(
             title="Hours by outcome",
-            caption=f"{100 * failed / max(total, 1e-9):.0f} % of the hours are failures; about a third in the paper. Play always counts as one.",
+            caption=f"{100 * failed / max(total, 1e-9):.0f} % of the hours are failures; about a third in "
+            "the paper. Play always counts as one.",
             svg=draw.svg(
                 lambda figure: _paint_stack(figure, tasks, by_outcome), size, "Hours per task and outcome"
             ),
@@ -100,8 +102,9 @@ def timeline(episodes: Sequence[FleetEpisode]) -> draw.Plate:
 
     return draw.Plate(
         title="Fleet timeline",
-        caption="Each bar is an episode: thick for a success, thin for a failure, dotted where nobody judged it. A diamond marks an "
-        "episode in which an operator took over. Above: the snapshot that drove each episode.",
+        caption="Each bar is an episode: thick for a success, thin for a failure, dotted where nobody judged "
+        "it. A diamond marks an episode in which an operator took over. "
+        "Above: the snapshot that drove each episode.",
         svg=draw.svg(paint, (10.0, 1.9 + 0.2 * len(robots)), "Episodes per robot over time"),
         legend=(("success", "success"), ("failure", "failure"), ("muted", "unjudged"), ("ink", "takeover")),
         wide=True,
@@ -131,7 +134,7 @@ def _paint_bars(axes: Axes, episodes: Sequence[FleetEpisode], robots: Sequence[s
     end = max(episode.ended_s for episode in episodes) - origin
     gap = 0.0006 * end
     for outcome, (colour, width, style) in looks.items():
-        # One line with gaps per outcome instead of an element per episode: thousands of episodes stay a small page.
+        # One line with gaps per outcome instead of an element per episode: thousands stay small.
         chosen = [episode for episode in episodes if episode.outcome == outcome]
         x = [
             t
@@ -154,6 +157,7 @@ def _paint_bars(axes: Axes, episodes: Sequence[FleetEpisode], robots: Sequence[s
     )
     axes.set_yticks(range(len(robots)), robots)
     axes.set_ylim(len(robots) - 0.4, -0.6)
+    axes.set_xlim(-0.01 * end, 1.01 * end)
     axes.set_xlabel("seconds since the first episode")
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)

@@ -51,8 +51,8 @@ def per_task(summary: Summary) -> list[draw.Plate]:
     return [
         draw.Plate(
             title="Success",
-            caption="Dots: share of evaluation episodes that succeeded; bars: 95 % intervals. Where bars overlap much, the order "
-            "of two methods on that task is not settled; the averages decide.",
+            caption="Dots: share of evaluation episodes that succeeded; bars: 95 % intervals. Where bars "
+            "overlap much, the order of two methods on that task is not settled; the averages decide.",
             svg=draw.svg(
                 lambda figure: _paint_rows(figure, summary, rows, "success"),
                 size,
@@ -62,7 +62,8 @@ def per_task(summary: Summary) -> list[draw.Plate]:
         ),
         draw.Plate(
             title="Stage score",
-            caption="Mean of milestones reached / total: partial progress counts, so long tasks show movement before they show success.",
+            caption="Mean of milestones reached / total: partial progress counts, so long tasks show "
+            "movement before they show success.",
             svg=draw.svg(
                 lambda figure: _paint_rows(figure, summary, rows, "stage_score"),
                 size,
@@ -136,10 +137,7 @@ def _one_two_five(value: float, _: int | None = None) -> str:
 
 def learning_curves(metrics: Metrics) -> list[draw.Plate]:
     """The curves of `CURVES` that the run has, and its evaluation points."""
-    plates = [
-        metric_by_stage(metrics, name, title, caption, log=log)
-        for name, title, caption, log in CURVES
-    ]
+    plates = [metric_by_stage(metrics, name, title, caption, log=log) for name, title, caption, log in CURVES]
     return [plate for plate in (evaluation_points(metrics), *plates) if plate is not None]
 
 
@@ -206,8 +204,9 @@ def online_progress(episodes: Sequence[FleetEpisode], bins: int = 16) -> draw.Pl
 
     return draw.Plate(
         title="Fleet online",
-        caption=f"{len(online)} online episodes in {len(groups)} groups in order of time. Above: share that succeeded, helped ones "
-        "included, with 95 % interval. Below: share of control steps that a human commanded; learning shows where it falls.",
+        caption=f"{len(online)} online episodes in {len(groups)} groups in order of time. Above: share that "
+        "succeeded, helped ones included, with 95 % interval. Below: share of control steps that a human "
+        "commanded; learning shows where it falls.",
         svg=draw.svg(
             paint, draw.PANEL, "Success of online episodes and share of human steps over robot-hours"
         ),

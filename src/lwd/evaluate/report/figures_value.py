@@ -19,7 +19,7 @@ _PAIR_LEGEND = (("success", "success"), ("failure", "failure"))
 
 
 def choose_pair(traces: Sequence[ValueTrace]) -> list[ValueTrace]:
-    """One success and one failure, of the same task where there is one with both, and the longest of those."""
+    """One success and one failure, of the same task if one has both; the longest of those."""
     wins = [trace for trace in traces if trace.outcome == "success"]
     losses = [trace for trace in traces if trace.outcome == "failure"]
     pairs = [(win, loss) for win in wins for loss in losses]
@@ -37,8 +37,8 @@ def along_episodes(traces: Sequence[ValueTrace]) -> list[draw.Plate]:
     which = " and ".join(f"{trace.outcome} of {trace.task}" for trace in pair)
     value = draw.Plate(
         title="Value along an episode (Fig 6)",
-        caption=f"Adaptive quantile. Bold: {which}; faint: other recorded episodes. In the paper it climbs in a success and stalls "
-        "in a failure.",
+        caption=f"Adaptive quantile. Bold: {which}; faint: other recorded episodes. "
+        "In the paper it climbs in a success and stalls in a failure.",
         svg=draw.svg(
             lambda figure: _paint_along(figure, traces, pair, "quantile", "quantile value"),
             draw.PANEL,
@@ -48,7 +48,8 @@ def along_episodes(traces: Sequence[ValueTrace]) -> list[draw.Plate]:
     )
     entropy = draw.Plate(
         title="Uncertainty along an episode",
-        caption="Normalised entropy of p(v|s) in the same episodes; it sets tau. A value that knows how an episode will end has little.",
+        caption="Normalised entropy of p(v|s) in the same episodes; it sets tau. "
+        "A value that knows how an episode will end has little.",
         svg=draw.svg(
             lambda figure: _paint_along(figure, traces, pair, "entropy", "entropy"),
             draw.PANEL,
@@ -84,20 +85,25 @@ def entropy_and_tau(metrics: Metrics) -> list[draw.Plate]:
             metrics,
             "value/entropy",
             "Entropy over training (Fig 8)",
-            "Normalised entropy of p(v|s), 1 = knows nothing. In the paper: offline about 0.55 to 0.20, online 0.48 to 0.32.",
+            "Normalised entropy of p(v|s), 1 = knows nothing. "
+            "In the paper: offline about 0.55 to 0.20, online 0.48 to 0.32.",
         ),
         metric_by_stage(
             metrics,
             "value/tau",
             "Tau over training (Fig 8)",
-            "Adaptive quantile level. Rises as entropy falls. In the paper: offline 0.44 to 0.54, online 0.76 to 0.80.",
+            "Adaptive quantile level. Rises as entropy falls. "
+            "In the paper: offline 0.44 to 0.54, online 0.76 to 0.80.",
         ),
     )
     return [plate for plate in plates if plate is not None]
 
 
 def distribution_over_time(trace: ValueTrace, full: float) -> draw.Plate:
-    """Figure 9: p(v|s) along one episode as a heat map, with the adaptive quantile on top. `full`: probability drawn at full strength."""
+    """Figure 9: p(v|s) along one episode as a heat map, with the adaptive quantile on top.
+
+    `full` is the probability that is drawn at full strength.
+    """
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -107,13 +113,15 @@ def distribution_over_time(trace: ValueTrace, full: float) -> draw.Plate:
         extent = (0.0, end, float(trace.atoms[0]) - half, float(trace.atoms[-1]) + half)
         axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="none")
         axes.step(trace.times_s, trace.quantile, where="post", color=draw.ONLINE, linewidth=1.4)
+        axes.set_ylim(extent[2], extent[3])
         axes.grid(visible=False)
         axes.set_xlabel("seconds into the episode")
         axes.set_ylabel("value v")
 
     return draw.Plate(
         title=f"Value distribution, {trace.outcome} of {trace.task} (Fig 9)",
-        caption="Stronger: more probability p(v|s), one scale for both. Line: adaptive quantile. In the paper the mode climbs from 0.4 to 1.0 "
+        caption="Stronger: more probability p(v|s), one scale for both. Line: adaptive quantile. "
+        "In the paper the mode climbs from 0.4 to 1.0 "
         + (
             "in a success."
             if trace.outcome == "success"
@@ -125,7 +133,10 @@ def distribution_over_time(trace: ValueTrace, full: float) -> draw.Plate:
 
 
 def _full_scale(traces: Sequence[ValueTrace]) -> float:
-    """A probability that two thirds of the modes reach: a few sharp last steps must not fade all the others."""
+    """A probability that two thirds of the modes reach.
+
+    A few sharp last steps must not fade all the others.
+    """
     modes = np.concatenate([trace.probabilities.max(axis=1) for trace in traces])
     return max(float(np.quantile(modes, 0.67)), 1e-12)
 

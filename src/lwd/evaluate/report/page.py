@@ -46,7 +46,7 @@ def render(run: Run, name: str) -> str:
     summary = None if isinstance(run.summary, Missing) else run.summary
     return environment.get_template("page.html").render(
         name=name,
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         summary=summary,
         summary_missing=run.summary.reason if isinstance(run.summary, Missing) else "",
         facts=_facts(summary),
@@ -133,11 +133,11 @@ def _stage_scores(summary: Summary | None) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _paired(records: Mapping[str, Sequence[EvaluationRecord]] | Missing) -> list[tuple[str, str, str]]:
-    """Differences between methods on the same attempts: name, difference with interval, number of pairs."""
+def _paired(records: Mapping[str, Sequence[EvaluationRecord]] | Missing) -> list[tuple[str, str, str, str]]:
+    """Differences between methods on the same attempts: name, difference, interval, number of pairs."""
     if isinstance(records, Missing):
         return []
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str, str]] = []
     for below, above in (("sft", "lwd_offline"), ("sft", "lwd_online"), ("lwd_offline", "lwd_online")):
         if below not in records or above not in records:
             continue
@@ -146,8 +146,15 @@ def _paired(records: Mapping[str, Sequence[EvaluationRecord]] | Missing) -> list
         except LwdError:
             continue  # no attempt in common: there is no pair to report on
         d = found.difference
-        text = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-        rows.append((f"{METHODS[above]} - {METHODS[below]}", text, f"{found.pairs} attempts made by both"))
+        name = f"{METHODS[above]} - {METHODS[below]}"
+        rows.append(
+            (
+                name,
+                f"{d.value:+.3f}",
+                f"{d.low:+.3f} to {d.high:+.3f}",
+                f"{found.pairs} attempts made by both",
+            )
+        )
     return rows
 
 

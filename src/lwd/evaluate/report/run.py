@@ -170,7 +170,7 @@ def _episode(node: Node) -> FleetEpisode:
         takeovers=node.integer("takeovers"),
         started_s=started,
         ended_s=ended,
-        cycle_time_s=node.number("cycle_time_s", 0) if "cycle_time_s" in node.keys() else ended - started,  # noqa: SIM118
+        cycle_time_s=node.number("cycle_time_s", 0) if "cycle_time_s" in node.names() else ended - started,
     )
 
 
@@ -235,7 +235,7 @@ def _read_dataset(path: Path) -> list[DataRow]:
 
 def _read_timing(path: Path) -> dict[str, float]:
     node = Node(parse_json(read_text(path), path.name), path.name)
-    return {phase: node.number(phase, 0) for phase in node.keys()}  # noqa: SIM118
+    return {phase: node.number(phase, 0) for phase in node.names()}
 
 
 def _read_evaluations(folder: Path) -> dict[str, list[EvaluationRecord]]:

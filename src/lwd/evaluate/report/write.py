@@ -15,8 +15,8 @@ REPORT_NAME = "report.html"
 def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` into a run directory and return its path.
 
-    The page is one file without outside parts. Files that the run does not have leave a section that says so; see
-    docs/reference/run_directory.md. Needs `pip install 'lwd[report]'`.
+    The page is one file without outside parts. Files that the run does not have leave a section that says so;
+    see docs/reference/run_directory.md. Needs `pip install 'lwd[report]'`.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -24,11 +24,11 @@ def write_report(run_dir: str | Path) -> Path:
             str(run_dir), "is not a directory. Expected the run directory that `lwd demo` wrote."
         )
     try:
-        # Here and not at the top: matplotlib and jinja2 come with an extra that a robot computer does not have.
+        # Here and not at the top: matplotlib and jinja2 come with an extra that robots lack.
         from lwd.evaluate.report.page import render
     except ImportError as error:
         raise LwdError(
-            f"the report needs {error.name or 'a package'}, which is not installed: pip install 'lwd[report]'."
+            f"the report needs {error.name or 'a package'}, which is missing: pip install 'lwd[report]'."
         ) from error
     html = render(read_run(run_dir), run_dir.resolve().name)
     path = run_dir / REPORT_NAME

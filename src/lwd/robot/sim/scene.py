@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from lwd.robot.sim.scene_model import (
     HOME_QPOS,
     PHYSICS_STEPS,
     SceneModel,
+    mujoco,
     multiply,
     rotation_z,
     scene_model,
@@ -44,7 +44,7 @@ class SceneEnvironment:
     """One robot in its own scene; implements `lwd.robot.environment.Environment`.
 
     The goal and the task are not in the observation: they follow from the instruction. Physics, controller and
-    observation are the stock environment's, bit for bit; see docs of `scene_model`.
+    observation are the stock environment's, bit for bit.
 
     Args:
         conditions: where episodes begin.
@@ -67,7 +67,7 @@ class SceneEnvironment:
         self._buttons = (0, 0)
         self._button_heights = (0.0, 0.0)
         self._yaw = np.float64(0.0)
-        self._begin(SCENE_TASKS["restock"], 0)
+        self._begin(SCENE_TASKS["restock"], 0)  # so that there is a state to look at from the beginning
 
     @property
     def spec(self) -> RobotSpec:
@@ -154,7 +154,10 @@ class SceneEnvironment:
             "privileged/block_0_yaw": np.array([yaw_of(tuple(cube[3:].tolist()))]),
             "privileged/button_0_state": self._buttons[0],
             "privileged/button_1_state": self._buttons[1],
-            "privileged/button_tops": (self._sites[s.button_sites[0]].copy(), self._sites[s.button_sites[1]].copy()),
+            "privileged/button_tops": (
+                self._sites[s.button_sites[0]].copy(),
+                self._sites[s.button_sites[1]].copy(),
+            ),
             "privileged/drawer_handle_pos": self._sites[s.drawer_site].copy(),
             "privileged/drawer_handle_yaw": np.array([s.yaw(self._site_turns[s.drawer_site])]),
             "privileged/window_handle_pos": self._sites[s.window_site].copy(),
@@ -231,7 +234,9 @@ class SceneEnvironment:
         drawer, window = float(q[s.drawer_q]), float(q[s.window_q])
         ob[36:] = (drawer * 18.0, v[s.drawer_v], window * 15.0, v[s.window_v])
         x, y, z = cube[:3].tolist()
-        self._state = SceneState((x, y, z), self._buttons, drawer, window, float(self._sites[s.drawer_site, 1]))
+        self._state = SceneState(
+            (x, y, z), self._buttons, drawer, window, float(self._sites[s.drawer_site, 1])
+        )
 
     def _latch(self) -> None:
         """Advance the milestones, in order, and notice success."""

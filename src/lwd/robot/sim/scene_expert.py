@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,9 @@ class SceneOperator:
         name: written into episodes.
     """
 
-    def __init__(self, environment: SceneEnvironment, style: ExpertStyle = EXPERT, name: str = "expert") -> None:
+    def __init__(
+        self, environment: SceneEnvironment, style: ExpertStyle = EXPERT, name: str = "expert"
+    ) -> None:
         self._env, self._style, self._name = environment, style, name
         stock = scene_model().stock
         self._oracles: dict[str, Any] = {
@@ -181,7 +183,7 @@ class PlayOperator(SceneOperator):
 
 
 @contextmanager
-def _global_random(seed: int) -> Iterator[None]:
+def _global_random(seed: int) -> Generator[None]:
     """Oracles draw from numpy's global state: give them their own, and leave everybody else's as it was."""
     before = np.random.get_state()
     np.random.seed(seed)

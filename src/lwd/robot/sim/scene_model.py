@@ -11,10 +11,12 @@ import warnings
 from functools import lru_cache
 from typing import Any
 
-import mujoco
+import mujoco as _mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+mujoco: Any = _mujoco
+"""MuJoCo's bindings are compiled and carry no types."""
 Quaternion = tuple[float, float, float, float]
 HOME_QPOS = np.array([-np.pi / 2, -np.pi / 2, np.pi / 2, -np.pi / 2, -np.pi / 2, 0])
 GRIPPER_DOWN: Quaternion = (0.0, 1.0, 0.0, 0.0)
@@ -53,7 +55,12 @@ class SceneModel:
         joints = ("object_joint_0", "buttonbox_joint_0", "buttonbox_joint_1", "drawer_slide", "window_slide")
         qpos = [int(model.jnt_qposadr[model.joint(name).id]) for name in joints]
         qvel = [int(model.jnt_dofadr[model.joint(name).id]) for name in joints]
-        self.cube_q, self.button_q, self.drawer_q, self.window_q = qpos[0], (qpos[1], qpos[2]), qpos[3], qpos[4]
+        self.cube_q, self.button_q, self.drawer_q, self.window_q = (
+            qpos[0],
+            (qpos[1], qpos[2]),
+            qpos[3],
+            qpos[4],
+        )
         self.button_v, self.drawer_v, self.window_v = (qvel[1], qvel[2]), qvel[3], qvel[4]
         self.gripper_q: int = int(model.jnt_qposadr[model.joint("ur5e/robotiq/right_driver_joint").id])
         self._damping: NDArray[np.float64] = model.dof_damping

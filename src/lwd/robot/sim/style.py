@@ -41,7 +41,9 @@ class ExpertStyle:
         for name in ("noise", "speed", "pause_steps"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise ConfigError(f"ExpertStyle: {name} must be (low, high) with 0 <= low <= high, got {(low, high)}.")
+                raise ConfigError(
+                    f"ExpertStyle: {name} must be (low, high) with 0 <= low <= high, got {(low, high)}."
+                )
         if self.speed[0] == 0:
             raise ConfigError("ExpertStyle: speed must be positive, or nothing ever moves.")
         for name in ("pause_probability", "detour_probability", "mistake_probability"):
@@ -89,7 +91,9 @@ class Hand:
             self._waypoint = self._rng.uniform(low, high)
             self._detour_in, self._detour_left = int(self._rng.integers(0, 12)), _DETOUR_STEPS
 
-    def move(self, intended: NDArray[np.float64], gripper: NDArray[np.float64], reach_m: float) -> NDArray[np.float64]:
+    def move(
+        self, intended: NDArray[np.float64], gripper: NDArray[np.float64], reach_m: float
+    ) -> NDArray[np.float64]:
         """The command given, within [-1, 1].
 
         Args:

@@ -1,0 +1,184 @@
+"""The control loop of one robot: one round executes one action chunk, with takeovers and noise inside the round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.episode import Source, Verdict
+from lwd.errors import ConfigError, UnknownNameError
+from lwd.robot.environment import Environment, Sensed
+from lwd.robot.operator import Operator, TakeoverRule
+from lwd.spec import RobotSpec, TaskSpec
+
+_NOISE_STREAM, _OPERATOR_STREAM = 11, 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One episode to run.
+
+    Attributes:
+        task: name of the task; seed: of everything random in the episode.
+        source: written into the episode.
+        driver: who begins: the policy, or an operator who then drives to the end.
+        operator: which of the robot's operators drives, or takes over.
+        snapshot: number of the policy snapshot that drives, None without one.
+        takeover: when the operator takes over from the policy, None for never.
+        action_noise: standard deviation of gaussian noise on the policy's actions (not on an operator's).
+    """
+
+    task: str
+    seed: int
+    source: Source = Source.ONLINE
+    driver: Literal["policy", "operator"] = "policy"
+    operator: str = "expert"
+    snapshot: int | None = None
+    takeover: TakeoverRule | None = None
+    action_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.action_noise < 0:
+            raise ConfigError(
+                f"Assignment: seed and action_noise cannot be negative, got {self.seed}, {self.action_noise}."
+            )
+
+    @property
+    def operator_name(self) -> str | None:
+        """Who demonstrates or may intervene, None if nobody: the header's `operator`."""
+        return self.operator if self.driver == "operator" or self.takeover is not None else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """What one robot did in one round of k <= H control steps; k is 0 right after a reset.
+
+    Attributes:
+        proprio: float32 [k, P], each row sensed before its action; images: the same, k + 1 entries with the last.
+        actions: float32 [k, A], as executed; interventions: bool [k], True where an operator commanded.
+        last: float32 [P], sensed after the round.
+        verdict: how the episode ended, None while it runs.
+        wants_chunk: whether the policy must give a chunk for the next round.
+        takeovers: times an operator has taken over in this episode so far.
+    """
+
+    proprio: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    interventions: NDArray[np.bool_]
+    images: tuple[Mapping[str, bytes], ...]
+    last: NDArray[np.float32]
+    verdict: Verdict | None
+    wants_chunk: bool
+    takeovers: int
+
+
+class ControlLoop:
+    """Runs assignments on one robot, a round at a time.
+
+    The operator takes over at the very control step at which the rule says so, in the middle of a chunk if need be, and
+    commands at least to the end of the round, so that every chunk of the policy begins at a multiple of H.
+    """
+
+    def __init__(self, environment: Environment, operators: Mapping[str, Operator]) -> None:
+        self._env, self._operators = environment, operators
+        self._spec = environment.spec
+
+    @property
+    def robot(self) -> tuple[RobotSpec, dict[str, TaskSpec]]:
+        """The kind of robot and its tasks by name."""
+        return self._spec, dict(self._env.tasks)
+
+    def begin(self, assignment: Assignment) -> Round:
+        """Reset for an assignment.
+
+        Raises:
+            UnknownNameError: no such task or operator.
+        """
+        if assignment.operator_name is not None and assignment.operator not in self._operators:
+            raise UnknownNameError("operator", assignment.operator, self._operators)
+        self._sensed = self._env.reset(assignment.task, assignment.seed)
+        self._assignment = assignment
+        self._noise = np.random.default_rng([assignment.seed, _NOISE_STREAM])
+        self._milestones = self._env.milestones_reached()
+        self._stalled, self._commanded, self._takeovers = 0, 0, 0
+        self._operating, self._hand_back = False, False
+        if assignment.driver == "operator":
+            self._take_over()
+        return self._report([], [], [])
+
+    def run(self, chunk: NDArray[np.float32] | None) -> Round:
+        """Execute one round: the policy's chunk [H, A], or the operator's commands where one is in charge."""
+        sensed: list[Sensed] = []
+        actions: list[NDArray[np.float32]] = []
+        operated: list[bool] = []
+        for i in range(self._spec.chunk_steps):
+            self._maybe_take_over()
+            action = self._action(chunk, i)
+            sensed.append(self._sensed)
+            actions.append(action)
+            operated.append(self._operating)
+            self._sensed = self._env.apply(action)
+            self._count()
+            if self._env.outcome() is not None:
+                break
+        if self._hand_back:
+            self._operating, self._hand_back, self._stalled = False, False, 0
+        return self._report(sensed, actions, operated)
+
+    def _action(self, chunk: NDArray[np.float32] | None, i: int) -> NDArray[np.float32]:
+        if self._operating:
+            return np.clip(self._operators[self._assignment.operator].act(), -1.0, 1.0).astype(np.float32)
+        if chunk is None:
+            raise ConfigError("ControlLoop.run: the policy drives this robot, so the round needs a chunk.")
+        action = chunk[i]
+        if self._assignment.action_noise > 0:
+            action = action + self._assignment.action_noise * self._noise.standard_normal(action.shape)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _maybe_take_over(self) -> None:
+        rule = self._assignment.takeover
+        if rule is None or self._operating or self._takeovers >= rule.max_takeovers:
+            return
+        if self._stalled >= rule.stall_steps:
+            self._takeovers += 1
+            self._take_over()
+
+    def _take_over(self) -> None:
+        self._operating, self._commanded = True, 0
+        seed = np.random.SeedSequence([self._assignment.seed, _OPERATOR_STREAM, self._takeovers])
+        operator = self._operators[self._assignment.operator]
+        operator.begin(self._assignment.task, int(seed.generate_state(1)[0]))
+
+    def _count(self) -> None:
+        """After a control step: progress, stalling, and whether an intervention has done its work."""
+        reached = self._env.milestones_reached()
+        progressed = reached > self._milestones
+        self._milestones = max(reached, self._milestones)
+        self._stalled = 0 if progressed else self._stalled + 1
+        if not self._operating or self._assignment.driver == "operator" or self._assignment.takeover is None:
+            return
+        self._commanded += 1
+        if progressed or self._commanded >= self._assignment.takeover.max_steps:
+            self._hand_back = True
+
+    def _report(
+        self, sensed: list[Sensed], actions: list[NDArray[np.float32]], operated: list[bool]
+    ) -> Round:
+        outcome = self._env.outcome() if actions else None
+        total = len(self._env.tasks[self._assignment.task].milestones)
+        verdict = None if outcome is None else Verdict(outcome=outcome, stage_score=self._milestones / total)
+        proprio_dim, action_dim = self._spec.proprio_dim, self._spec.action_dim
+        return Round(
+            proprio=np.array([s.proprio for s in sensed], np.float32).reshape(-1, proprio_dim),
+            actions=np.array(actions, np.float32).reshape(-1, action_dim),
+            interventions=np.array(operated, np.bool_),
+            images=tuple(s.images for s in (*sensed, self._sensed)) if self._spec.cameras else (),
+            last=np.array(self._sensed.proprio, np.float32),
+            verdict=verdict,
+            wants_chunk=verdict is None and not self._operating,
+            takeovers=self._takeovers,
+        )

@@ -1,0 +1,76 @@
+"""What a simulated fleet consists of, as a value that can be sent to its worker processes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lwd.errors import ConfigError
+from lwd.robot.environment import Environment
+from lwd.robot.operator import Operator
+from lwd.robot.sim.scene_conditions import STOCK, Conditions
+from lwd.robot.sim.style import EXPERT, HUMANLIKE, ExpertStyle
+
+
+def _styles() -> dict[str, ExpertStyle]:
+    return {"expert": EXPERT, "demonstrator": HUMANLIKE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetSpec:
+    """One kind of robot, the same for the whole fleet.
+
+    Attributes:
+        tier: "scene", "metaworld", or "package.module:function" for a robot of your own: a function of this FleetSpec
+            that returns an Environment and its operators by name, importable in a fresh process.
+        conditions: where episodes begin (scene only).
+        time_limits: control steps per task in place of the defaults.
+        styles: the scripted experts by name, for `Assignment.operator`; "play" is always there in the scene.
+    """
+
+    tier: str = "scene"
+    conditions: Conditions = STOCK
+    time_limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    styles: Mapping[str, ExpertStyle] = field(default_factory=_styles)
+
+    def build(self) -> tuple[Environment, dict[str, Operator]]:
+        """One robot and its operators.
+
+        Raises:
+            ConfigError: the tier is no known name and no importable function.
+        """
+        if self.tier == "scene":
+            return self._scene()
+        if self.tier == "metaworld":
+            return self._metaworld()
+        module, _, function = self.tier.partition(":")
+        if not function:
+            raise ConfigError(
+                f"FleetSpec: tier must be 'scene', 'metaworld' or 'package.module:function', got {self.tier!r}."
+            )
+        try:
+            factory = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"FleetSpec: tier {self.tier!r} cannot be imported: {error}.") from error
+        return factory(self)
+
+    def _scene(self) -> tuple[Environment, dict[str, Operator]]:
+        # Imported here, because each simulator is large and a process needs only its own.
+        from lwd.robot.sim.scene import SceneEnvironment
+        from lwd.robot.sim.scene_expert import PlayOperator, SceneOperator
+
+        robot = SceneEnvironment(self.conditions, self.time_limits)
+        operators: dict[str, Operator] = {"play": PlayOperator(robot)}
+        for name, style in self.styles.items():
+            operators[name] = SceneOperator(robot, style, name)
+        return robot, operators
+
+    def _metaworld(self) -> tuple[Environment, dict[str, Operator]]:
+        from lwd.robot.sim.metaworld import MetaworldEnvironment, MetaworldOperator
+
+        robot = MetaworldEnvironment(self.time_limits)
+        operators: dict[str, Operator] = {
+            name: MetaworldOperator(robot, style, name) for name, style in self.styles.items()
+        }
+        return robot, operators

@@ -1,0 +1,106 @@
+"""The snapshot file: safetensors, with one metadata entry. No code can hide in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from lwd.errors import SnapshotError
+
+MAX_META_BYTES = 64 * 1024
+_META = "lwd"  # a single metadata key: safetensors does not promise an order for several, and the bytes are hashed
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
+    """Arrays and metadata as bytes; equal content gives equal bytes.
+
+    Raises:
+        SnapshotError: nothing to save, an array of a type that cannot be saved or with a value that is not finite
+            (such a policy must never reach a robot), metadata that is not JSON or too large.
+    """
+    if not arrays:
+        raise SnapshotError("a snapshot without arrays; expected at least one.")
+    whole: dict[str, NDArray[Any]] = {}
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        if array.dtype.name not in _DTYPES.values():
+            raise SnapshotError(
+                f"array {name!r} has dtype {array.dtype}; expected one of {sorted(_DTYPES.values())}."
+            )
+        if not _finite(array):
+            raise SnapshotError(f"array {name!r} holds NaN or infinity; this policy was not published.")
+        whole[name] = array
+    text = _meta_text(meta)
+    try:
+        return save(whole, {_META: text})
+    except SafetensorError as error:
+        raise SnapshotError(f"the snapshot cannot be written as safetensors: {error}.") from error
+
+
+def unpack(data: bytes, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays (read-only) and metadata of a snapshot file; SnapshotError, naming `where`, if it is not one."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length]) if length <= len(data) - 8 else {}
+        meta = json.loads(header["__metadata__"][_META])
+        arrays = {
+            name: np.frombuffer(info["data"], _dtype(info["dtype"])).reshape(info["shape"])
+            for name, info in deserialize(data)
+        }
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {str(error)[:120]}"
+        raise SnapshotError(f"{where} is not a snapshot file ({cause}); it was not loaded.") from error
+    if not isinstance(meta, dict):
+        raise SnapshotError(f"{where}: its metadata is not a JSON object; it was not loaded.")
+    return arrays, meta
+
+
+def _meta_text(meta: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(dict(meta), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SnapshotError(f"the snapshot's metadata is not JSON: {error}.") from error
+    if len(text) > MAX_META_BYTES:
+        raise SnapshotError(
+            f"the snapshot's metadata has {len(text)} bytes, at most {MAX_META_BYTES} are allowed."
+        )
+    return text
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    if array.dtype.kind in "iub":
+        return True
+    return bool(np.isfinite(array).all())
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    known = _DTYPES[name]
+    if known == "bfloat16":
+        try:
+            import ml_dtypes  # comes with the learner extra; robots with float32 policies lack it
+        except ImportError as error:
+            raise ValueError("bfloat16 arrays need the package ml_dtypes; install lwd[learner]") from error
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(known)

@@ -1,0 +1,222 @@
+r"""The snapshot store: the learner publishes policies into it, robots and evaluators load them out of it.
+
+A snapshot is an object named by its hash, a row with its number, and a signature over
+
+    lwd-snapshot-1 \n {"learner_step", "manifest", "number", "parent", "sha256", "size"} as JSON with sorted keys
+
+The hash covers all arrays and the metadata. Number and parent are signed too, so that nobody who can only write the
+catalogue can hand out an old policy as the newest one.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from numpy.typing import NDArray
+
+from lwd.errors import SnapshotError
+from lwd.log import tables
+from lwd.log.catalogue import Catalogue, move_head, read_head
+from lwd.log.objects import MissingObjectError, ObjectSink, ObjectSource, TooLargeError
+from lwd.snapshot.file import pack, unpack
+
+log = logging.getLogger(__name__)
+
+HEAD = "snapshot"
+PUBLISHED = "published"
+
+
+@runtime_checkable
+class Objects(ObjectSink, ObjectSource, Protocol):
+    """Where snapshot files are written and read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One published policy.
+
+    Attributes:
+        number: 1, 2, 3, ...; parent: the number that was newest when it was published, None for the first.
+        learner_step: of the learner that published it; manifest: the replay's number that it had learned from.
+        sha256, size, key: hex digest, bytes and object key of the file.
+        signature: Ed25519, in hex.
+        created_at: seconds since the epoch.
+        status: "published"; promotion may add others.
+        meta: what the learner said about it, such as network sizes, text encoder, robot spec, statistics.
+    """
+
+    number: int
+    parent: int | None
+    learner_step: int
+    manifest: int | None
+    sha256: str
+    size: int
+    key: str
+    signature: str
+    created_at: float
+    status: str
+    meta: Mapping[str, Any]
+
+    def signed_bytes(self) -> bytes:
+        """What the signature covers."""
+        fields = ("learner_step", "manifest", "number", "parent", "sha256", "size")
+        values = {field: getattr(self, field) for field in fields}
+        return b"lwd-snapshot-1\n" + json.dumps(values, sort_keys=True).encode()
+
+
+class SnapshotStore:
+    """Snapshots of one fleet.
+
+    Args:
+        objects: where the files are.
+        catalogue: where the rows and the head are.
+        key: the private key in the learner; the public key elsewhere, which can load but not publish.
+    """
+
+    def __init__(
+        self, objects: Objects, catalogue: Catalogue, key: Ed25519PrivateKey | Ed25519PublicKey
+    ) -> None:
+        self._objects, self._catalogue = objects, catalogue
+        self._private = key if isinstance(key, Ed25519PrivateKey) else None
+        self._public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+
+    def publish(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        learner_step: int,
+        manifest: int | None,
+        meta: Mapping[str, Any],
+    ) -> Snapshot:
+        """Publish a policy as the newest snapshot; when this returns, robots can see it.
+
+        Args:
+            arrays: parameters and statistics by name.
+            learner_step: the learner step that produced them.
+            manifest: number of the manifest that had been learned from, None without one.
+            meta: JSON values that a robot needs to rebuild the policy.
+
+        Raises:
+            SnapshotError: not signable here, values that are not finite, metadata that is not JSON.
+            StoreError: objects or catalogue refused; nothing was published.
+        """
+        private = self._private
+        if private is None:
+            raise SnapshotError(
+                "publishing needs the private key; this store was opened with the public one."
+            )
+        data = pack(arrays, meta)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"snapshots/{sha256}.safetensors"
+        self._objects.put_once(key, data)  # before the row: what the head points at is always there
+        with self._catalogue.write() as connection:
+            parent = read_head(connection, HEAD)
+            unsigned = Snapshot(
+                number=1 if parent is None else parent + 1,
+                parent=parent,
+                learner_step=int(learner_step),
+                manifest=manifest,
+                sha256=sha256,
+                size=len(data),
+                key=key,
+                signature="",
+                created_at=time.time(),
+                status=PUBLISHED,
+                meta=dict(meta),
+            )
+            snapshot = replace(unsigned, signature=private.sign(unsigned.signed_bytes()).hex())
+            row = {**vars(snapshot), "meta": json.dumps(snapshot.meta, sort_keys=True)}
+            connection.execute(sa.insert(tables.snapshots).values(row))
+            move_head(connection, HEAD, snapshot.number)
+        log.info(
+            "snapshot_published snapshot=%d learner_step=%d manifest=%s bytes=%d",
+            *(snapshot.number, snapshot.learner_step, snapshot.manifest, snapshot.size),
+        )
+        return snapshot
+
+    def newest(self) -> int | None:
+        """The newest number, None before the first; one indexed read."""
+        return self._catalogue.head(HEAD)
+
+    def latest(self) -> Snapshot | None:
+        """The newest snapshot's row, None before the first. Cheap; loads nothing."""
+        number = self.newest()
+        return None if number is None else self.read(number)
+
+    def read(self, number: int) -> Snapshot:
+        """One snapshot's row; SnapshotError if there is none of this number."""
+        with self._catalogue.read() as connection:
+            query = sa.select(tables.snapshots).where(tables.snapshots.c.number == number)
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise SnapshotError(f"snapshot {number} does not exist; the newest is {self.newest()}.")
+        return _snapshot(row)
+
+    def list(self) -> list[Snapshot]:
+        """All snapshots' rows, oldest first."""
+        with self._catalogue.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.snapshots).order_by(tables.snapshots.c.number)
+            ).mappings()
+            return [_snapshot(row) for row in rows]
+
+    def load(self, number: int) -> tuple[dict[str, NDArray[Any]], Snapshot]:
+        """A verified policy: its arrays (read-only) and its row, with the metadata that is inside the file.
+
+        Raises:
+            SnapshotError: missing, or hash, size, signature or format do not fit; nothing was loaded.
+            StoreError: the store cannot be reached.
+        """
+        snapshot = self.read(number)
+        arrays, verified = fetch(self._objects, snapshot, self._public)
+        log.info(
+            "snapshot_loaded snapshot=%d learner_step=%d bytes=%d",
+            number,
+            verified.learner_step,
+            verified.size,
+        )
+        return arrays, verified
+
+
+def fetch(
+    objects: ObjectSource, snapshot: Snapshot, key: Ed25519PublicKey
+) -> tuple[dict[str, NDArray[Any]], Snapshot]:
+    """Download and verify what a row describes, trusting neither the row nor the object. See `load`."""
+    where = f"snapshot {snapshot.number}"
+    try:
+        key.verify(binascii.unhexlify(snapshot.signature), snapshot.signed_bytes())
+    except (InvalidSignature, binascii.Error, ValueError) as error:
+        raise SnapshotError(
+            f"{where}: its signature does not fit this fleet's public key; it was not loaded. Either the catalogue "
+            "was tampered with or this robot holds another fleet's key."
+        ) from error
+    try:
+        data = objects.get(f"snapshots/{snapshot.sha256}.safetensors", snapshot.size)
+    except (MissingObjectError, TooLargeError) as error:
+        raise SnapshotError(f"{where}: {error} It was not loaded.") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != snapshot.sha256 or len(data) != snapshot.size:
+        raise SnapshotError(
+            f"{where}: the file has {len(data)} bytes and sha256 {digest}, expected {snapshot.size} and "
+            f"{snapshot.sha256}; it was not loaded."
+        )
+    arrays, meta = unpack(data, where)
+    return arrays, replace(snapshot, meta=meta)
+
+
+def _snapshot(row: Mapping[Any, Any]) -> Snapshot:
+    fields: dict[str, Any] = dict(row)
+    try:
+        fields["meta"] = json.loads(row["meta"])
+    except ValueError as error:
+        raise SnapshotError(f"snapshot {row['number']}: its row's metadata is not JSON: {error}.") from error
+    return Snapshot(**fields)

@@ -1,0 +1,54 @@
+"""What the pages show runs, and every decision record has its parts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwd.episode import Outcome
+from lwd.errors import UnknownNameError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+
+
+def test_robot_of_the_guide_works() -> None:
+    page = (DOCS / "how-to/add_a_robot.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(program, "add_a_robot.md", "exec"), names)
+    robot = names["Slider"]()
+    sensed = robot.reset("reach", 3)
+    while robot.outcome() is None:
+        gap = sensed.proprio[1] - sensed.proprio[0]
+        sensed = robot.apply(np.clip(np.array([gap / 0.1], np.float32), -1, 1))
+    assert robot.outcome() is Outcome.SUCCESS
+    assert robot.milestones_reached() == 1
+    assert sensed.proprio.shape == (robot.spec.proprio_dim,)
+    with pytest.raises(UnknownNameError, match="Did you mean 'reach'"):
+        robot.reset("reech", 0)
+
+
+def test_decisions_are_numbered_without_gaps() -> None:
+    assert [int(path.name[:4]) for path in RECORDS] == list(range(1, len(RECORDS) + 1))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_decision_has_its_parts(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"# {path.name[:4]}: ")
+    assert re.search(r"^Status: \w.* · \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Choice", "What we gave up"]
+    assert len(text) < 3500, "one page"
+
+
+def test_decisions_cited_in_code_exist() -> None:
+    numbers = {path.name[:4] for path in RECORDS}
+    cited: set[str] = set()
+    for path in (DOCS.parent / "src").rglob("*.py"):
+        cited |= set(re.findall(r"[Dd]ecision\s+record\s+(\d{4})", path.read_text(encoding="utf-8")))
+    assert cited <= numbers
