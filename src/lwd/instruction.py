@@ -23,8 +23,9 @@ class InstructionEncoder:
     Features are the lower-cased words and the pairs of neighbouring words, with the sentence's two ends as
     words of their own. Each feature adds +1 or -1 to four places of the vector, picked by blake2b, so the
     vector is the same in every process, on every machine and for ever; case, punctuation and spacing do not
-    count, word order does. The result is scaled to the Euclidean norm sqrt(dim), which makes a typical entry
-    of the size of a normalised network input.
+    count, word order does (except in sentences that repeat a word and keep the same pairs of neighbours). The
+    result is scaled to the Euclidean norm sqrt(dim), so that a typical entry is of size 1, like a normalised
+    network input.
 
     Instructions that share words have similar vectors; it tells the tasks of a fleet apart and knows nothing
     of meaning.

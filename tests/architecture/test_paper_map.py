@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from tools import paper_map
@@ -24,14 +26,18 @@ def test_citations_are_read(text: str, expected: set[tuple[str, int]]) -> None:
     assert paper_map.cited(text) == expected
 
 
+code = functools.cache(paper_map.code)
+exercised = functools.cache(paper_map.exercised)
+
+
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key[0]}{key[1]}")
 def test_cited_in_code(key: tuple[str, int]) -> None:
-    assert paper_map.code().get(key), f"no docstring of src/lwd has a `Paper:` line that names {key}"
+    assert code().get(key), f"no docstring of src/lwd has a `Paper:` line that names {key}"
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key[0]}{key[1]}")
 def test_cited_in_a_test(key: tuple[str, int]) -> None:
-    assert paper_map.exercised().get(key), f"no file of tests/paper names {key}"
+    assert exercised().get(key), f"no file of tests/paper names {key}"
 
 
 def test_page_is_up_to_date() -> None:

@@ -57,22 +57,31 @@ def tabular_batch(rows, n_states, n_actions):
 # ---- tiny networks ---------------------------------------------------------------------------------------------------
 
 SIZES = MlpConfig(
-    proprio_dim=3, instruction_dim=2, chunk_steps=2, action_dim=2, width=8, depth=2, heads=2, atoms=11
+    proprio_dim=3, instruction_dim=2, chunk_steps=2, action_dim=2, width=8, depth=2, heads=2, atoms=51
 )
 
 
-def tiny_policy(seed, normalizer=None):
-    """A policy whose last layer is not small, so that velocities are not all near zero."""
-    policy = MlpPolicy.init(jax.random.key(seed), SIZES, normalizer or Normalizer.identity(3))
-    return eqx.tree_at(lambda p: p.out.weight, policy, policy.out.weight * 10.0)
+def filled(init, seed, normalizer):
+    """A network with NumPy's random numbers in place of `init`'s: many small JAX kernels fewer to compile."""
+    rng = np.random.default_rng(seed)
+    shapes = eqx.filter_eval_shape(init, jax.random.key(0), SIZES, normalizer)
+    network = jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), jnp.float32), shapes)
+    return eqx.tree_at(lambda n: n.normalizer, network, normalizer)
+
+
+IDENTITY = Normalizer(jnp.asarray(np.zeros(3, np.float32)), jnp.asarray(np.ones(3, np.float32)))
+
+
+def tiny_policy(seed, normalizer=IDENTITY):
+    return filled(MlpPolicy.init, seed, normalizer)
 
 
 def tiny_critic(seed):
-    return MlpCritic.init(jax.random.key(seed), SIZES, Normalizer.identity(3))
+    return filled(MlpCritic.init, seed, IDENTITY)
 
 
 def tiny_config(clip_norm=1.0, **settings):
-    optimizer = OptimizerConfig(learning_rate=1e-2, decay_steps=1000, warmup_steps=0, clip_norm=clip_norm)
+    optimizer = OptimizerConfig(learning_rate=3e-2, decay_steps=1000, warmup_steps=0, clip_norm=clip_norm)
     return LearnerConfig(
         policy=optimizer,
         critic=optimizer,

@@ -8,7 +8,7 @@ import pytest
 from paper_examples import assert_trees_equal, random_batch, tiny_config, tiny_critic, tiny_policy, trees_differ
 
 from lwd.learner.clone import CloneConfig, init_clone
-from lwd.learner.stages import clone_stage, critic_stage, rl_stage, run_block, train
+from lwd.learner.stages import clone_stage, critic_stage, rl_stage, run_block
 from lwd.learner.state import init_state, with_fresh_optimizers
 
 KEY = jax.random.key(0)
@@ -46,21 +46,6 @@ def test_the_key_of_a_learner_step_depends_on_its_number_alone():
     assert int(state.step) == 13
     assert float(state.total) == pytest.approx(float(expected.total), rel=1e-5)
     assert float(metrics["seen"]) == pytest.approx(np.mean(seen), rel=1e-5)  # metrics are means over the block
-
-
-def test_train_draws_by_learner_step_and_stops_where_it_was_told():
-    draws = []
-
-    def draw(step, count):
-        draws.append((step, count))
-        return random_batch(step, count, 2)
-
-    steps = [
-        int(state.step) for state, _ in train(add, fresh_counter(3), draw, KEY, until_step=10, block_steps=4)
-    ]
-    assert draws == [(3, 4), (7, 3)]
-    assert steps == [7, 10]
-    assert list(train(add, fresh_counter(10), draw, KEY, until_step=10, block_steps=4)) == []
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Algorithm 2: the order of one learner step, who changes in it, and who must not.
 
 Networks are tiny. Adam's first step is close to the gradient's sign, so rounding would show in the parameters; gradients are read
-off the optimiser's memory instead, which after one step from fresh is 0.1 times the clipped gradient.
+off the optimiser's memory instead, which after one step from fresh is 0.1 times the clipped gradient. The clip is so low that
+it always acts, so gradients are compared by direction.
 """
 
 import equinox as eqx
@@ -25,18 +26,20 @@ from lwd.learner.state import init_state, trained_critic, trained_policy, traine
 from lwd.learner.update import fit_critic, fit_value, update, update_critic
 from lwd.models.mlp import Normalizer
 
-CONFIG = tiny_config(clip_norm=1e6, ema_rate=0.1, policy_ema_rate=0.2)  # nothing is clipped, unless a test says so
+CLIP = 1e-3
+CONFIG = tiny_config(clip_norm=CLIP, ema_rate=0.1, policy_ema_rate=0.2)
 KEY = jax.random.key(22)
 BATCH = random_batch(3, 6)
 NORMALIZER = Normalizer(jnp.array([0.1, 0.0, -0.2]), jnp.array([1.5, 1.0, 0.7]))
 REFERENCE = tiny_policy(0, NORMALIZER)
 
-jitted_update, jitted_value, jitted_critic = (eqx.filter_jit(f) for f in (update, fit_value, fit_critic))
+jitted_update = eqx.filter_jit(update)
 
 
-def start(config=CONFIG):
+@pytest.fixture(scope="module")
+def before():
     """A state whose parts all differ from one another, as in the middle of training."""
-    state = init_state(config, REFERENCE, tiny_critic(1))
+    state = init_state(CONFIG, REFERENCE, tiny_critic(1))
     return eqx.tree_at(
         lambda s: (s.policy, s.acting_policy, s.target),
         state,
@@ -49,13 +52,14 @@ def memory(opt_state):
     return next(part.mu for part in jax.tree.leaves(opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
 
 
-def gradient_taken(opt_state):
-    return jax.tree.map(lambda m: m / 0.1, memory(opt_state))
+def direction(gradient):
+    norm = optax.global_norm(gradient)
+    return jax.tree.map(lambda g: g / norm, gradient)
 
 
-@pytest.fixture(scope="module")
-def before():
-    return start()
+def assert_taken(opt_state, gradient, trained):
+    """The optimiser's first step took this gradient, and none but the trained leaves of it."""
+    assert_trees_close(direction(memory(opt_state)), direction(eqx.filter(gradient, trained)), rtol=2e-3, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +68,25 @@ def after(before):
 
 
 @pytest.fixture(scope="module")
-def psi_done(before):
-    return jitted_value(CONFIG, before, BATCH)[0]
+def parts(before):
+    """The state after line 1, after lines 1 to 3, and after lines 1 to 4."""
+
+    @eqx.filter_jit
+    def run(state):
+        psi, _ = fit_value(CONFIG, state, BATCH)
+        return psi, fit_critic(CONFIG, psi, BATCH)[0], update_critic(CONFIG, state, BATCH, KEY)
+
+    return run(before)
 
 
 @pytest.fixture(scope="module")
-def phi_done(psi_done):
-    return jitted_critic(CONFIG, psi_done, BATCH)[0]
+def psi_done(parts):
+    return parts[0]
+
+
+@pytest.fixture(scope="module")
+def phi_done(parts):
+    return parts[1]
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------
@@ -81,8 +97,7 @@ def test_line_1_psi_takes_the_gradient_of_eq_12_with_the_old_target(before, afte
     def gradient(critic):
         return eqx.filter_grad(lambda c: divl.value_loss(c, before.target, BATCH, CONFIG.divl)[0])(critic)
 
-    expected = eqx.filter(gradient(before.critic), trained_value(before.critic))
-    assert_trees_close(gradient_taken(after.value_opt), expected, rtol=1e-3)
+    assert_taken(after.value_opt, gradient(before.critic), trained_value(before.critic))
 
 
 def test_lines_2_and_3_phi_moves_towards_the_target_of_the_updated_psi(before, psi_done, after):
@@ -94,11 +109,10 @@ def test_lines_2_and_3_phi_moves_towards_the_target_of_the_updated_psi(before, p
     expected, y = gradient(psi_done.critic, psi_done.critic)
     stale, stale_y = gradient(psi_done.critic, before.critic)
     assert np.any(y != stale_y)  # the step on psi moved a quantile, so that the order can be told
-    taken = gradient_taken(after.critic_opt)
     trained = trained_critic(before.critic)
-    assert_trees_close(taken, eqx.filter(expected, trained), rtol=1e-3, atol=1e-5)
+    assert_taken(after.critic_opt, expected, trained)
     with pytest.raises(AssertionError):
-        assert_trees_close(taken, eqx.filter(stale, trained), rtol=1e-3, atol=1e-5)
+        assert_taken(after.critic_opt, stale, trained)
 
 
 def test_line_4_the_target_averages_the_new_critic(before, phi_done, after):
@@ -119,11 +133,10 @@ def test_line_5_theta_takes_the_gradient_of_eq_9_under_the_new_target(before, af
         )(before.policy)
 
     trained = trained_policy(before.policy)
-    taken = gradient_taken(after.policy_opt)
-    assert_trees_close(taken, eqx.filter(gradient(after.target), trained), rtol=1e-3, atol=1e-4)
+    assert_taken(after.policy_opt, gradient(after.target), trained)
     for other in (before.target, after.critic):
         with pytest.raises(AssertionError):
-            assert_trees_close(taken, eqx.filter(gradient(other), trained), rtol=1e-3, atol=1e-4)
+            assert_taken(after.policy_opt, gradient(other), trained)
 
 
 def test_the_published_copy_follows_the_new_policy(before, after):
@@ -167,8 +180,8 @@ def test_optimisers_remember_nothing_of_frozen_leaves(before):
     assert jax.tree.leaves(critic_memory.heads) != []
 
 
-def test_the_critics_warm_up_leaves_the_policy(before):
-    warm, metrics = eqx.filter_jit(update_critic)(CONFIG, before, BATCH, KEY)
+def test_the_critics_warm_up_leaves_the_policy(before, parts):
+    warm, metrics = parts[2]
     for part in ("policy", "acting_policy", "policy_opt"):
         assert_trees_equal(getattr(warm, part), getattr(before, part))
     assert trees_differ(warm.target, before.target)
@@ -176,12 +189,10 @@ def test_the_critics_warm_up_leaves_the_policy(before):
     assert not any(name.startswith("policy/") for name in metrics)
 
 
-def test_each_module_is_clipped_by_its_own_norm():
-    config = tiny_config(clip_norm=1e-3)
-    after, _ = jitted_update(config, REFERENCE, start(config), BATCH, KEY)
+def test_each_module_is_clipped_by_its_own_norm(after):
     for opt_state in (after.policy_opt, after.value_opt, after.critic_opt):
-        # With one clip over all of them, the squares of the three norms would add up to 1e-6 instead.
-        assert float(optax.global_norm(gradient_taken(opt_state))) == pytest.approx(1e-3, rel=1e-4)
+        # With one clip over all of them, the squares of the three norms would add up to CLIP^2 instead.
+        assert float(optax.global_norm(memory(opt_state))) / 0.1 == pytest.approx(CLIP, rel=1e-4)
 
 
 def test_same_key_same_step_other_key_other_step(before, after):

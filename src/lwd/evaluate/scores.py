@@ -14,47 +14,14 @@ from numpy.typing import NDArray
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.intervals import RESAMPLES, Estimate, bootstrap_means, percentile_interval, wilson
 from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_json
+from lwd.evaluate.records import EvaluationRecord
 from lwd.spec import Horizon
 
 SCORES_SCHEMA = 1
-"""Version of the records and scores files."""
+"""Version of the scores file."""
 
 Quantity = Literal["success", "stage_score", "cycle_time_s"]
 QUANTITIES: tuple[Quantity, ...] = ("success", "stage_score", "cycle_time_s")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRecord:
-    """One evaluation episode.
-
-    Attributes:
-        task: name of the task; seed: of the attempt's initial conditions, so that two policies can be
-            compared on the same ones.
-        success: the verdict; stage_score: milestones reached / total, in [0, 1].
-        cycle_time_s: seconds of robot time from reset to outcome; a failure counts with the time it took.
-        steps: control steps; interventions: times that an operator took over (0 when the policy is judged
-            alone).
-    """
-
-    task: str
-    seed: int
-    success: bool
-    stage_score: float
-    cycle_time_s: float
-    steps: int
-    interventions: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.stage_score <= 1.0:
-            raise ConfigError(
-                f"record {self.task}/{self.seed}: stage_score {self.stage_score} is not in [0, 1]."
-            )
-        if not 0.0 <= self.cycle_time_s < float("inf"):
-            raise ConfigError(
-                f"record {self.task}/{self.seed}: cycle_time_s {self.cycle_time_s} is not a duration."
-            )
-        if self.steps < 0 or self.interventions < 0:
-            raise ConfigError(f"record {self.task}/{self.seed}: steps and interventions cannot be negative.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,32 +194,6 @@ def paired_difference(
     return PairedDifference(
         quantity=quantity, difference=difference, pairs=pairs, unpaired=len(a) + len(b) - 2 * pairs
     )
-
-
-def write_records(path: Path, records: Sequence[EvaluationRecord]) -> None:
-    """Write evaluation records as JSON."""
-    write_json(path, {"schema": SCORES_SCHEMA, "records": [asdict(record) for record in records]})
-
-
-def read_records(path: Path) -> list[EvaluationRecord]:
-    """Read what `write_records` wrote; a `ResultError` names the first field that does not fit."""
-    node = read_node(path, SCORES_SCHEMA)
-    records: list[EvaluationRecord] = []
-    for item in node.list_of_nodes("records"):
-        records.append(
-            EvaluationRecord(
-                task=item.text("task"),
-                seed=item.integer("seed"),
-                success=item.flag("success"),
-                stage_score=item.number("stage_score", 0, 1),
-                cycle_time_s=item.number("cycle_time_s", 0),
-                steps=item.integer("steps"),
-                interventions=item.integer("interventions"),
-            )
-        )
-        item.done()
-    node.done()
-    return records
 
 
 def write_scores(path: Path, scores: Scores) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -106,21 +105,21 @@ def _rich_text(cell: Cell, style: str = "") -> Text:
 
 
 def _wide(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("method", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True, width=max(len(label) for label, _, _ in rows))
     columns = zip(*(cells(method) for _, _, method in rows), strict=True)
     for name, column in zip(header(tasks), columns, strict=True):
         # A long name breaks at its spaces; nothing is ever cut inside a word or a number.
         words = name.replace("_", " ").replace("-", " ").split()
         parts = [*words, *(cell.main for cell in column), *(cell.interval for cell in column)]
-        table.add_column(escape(" ".join(words)), justify="right", min_width=max(map(len, parts)))
+        table.add_column(escape(" ".join(words)), justify="right", width=max(map(len, parts)))
     for label, style, method in rows:
         table.add_row(Text(label, style=style), *(_rich_text(cell) for cell in cells(method)))
     return table
 
 
 def _narrow(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("success")
     for label, style, _ in rows:
         table.add_column(Text(label, style=style), justify="right", no_wrap=True)
@@ -140,7 +139,8 @@ def results_table(console: Console, methods: Mapping[str, MethodSummary], title:
     rows = [(label, STYLES[name], methods[name]) for name, label in METHODS.items()]
     tasks = list(rows[0][2].tasks)
     wide = _wide(tasks, rows, title)
-    needed = Measurement.get(console, console.options.update(width=1000), wide).minimum
+    # Each column takes its least width, one space of padding and one of the frame.
+    needed = sum((column.width or 0) + 2 for column in wide.columns) + 1
     return wide if needed <= console.width else _narrow(tasks, rows, title)
 
 

@@ -10,8 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.config import Experiment
+from lwd.errors import RobotError
+from lwd.fleet.services import encoder, fleet_description
 from lwd.learner.flow import sample_chunk
 from lwd.models.mlp import MlpPolicy
+from lwd.robot.sim.run import ActBatch
 from lwd.transition import Observation
 
 
@@ -57,6 +61,14 @@ class PolicyDriver:
         """Forget snapshots that no running episode uses any more."""
         self._policies = {n: p for n, p in self._policies.items() if n in set(snapshots)}
 
+    def act_batch(self, batch: ActBatch) -> NDArray[np.float32]:
+        """Chunks [B, H, A] for the robots of a fleet that need one now."""
+        snapshots = [-1 if number is None else number for number in batch.snapshots]
+        unknown = sorted(set(snapshots) - set(self._policies))
+        if unknown:
+            raise RobotError(f"snapshots {unknown} drive robots {batch.robots} but were never loaded here.")
+        return self.act(batch.proprio, batch.instructions, snapshots, batch.seeds, batch.chunk_index)
+
     def act(
         self,
         proprio: NDArray[np.float32],
@@ -83,3 +95,15 @@ class PolicyDriver:
                 )
                 result[part] = np.asarray(chunks)[: len(part)]
         return result
+
+
+def fleet_driver(experiment: Experiment) -> PolicyDriver:
+    """A driver for this experiment's robots; `pad_to` is a worker's share of the fleet, the usual batch."""
+    spec, _ = fleet_description(experiment)
+    fleet = experiment.fleet
+    return PolicyDriver(
+        encoder(experiment),
+        (spec.chunk_steps, spec.action_dim),
+        experiment.offline.learner.qam.flow_steps,
+        pad_to=-(-fleet.robots // fleet.workers),
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -15,7 +14,7 @@ from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.divl import Metrics
-from lwd.learner.stages import Stepped, Update, run_block
+from lwd.learner.stages import LoopConfig, Stepped, Update, run_block
 from lwd.models.mlp import Normalizer
 from lwd.replay.prefetch import Prefetcher
 from lwd.replay.sampler import Sampler
@@ -27,23 +26,6 @@ State = TypeVar("State", bound=Stepped)
 
 SCALE_FLOOR = 0.05
 """Smallest scale of a normalised coordinate, so that one that hardly moved in the demonstrations cannot explode later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How a stage's learner steps are dispatched.
-
-    Attributes:
-        block_steps: learner steps per dispatch (`lax.scan`), the grain of logging.
-        checkpoint_every_blocks: blocks between checkpoints.
-    """
-
-    block_steps: int = 250
-    checkpoint_every_blocks: int = 10
-
-    def __post_init__(self) -> None:
-        if self.block_steps < 1 or self.checkpoint_every_blocks < 1:
-            raise ConfigError("LoopConfig: block_steps and checkpoint_every_blocks must be at least 1.")
 
 
 class StageRun:

@@ -71,7 +71,7 @@ def quantile(
 ) -> Float[Array, ""]:
     """The first atom whose cumulative probability reaches tau.
 
-    Paper: Eq 13, 22, 23. In float32 the cumulative sum may end a little below 1, where a tau near 1 would fall off the end
+    Paper: Eq 13, 16, 22, 23. In float32 the cumulative sum may end a little below 1, where a tau near 1 would fall off the end
     (or onto an atom without mass); dividing by its last entry makes it reach exactly 1 at the last atom with mass.
     """
     cumulative = jnp.cumsum(probabilities)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -11,12 +12,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from lwd.errors import ConfigError
 from lwd.learner.clone import CloneConfig, CloneState, clone_update
 from lwd.learner.divl import Metrics
 from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.learner.update import update, update_critic
 from lwd.models.mlp import MlpPolicy
 from lwd.transition import Transition
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How a stage's learner steps are dispatched.
+
+    Attributes:
+        block_steps: learner steps per dispatch (`lax.scan`), the grain of logging.
+        checkpoint_every_blocks: blocks between checkpoints.
+    """
+
+    block_steps: int = 250
+    checkpoint_every_blocks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.block_steps < 1 or self.checkpoint_every_blocks < 1:
+            raise ConfigError("LoopConfig: block_steps and checkpoint_every_blocks must be at least 1.")
 
 
 @runtime_checkable
@@ -31,12 +50,10 @@ class Stepped(Protocol):
 
 State = TypeVar("State", bound=Stepped)
 Update = Callable[[State, Transition, PRNGKeyArray], tuple[State, Metrics]]
-Draw = Callable[[int, int], Transition]
-"""draw(learner_step, count): the stacked batches [count, B, ...] of the learner steps from `learner_step` on."""
 
 
 def clone_stage(config: CloneConfig) -> Update[CloneState]:
-    """Stage 1: flow matching on demonstrations."""
+    """Stage 1: flow matching on demonstrations. Paper: Algorithm 1."""
     return eqx.Partial(clone_update, config)  # pyright: ignore
 
 
@@ -46,7 +63,7 @@ def critic_stage(config: LearnerConfig) -> Update[LearnerState]:
 
 
 def rl_stage(config: LearnerConfig, reference: MlpPolicy) -> Update[LearnerState]:
-    """Stages 2 and 3: Algorithm 2. Offline and online differ in `config` and in what `draw` mixes."""
+    """Stages 2 and 3. Offline and online differ in `config` and in what `draw` mixes. Paper: Algorithm 1 (around Algorithm 2)."""
     return eqx.Partial(update, config, reference)  # pyright: ignore
 
 
@@ -69,24 +86,3 @@ def run_block(
     The key of a learner step is `fold_in(key, step)`, so a resumed run draws what an uninterrupted one would have drawn.
     """
     return _scan((one_update, key), state, batches)
-
-
-def train(
-    one_update: Update[State],
-    state: State,
-    draw: Draw,
-    key: PRNGKeyArray,
-    *,
-    until_step: int,
-    block_steps: int,
-) -> Iterator[tuple[State, Metrics]]:
-    """Run learner steps up to `until_step`, yielding state and mean metrics after each block.
-
-    The yielded metrics are JAX arrays still being computed; reading them waits, so read them one block late.
-    """
-    step = int(state.step)
-    while step < until_step:
-        count = min(block_steps, until_step - step)
-        state, metrics = run_block(one_update, state, draw(step, count), key)
-        step += count
-        yield state, metrics

@@ -15,7 +15,7 @@ from lwd.transition import Transition
 
 
 def fit_value(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
-    """Line 1, psi: one step on Eq 12."""
+    """Line 1, psi: one step on Eq 12. Paper: Algorithm 2, Eq 12."""
     (_, metrics), gradients = eqx.filter_value_and_grad(divl.value_loss, has_aux=True)(
         state.critic, state.target, batch, config.divl
     )
@@ -26,7 +26,7 @@ def fit_value(config: LearnerConfig, state: LearnerState, batch: Transition) -> 
 
 
 def fit_critic(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
-    """Lines 2 and 3, y_Q from the updated psi, then phi: one step on Eq 15."""
+    """Lines 2 and 3, y_Q from the updated psi, then phi: one step on Eq 15. Paper: Algorithm 2, Eq 15, 19."""
     y, target_metrics = divl.bootstrap_target(state.critic, batch, config.divl)
     (_, metrics), gradients = eqx.filter_value_and_grad(divl.critic_loss, has_aux=True)(state.critic, batch, y)
     critic, critic_opt = step(
@@ -39,7 +39,7 @@ def fit_critic(config: LearnerConfig, state: LearnerState, batch: Transition) ->
 def fit_policy(
     config: LearnerConfig, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[LearnerState, Metrics]:
-    """Line 5, theta: paths from noise, adjoint, one step on Eq 9; then the published copy follows."""
+    """Line 5, theta: paths from noise, adjoint, one step on Eq 9; then the published copy follows. Paper: Algorithm 2, Eq 9."""
     observation = jax.tree.map(lambda x: x[: config.policy_batch], batch.observation)
     chunk_shape = batch.chunk.shape[-2:]
     (_, metrics), gradients = eqx.filter_value_and_grad(qam.policy_loss, has_aux=True)(
@@ -72,7 +72,10 @@ def update_critic(
 def update(
     config: LearnerConfig, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[LearnerState, Metrics]:
-    """One learner step. Algorithm 2, in its order. `batch` carries one leading axis of `config.batch` transitions."""
+    """One learner step, in the paper's order. `batch` carries one leading axis of `config.batch` transitions.
+
+    Paper: Algorithm 2.
+    """
     k_critic, k_policy = jax.random.split(key)
     state, critic_metrics = update_critic(config, state, batch, k_critic)  # psi, y_Q, phi, target  Eq 11-19
     state, policy_metrics = fit_policy(config, reference, state, batch, k_policy)  # theta  Eq 8-10

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from mcap.writer import CompressionType, Writer
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from lwd.episode import Episode, EpisodeHeader, Outcome, Verdict
 from lwd.errors import EpisodeError
@@ -17,6 +17,7 @@ from lwd.log.layout import CAMERA_PREFIX, FINAL_TOPIC, HEADER_TOPIC, STEP_TOPIC,
 from lwd.log.scan import Scan, TornError, scan
 
 CHUNK_BYTES = 1024 * 1024
+_NOTHING = np.empty(0, np.float32)
 
 
 class EpisodeStream:
@@ -29,7 +30,9 @@ class EpisodeStream:
             survives the death of this process. Larger is faster and loses more; None leaves it to CHUNK_BYTES.
     """
 
-    def __init__(self, stream: io.BufferedIOBase, header: EpisodeHeader, flush_steps: int | None = None) -> None:
+    def __init__(
+        self, stream: io.BufferedWriter | io.BytesIO, header: EpisodeHeader, flush_steps: int | None = None
+    ) -> None:
         layout.check_header(header)
         self._header, self._flush_steps = header, flush_steps
         self._start_ns = int(header.started_at * 1e9)
@@ -58,8 +61,8 @@ class EpisodeStream:
 
     def step(
         self,
-        proprio: ArrayLike,
-        action: ArrayLike,
+        proprio: NDArray[np.float32],
+        action: NDArray[np.float32],
         intervention: bool,
         time_s: float,
         images: Mapping[str, bytes],
@@ -71,10 +74,10 @@ class EpisodeStream:
             self._writer.flush()
 
     def finish(
-        self, proprio: ArrayLike, time_s: float, images: Mapping[str, bytes], verdict: Verdict
+        self, proprio: NDArray[np.float32], time_s: float, images: Mapping[str, bytes], verdict: Verdict
     ) -> None:
         """Append the final state [P] and the verdict, and close the MCAP file (not the stream)."""
-        self._write(self._final_channel, 0, proprio, (), False, time_s, images)
+        self._write(self._final_channel, 0, proprio, _NOTHING, False, time_s, images)
         time_ns = self._time_ns(time_s)
         self._writer.add_message(
             self._verdict_channel, time_ns, layout.pack_verdict(verdict, self._steps), time_ns
@@ -86,8 +89,8 @@ class EpisodeStream:
         self,
         channel: int,
         sequence: int,
-        proprio: ArrayLike,
-        action: ArrayLike,
+        proprio: NDArray[np.float32],
+        action: NDArray[np.float32],
         intervention: bool,
         time_s: float,
         images: Mapping[str, bytes],

@@ -148,7 +148,7 @@ def unpack_image(frame: bytes, payload: bytes) -> bytes:
     return jpeg
 
 
-def step_dtype(payload: bytes) -> np.dtype[np.void]:
+def step_dtype(payload: bytes) -> np.dtype[Any]:
     """The layout of the step messages that are like `payload`; ValueError if it is not one."""
     if len(payload) < _STEP_HEAD.size + _LENGTH.size:
         raise ValueError(f"a step message has {len(payload)} bytes")
@@ -173,7 +173,7 @@ def step_dtype(payload: bytes) -> np.dtype[np.void]:
     )
 
 
-def unpack_steps(payloads: list[bytes], dtype: np.dtype[np.void], first: int = 0) -> NDArray[np.void]:
+def unpack_steps(payloads: list[bytes], dtype: np.dtype[Any], first: int = 0) -> NDArray[Any]:
     """Step messages as records [n] of `dtype`, indices first, first + 1, ...; ValueError if one is malformed."""
     odd = next((index for index, payload in enumerate(payloads) if len(payload) != dtype.itemsize), None)
     if odd is not None:

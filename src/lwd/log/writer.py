@@ -7,7 +7,6 @@ it. Every step of that can be repeated.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import random
@@ -45,7 +44,7 @@ class EpisodeRecording:
         self._spool, self._header, self._on_end = spool, header, on_end
         self.path = spool.part(header.episode_id)
         try:
-            self._file: io.BufferedIOBase = open(self.path, "xb")  # noqa: SIM115 - open while the episode runs
+            self._file = open(self.path, "xb")  # noqa: SIM115 - open while the episode runs
         except OSError as error:
             raise spool_error(self.path, "create", error) from error
         try:

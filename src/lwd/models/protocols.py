@@ -37,7 +37,7 @@ class Critic(Protocol):
         ...
 
     def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
-        """Logits of p_psi(v | s) over the K atoms (Eq 11)."""
+        """Logits of p_psi(v | s) over the K atoms. Paper: Eq 11."""
         ...
 
     def q(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, " heads"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Sensed:
     images: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
+@runtime_checkable
 class Environment(Protocol):
     """A robot with its workspace. One instance runs one episode at a time."""
 

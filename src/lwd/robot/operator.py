@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lwd.errors import ConfigError
 
 
+@runtime_checkable
 class Operator(Protocol):
     """Someone who can command a robot from any state: a person at a leader arm, or a scripted expert."""
 

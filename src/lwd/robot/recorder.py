@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lwd.episode import EpisodeHeader, Verdict
 
 
+@runtime_checkable
 class Recording(Protocol):
     """One episode being written. `lwd.log.writer` is the implementation that the fleet uses."""
 
@@ -32,6 +33,7 @@ class Recording(Protocol):
         ...
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Opens recordings."""
 

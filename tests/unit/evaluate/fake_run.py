@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lwd.evaluate.scores import EvaluationRecord, score, write_records
+from lwd.evaluate.records import EvaluationRecord, write_records
+from lwd.evaluate.scores import score
 from lwd.evaluate.summary import METHODS, Summary, summarise, write_summary
 from lwd.spec import Horizon
 
@@ -73,7 +74,7 @@ def _metrics(folder: Path, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     for stage, total in (("sft", 4000), ("offline", 6000), ("online", 3000)):
         lines = []
-        for step in range(0, total, 10):
+        for step in range(0, total, 25):
             p = step / total
             row: dict[str, object] = {"stage": stage, "learner_step": step, "time_s": step / 20}
             noise = 1 + 0.12 * rng.normal()

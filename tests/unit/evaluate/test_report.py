@@ -113,7 +113,7 @@ def test_missing_files_leave_a_sentence(tmp_path: Path):
         assert f'<section id="{key}">' in html
     for name in (
         "summary.json",
-        "metrics",
+        "metrics/",
         "episodes.jsonl",
         "value_traces.json",
         "dataset.json",

@@ -10,13 +10,11 @@ import pytest
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.intervals import wilson
 from lwd.evaluate.jsonfile import ResultError
+from lwd.evaluate.records import EvaluationRecord, read_records, write_records
 from lwd.evaluate.scores import (
-    EvaluationRecord,
     paired_difference,
-    read_records,
     read_scores,
     score,
-    write_records,
     write_scores,
 )
 from lwd.spec import Horizon

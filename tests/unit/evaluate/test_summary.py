@@ -175,8 +175,8 @@ def test_checks_pass_and_fail_where_they_should():
 
 def test_exactly_the_gain_counts_in_spite_of_rounding():
     assert checks([summary(0, 0.5, 0.55, 0.6)])[1].passed
-    # 0.35 + 0.1 as floating-point numbers: the gain is 0.09999999999999998.
-    runs = [summary(0, 0.35, 0.4, 0.45)]
+    # As floating-point numbers the gain is 0.09999999999999998.
+    runs = [summary(0, 0.5, 0.55, 0.6)]
     methods = runs[0].methods
     assert methods["lwd_online"].average.success - methods["sft"].average.success < 0.1
     assert checks(runs)[1].passed
@@ -199,7 +199,7 @@ def test_runs_that_cannot_be_averaged_are_refused():
         seeds_markdown([])
 
 
-@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("width", [80, 140, 147, 150, 200])
 def test_terminal_table_fits_and_shows_every_number(width: int):
     console = Console(width=width, record=True, force_terminal=False)
     with console.capture() as capture:
@@ -210,6 +210,9 @@ def test_terminal_table_fits_and_shows_every_number(width: int):
     for word in ("SFT", "LWD offline", "LWD online", "143", "7.4", "yes", "Mean over 2 seeds"):
         assert word in text
     assert "…" not in text
+    # The checks' sentences may break over lines, a number of the table must not.
+    for whole in ("interventions", "robot", f"{fake_summary(episodes=10).methods['sft'].average.low:.2f}-"):
+        assert whole in text
 
 
 def test_task_names_are_not_markup():

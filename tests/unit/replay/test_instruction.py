@@ -41,6 +41,7 @@ sentences = st.lists(
     ),
     min_size=1,
     max_size=8,
+    unique=True,
 )
 
 
@@ -63,6 +64,11 @@ def test_any_text_has_a_finite_vector(text: str, dim: int) -> None:
     vector = InstructionEncoder(dim=dim)(text)
     assert vector.shape == (dim,)
     assert np.isfinite(vector).all()
+
+
+def test_what_it_cannot_tell_apart() -> None:
+    """It counts pairs of neighbours, so sentences that repeat a word may coincide; instructions hardly ever do."""
+    np.testing.assert_array_equal(encode("pick pick place pick"), encode("pick place pick pick"))
 
 
 def test_single_words_differ() -> None:

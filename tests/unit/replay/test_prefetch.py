@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import make_episode
 
 from lwd.errors import ConfigError, LwdError
 from lwd.replay import Replay, offline_rl
 from lwd.replay.prefetch import Prefetcher
 from lwd.transition import Observation, Transition
+from tests.unit.replay.replay_cases import make_episode
 
 
 class Slow:

@@ -4,15 +4,15 @@ import tempfile
 
 import numpy as np
 import pytest
-from conftest import SPEC, TASKS, H, make_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop_reference import transition as loop
 
 from lwd.instruction import InstructionEncoder
 from lwd.replay import Replay, ReplayConfig
 from lwd.replay.chunks import gather
 from lwd.replay.returns import NEVER, chunks_to_takeover, human_chunks, window
+from tests.unit.replay.loop_reference import transition as loop
+from tests.unit.replay.replay_cases import SPEC, TASKS, H, make_episode
 
 G = 0.9
 S, F, U = 0, 1, 2

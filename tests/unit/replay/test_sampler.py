@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_episode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from lwd.errors import ConfigError, StoreError, UnknownNameError
 from lwd.replay import Mixture, Pool, Replay, Sampler, demonstrations, offline_rl, online_rl, summary
 from lwd.replay.table import SOURCES
 from lwd.transition import Transition
+from tests.unit.replay.replay_cases import make_episode
 
 New = Callable[..., Replay]
 
@@ -124,8 +124,10 @@ def test_another_process_draws_the_same(new_replay: New, tmp_path: Path) -> None
     replay.close()
     code = textwrap.dedent(
         f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from conftest import *
+        import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+        from tests.unit.replay.replay_cases import *
+        from lwd.instruction import InstructionEncoder
+        from lwd.replay import Replay, ReplayConfig
         from lwd.replay import online_rl
         folder = {str(tmp_path / "replay")!r}
         replay = Replay(folder, SPEC, TASKS, InstructionEncoder(), ReplayConfig(gamma=0.9))
@@ -269,12 +271,11 @@ def test_play_counts_as_failure(new_replay: New) -> None:
     st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(0, 2**64 - 1), st.integers(0, 2**40)
 )
 def test_every_draw_lies_inside_its_episode(lengths: list[int], seed: int, step: int) -> None:
-    from conftest import SPEC, TASKS
-
     from lwd.replay.returns import OUTCOMES
     from lwd.replay.store import Columns
     from lwd.replay.table import ROW
     from lwd.replay.view import View
+    from tests.unit.replay.replay_cases import SPEC, TASKS
 
     table = np.zeros(len(lengths), ROW)
     table["steps"], table["outcome"] = lengths, OUTCOMES.index(Outcome.SUCCESS)

@@ -11,12 +11,13 @@ import jinja2
 from markupsafe import Markup
 
 from lwd.errors import LwdError
+from lwd.evaluate.records import EvaluationRecord
 from lwd.evaluate.report import figures_fleet as fleet
 from lwd.evaluate.report import figures_results as results
 from lwd.evaluate.report import figures_value as value
 from lwd.evaluate.report.draw import METHOD_COLOURS, Plate, variable
 from lwd.evaluate.report.run import Missing, Run
-from lwd.evaluate.scores import EvaluationRecord, paired_difference
+from lwd.evaluate.scores import paired_difference
 from lwd.evaluate.seeds import checks
 from lwd.evaluate.summary import METHODS, Summary
 from lwd.evaluate.table import cells, header

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lwd.errors import LwdError
 from lwd.evaluate.jsonfile import Node, ResultError, parse_json, read_text
 from lwd.evaluate.jsonl import read_jsonl
-from lwd.evaluate.scores import EvaluationRecord, read_records
+from lwd.evaluate.records import EvaluationRecord, read_records
 from lwd.evaluate.summary import METHODS, Summary, read_summary
 
 STAGES = ("sft", "offline", "online")
@@ -131,7 +131,7 @@ def read_run(run_dir: Path) -> Run:
 
 def _part(path: Path, read: Callable[[Path], T]) -> T | Missing:
     if not path.exists():
-        return Missing(f"{path.name} is not in the run directory.")
+        return Missing(f"{path.name}{'' if path.suffix else '/'} is not in the run directory.")
     try:
         return read(path)
     except LwdError as error:

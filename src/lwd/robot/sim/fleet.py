@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lwd.errors import ConfigError, RobotError
 from lwd.robot.control import Round
@@ -55,7 +55,7 @@ class SimFleet:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SimFleet:
         return self
 
     def __exit__(

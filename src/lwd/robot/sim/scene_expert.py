@@ -123,7 +123,7 @@ class SceneOperator:
         if self._rng.random() < 0.5:
             wrong = 1 - right.button if right.kind == "button" else int(self._rng.integers(2))
             self._looking = 60
-            return Primitive("button", button=wrong, value=1 - self._env.state.buttons[wrong])
+            return Primitive("button", button=wrong, value=1.0 - self._env.state.buttons[wrong])
         self._looking = _LOOK_STEPS
         others = [kind for kind in ("cube", "drawer", "window") if kind != right.kind]
         kind = others[int(self._rng.integers(len(others)))]

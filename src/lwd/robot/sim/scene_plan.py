@@ -43,13 +43,13 @@ def next_primitive(state: SceneState, goal: SceneGoal) -> Primitive | None:
     if abs(state.drawer - goal.drawer) > _NEAR_M:
         return _slide_drawer(state, goal.drawer)
     if state.buttons[0] != goal.buttons[0]:
-        return Primitive("button", button=0, value=goal.buttons[0])
+        return Primitive("button", button=0, value=float(goal.buttons[0]))
     if abs(state.window - goal.window) > _NEAR_M:
         if state.buttons[1] == 0:
-            return Primitive("button", button=1, value=1)
+            return Primitive("button", button=1, value=1.0)
         return Primitive("window", value=goal.window)
     if state.buttons[1] != goal.buttons[1]:
-        return Primitive("button", button=1, value=goal.buttons[1])
+        return Primitive("button", button=1, value=float(goal.buttons[1]))
     return None
 
 
@@ -90,5 +90,5 @@ def still_possible(primitive: Primitive, state: SceneState) -> bool:
 
 def _slide_drawer(state: SceneState, target: float) -> Primitive:
     if state.buttons[0] == 0:
-        return Primitive("button", button=0, value=1)
+        return Primitive("button", button=0, value=1.0)
     return Primitive("drawer", value=target)

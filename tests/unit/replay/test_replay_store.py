@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import INSTRUCTION, SPEC, TASKS, A, P, make_episode
 
 from lwd.errors import EpisodeError, StoreError
 from lwd.instruction import InstructionEncoder
@@ -19,6 +18,7 @@ from lwd.replay import Replay, ReplayConfig, demonstrations, offline_rl
 from lwd.replay.files import ArrayFile
 from lwd.replay.table import ROW
 from lwd.spec import CameraSpec
+from tests.unit.replay.replay_cases import INSTRUCTION, SPEC, TASKS, A, P, make_episode
 
 New = Callable[..., Replay]
 
@@ -147,8 +147,10 @@ def test_a_torn_append_is_invisible_and_overwritten(new_replay: New, tmp_path: P
 def test_a_process_killed_while_it_appends_loses_nothing_that_it_had_appended(tmp_path: Path) -> None:
     code = textwrap.dedent(
         f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from conftest import *
+        import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+        from tests.unit.replay.replay_cases import *
+        from lwd.instruction import InstructionEncoder
+        from lwd.replay import Replay, ReplayConfig
         replay = Replay({str(tmp_path / "r")!r}, SPEC, TASKS, InstructionEncoder(), ReplayConfig())
         for i in range(10**9):
             replay.add(make_episode(50 + i % 7, mark=0.5, episode_id=f"e{{i:09d}}"))

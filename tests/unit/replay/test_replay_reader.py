@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from conftest import make_episode
 
 from lwd.episode import Episode
 from lwd.errors import EpisodeError, StoreError
@@ -19,6 +18,7 @@ from lwd.log.codec import encode
 from lwd.log.objects import ObjectStore
 from lwd.replay import Replay, offline_rl
 from lwd.replay.reader import Reader
+from tests.unit.replay.replay_cases import make_episode
 
 New = Callable[..., Replay]
 

@@ -1,0 +1,150 @@
+"""The root of every run: one frozen description of an experiment. The parts are defined beside their code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lwd.errors import ConfigError
+from lwd.learner.clone import CloneConfig
+from lwd.learner.stages import LoopConfig
+from lwd.learner.state import LearnerConfig
+from lwd.replay.mixture import Mixture, demonstrations, offline_rl, online_rl
+from lwd.replay.rate import RateLimit
+from lwd.robot.operator import TakeoverRule
+from lwd.robot.sim.fleet_spec import FleetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """The simulated fleet.
+
+    Attributes:
+        deployed: the robots as they are deployed and evaluated.
+        demonstrated: the same robots under the conditions, and with the patience, of the demonstrations.
+        robots, workers: how many robots, in how many worker processes.
+    """
+
+    deployed: FleetSpec
+    demonstrated: FleetSpec
+    robots: int = 16
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.deployed.tier != self.demonstrated.tier:
+            raise ConfigError("FleetConfig: deployed and demonstrated must be robots of the same tier.")
+        if not 1 <= self.workers <= self.robots:
+            raise ConfigError(
+                f"FleetConfig: need 1 <= workers <= robots, got {self.workers} and {self.robots}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """How much offline data of each source is made (paper, Table IV), in episodes per task.
+
+    Attributes:
+        demos: per demonstrator, episodes per task; the names are styles of the demonstrated fleet.
+        play: human-led exploration of failure modes.
+        rollouts: of the SFT policy, half of them clean and half with action noise up to `rollout_noise`.
+        long_task_weight: factor on the numbers of the long tasks.
+        rollout_noise: largest standard deviation of the noise on a weaker policy's actions.
+    """
+
+    demos: Mapping[str, int]
+    play: int
+    rollouts: int
+    long_task_weight: float = 1.0
+    rollout_noise: float = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the MLP policy and critic, and of the instruction's embedding."""
+
+    width: int = 256
+    depth: int = 3
+    heads: int = 2
+    instruction_dim: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneStage:
+    """Stage 1 of Algorithm 1: behaviour cloning of the reference."""
+
+    learner: CloneConfig
+    steps: int
+    mixture: Mixture = field(default_factory=demonstrations)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineStage:
+    """Stage 2: value and critic alone for `critic_steps`, then Algorithm 2 up to `steps` learner steps in all."""
+
+    learner: LearnerConfig
+    critic_steps: int
+    steps: int
+    mixture: Mixture = field(default_factory=offline_rl)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.critic_steps <= self.steps:
+            raise ConfigError(
+                f"OfflineStage: need 0 <= critic_steps <= steps, got {self.critic_steps} and {self.steps}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineStage:
+    """Stage 3: learner and robots at the same time.
+
+    Attributes:
+        learner: Algorithm 2 with online settings (tau_base 0.9).
+        control_steps: fleet experience after which no new episode begins.
+        publish_every_learner_steps: the policy is sent to the robots this often (50 in the paper).
+        rate: learner steps per new control step.
+        takeover: when the operator takes over, None for never.
+        mixture: offline and online halves, 1:1 by default.
+    """
+
+    learner: LearnerConfig
+    control_steps: int
+    rate: RateLimit
+    publish_every_learner_steps: int = 50
+    takeover: TakeoverRule | None = field(default_factory=TakeoverRule)
+    mixture: Mixture = field(default_factory=online_rl)
+    checkpoint_every_learner_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.control_steps < 1 or self.publish_every_learner_steps < 1:
+            raise ConfigError("OnlineStage: control_steps and publish_every_learner_steps must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation on starts that training never sees: `episodes` per task, seeds from `first_seed` on."""
+
+    episodes: int = 40
+    first_seed: int = 10_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a run depends on; `lwd.recipes` holds the named ones.
+
+    Attributes:
+        gamma: discount per control step.
+        seed: of everything random.
+    """
+
+    name: str
+    fleet: FleetConfig
+    collect: CollectConfig
+    model: ModelConfig
+    clone: CloneStage
+    offline: OfflineStage
+    online: OnlineStage
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    gamma: float = 0.998
+    seed: int = 0

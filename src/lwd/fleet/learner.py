@@ -1,0 +1,153 @@
+"""The learner process: follow the manifests, run Algorithm 2, publish every N learner steps, checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import jax
+
+from lwd.config import Experiment
+from lwd.fleet.metrics_log import MetricsLog, event
+from lwd.fleet.offline import first_state, offline_result
+from lwd.fleet.policies import find_snapshot, load_policy, publish
+from lwd.fleet.process import ProcessContext
+from lwd.fleet.services import RunFolder, Services, open_replay, open_services
+from lwd.fleet.training import own
+from lwd.learner.checkpoint import Checkpoints
+from lwd.learner.stages import rl_stage, run_block
+from lwd.learner.state import LearnerState, with_fresh_optimizers
+from lwd.replay.reader import Reader
+from lwd.replay.replay import Replay
+from lwd.replay.sampler import Sampler
+from lwd.replay.table import SOURCES
+from lwd.episode import Source
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+
+
+def run_learner(context: ProcessContext, experiment: Experiment, folder: RunFolder) -> None:
+    """Online RL until told to stop, then the last snapshot. Resumes from its newest checkpoint."""
+    with (
+        open_services(folder) as services,
+        open_replay(experiment, services, "learner") as (replay, reader),
+        MetricsLog(folder.metrics("online")) as metrics,
+    ):
+        checkpoints = Checkpoints(folder.checkpoints("online"))
+        try:
+            OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints).run()
+        finally:
+            checkpoints.close()
+
+
+class OnlineLearner:
+    """The loop of the learner process."""
+
+    def __init__(
+        self,
+        context: ProcessContext,
+        experiment: Experiment,
+        services: Services,
+        replay: Replay,
+        reader: Reader,
+        metrics: MetricsLog,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._context, self._x, self._services = context, experiment, services
+        self._replay, self._reader, self._metrics, self._checkpoints = replay, reader, metrics, checkpoints
+        self._stage = experiment.online
+        self._block = self._stage.publish_every_learner_steps
+        reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+        self._update = rl_stage(self._stage.learner, reference)
+        self._key = jax.random.key(experiment.seed + 1_000)
+        self._state = self._first_state()
+        self._began = time.monotonic()
+        self._waited_s = 0.0
+
+    def run(self) -> None:
+        """Blocks of learner steps as fast as the rate limit allows."""
+        while not self._context.should_stop():
+            sampler = self._fresh_sampler()
+            why = self._stage.rate.learner_waits_for(self._step, self._block, self._control_steps(sampler))
+            if why is None:
+                self._run_block(sampler)
+            else:
+                self._wait(why)
+        self._checkpoint()
+
+    @property
+    def _step(self) -> int:
+        return int(self._state.step)
+
+    def _run_block(self, sampler: Sampler) -> None:
+        batches = sampler.draw(self._step, self._block, self._stage.learner.batch)
+        self._state, metrics = run_block(self._update, self._state, batches, self._key)
+        numbers = {name: float(value) for name, value in metrics.items()} | sampler.metrics
+        snapshot = publish(
+            self._x,
+            self._services,
+            self._state.acting_policy,
+            stage="online",
+            learner_step=self._step,
+            manifest=sampler.manifest,
+        )
+        elapsed = time.monotonic() - self._began
+        control_steps = self._control_steps(sampler)
+        self._metrics.write(
+            stage="online",
+            learner_step=self._step,
+            time_s=elapsed,
+            snapshot=snapshot.number,
+            control_steps=control_steps,
+            **{"learner/waited_s": self._waited_s},
+            **numbers,
+        )
+        event(
+            log,
+            "published",
+            snapshot=snapshot.number,
+            learner_step=self._step,
+            manifest=sampler.manifest,
+            sha256=snapshot.sha256[:12],
+        )
+        if self._step % self._stage.checkpoint_every_learner_steps == 0:
+            self._checkpoint()
+        self._context.say(
+            learner_step=self._step, snapshot=snapshot.number, manifest=sampler.manifest, waits_for=None
+        )
+
+    def _fresh_sampler(self) -> Sampler:
+        self._reader.refresh()
+        return self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed)
+
+    def _control_steps(self, sampler: Sampler) -> int:
+        """Control steps that the fleet has delivered up to the sampler's manifest."""
+        episodes = sampler.view.episodes
+        return int(episodes["steps"][episodes["source"] == SOURCES.index(Source.ONLINE)].sum())
+
+    def _wait(self, why: str) -> None:
+        self._context.say(learner_step=self._step, waits_for=why)
+        event(log, "learner_waits", level=logging.DEBUG, waits_for=why, learner_step=self._step)
+        time.sleep(_POLL_S)
+        self._waited_s += _POLL_S
+
+    def _first_state(self) -> LearnerState:
+        """Where the last online learner stopped; else the offline result under the online schedules."""
+        if self._checkpoints.latest_step() is not None:
+            reference, _ = load_policy(
+                self._x, self._services, find_snapshot(self._services, "sft").number
+            )
+            state, position = self._checkpoints.restore(
+                first_state(self._x, self._stage.learner, reference)
+            )
+            event(log, "learner_resumed", learner_step=int(state.step), manifest=position["manifest"])
+            self._reader.refresh()
+            return own(state)
+        offline = offline_result(self._x, self._services)
+        return own(with_fresh_optimizers(self._stage.learner, offline))
+
+    def _checkpoint(self) -> None:
+        position = {"stage": "online", "seed": self._x.seed, "manifest": self._replay.manifest}
+        self._checkpoints.save(self._step, self._state, position)

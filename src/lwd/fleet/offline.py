@@ -1,0 +1,141 @@
+"""Stages 1 and 2 of Algorithm 1 as a user runs them: `lwd train sft` and `lwd train offline`."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+import jax
+from rich.console import Console
+
+from lwd.config import Experiment
+from lwd.errors import ConfigError
+from lwd.fleet.metrics_log import MetricsLog
+from lwd.fleet.policies import find_snapshot, load_policy, model_config, publish
+from lwd.fleet.progress import Task, progress
+from lwd.fleet.services import Services, open_replay
+from lwd.fleet.training import StageRun, demonstration_normalizer, own
+from lwd.learner.checkpoint import Checkpoints
+from lwd.learner.clone import init_clone
+from lwd.learner.stages import LoopConfig, clone_stage, critic_stage, rl_stage
+from lwd.learner.state import LearnerConfig, LearnerState, init_state
+from lwd.models.mlp import MlpCritic, MlpPolicy
+from lwd.replay.replay import Replay
+from lwd.replay.sampler import Sampler
+from lwd.replay.mixture import Mixture
+from lwd.snapshot.store import Snapshot
+
+_SFT_STREAM, _CRITIC_STREAM = 1, 2
+
+
+def train_sft(experiment: Experiment, services: Services, console: Console) -> Snapshot:
+    """Clone the demonstrations; the result is published and is pi_beta from then on. Resumes from its checkpoints."""
+    stage = experiment.clone
+    with open_replay(experiment, services, "learner") as (replay, reader):
+        reader.refresh()
+        sampler = _sampler(replay, stage.mixture, experiment)
+        normalizer = demonstration_normalizer(replay.view())
+        policy = MlpPolicy.init(
+            jax.random.fold_in(jax.random.key(experiment.seed), _SFT_STREAM),
+            model_config(experiment),
+            normalizer,
+        )
+        with (
+            progress(console, "train sft", stage.steps) as bar,
+            _stage_run("sft", experiment, services, stage.loop, bar, "policy/flow_matching_loss") as run,
+        ):
+            state = run.restore(init_clone(stage.learner, policy))
+            state = run.train(
+                clone_stage(stage.learner),
+                state,
+                sampler,
+                batch=stage.learner.batch,
+                until_step=stage.steps,
+            )
+        return publish(
+            experiment,
+            services,
+            state.acting_policy,
+            stage="sft",
+            learner_step=stage.steps,
+            manifest=sampler.manifest,
+        )
+
+
+def train_offline(experiment: Experiment, services: Services, console: Console) -> Snapshot:
+    """Offline RL from the SFT snapshot: critic alone, then Algorithm 2. Resumes from its checkpoints."""
+    stage = experiment.offline
+    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    with open_replay(experiment, services, "learner") as (replay, reader):
+        reader.refresh()
+        sampler = _sampler(replay, stage.mixture, experiment)
+        with (
+            progress(console, "train offline", stage.steps) as bar,
+            _stage_run("offline", experiment, services, stage.loop, bar, "value/quantile") as run,
+        ):
+            state = run.restore(first_state(experiment, stage.learner, reference))
+            batch = stage.learner.batch
+            state = run.train(
+                critic_stage(stage.learner), state, sampler, batch=batch, until_step=stage.critic_steps
+            )
+            state = run.train(
+                rl_stage(stage.learner, reference), state, sampler, batch=batch, until_step=stage.steps
+            )
+        return publish(
+            experiment,
+            services,
+            state.acting_policy,
+            stage="offline",
+            learner_step=stage.steps,
+            manifest=sampler.manifest,
+        )
+
+
+def first_state(experiment: Experiment, learner: LearnerConfig, reference: MlpPolicy) -> LearnerState:
+    """The state that offline RL starts from; also the template that checkpoints are read into."""
+    key = jax.random.fold_in(jax.random.key(experiment.seed), _CRITIC_STREAM)
+    critic = MlpCritic.init(key, model_config(experiment), reference.normalizer)
+    return own(init_state(learner, reference, critic))
+
+
+def offline_result(experiment: Experiment, services: Services) -> LearnerState:
+    """Networks and optimisers at the end of stage 2, from its last checkpoint."""
+    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    checkpoints = Checkpoints(services.folder.checkpoints("offline"))
+    try:
+        state, _ = checkpoints.restore(first_state(experiment, experiment.offline.learner, reference))
+    finally:
+        checkpoints.close()
+    if int(state.step) < experiment.offline.steps:
+        raise ConfigError(
+            f"offline RL stopped at learner step {int(state.step)} of {experiment.offline.steps}. "
+            "Run `lwd train offline` to its end first; it resumes."
+        )
+    return state
+
+
+def _sampler(replay: Replay, mixture: Mixture, experiment: Experiment) -> Sampler:
+    return replay.sampler(replay.view(), mixture, experiment.seed)
+
+
+@contextmanager
+def _stage_run(
+    stage: str, experiment: Experiment, services: Services, loop: LoopConfig, bar: Task, shown: str
+) -> Iterator[StageRun]:
+    checkpoints = Checkpoints(services.folder.checkpoints(stage))
+
+    def show(step: int, metrics: dict[str, float]) -> None:
+        bar.to(step, f"{shown} {metrics[shown]:.3f}" if shown in metrics else "")
+
+    try:
+        with MetricsLog(services.folder.metrics(stage)) as metrics:
+            yield StageRun(
+                stage,
+                seed=experiment.seed,
+                loop=loop,
+                metrics=metrics,
+                checkpoints=checkpoints,
+                progress=show,
+            )
+    finally:
+        checkpoints.close()

@@ -1,0 +1,106 @@
+"""Policies as snapshots: publishing, loading, and checking that a snapshot fits this fleet."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from lwd.config import Experiment
+from lwd.errors import SnapshotError
+from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.models.arrays import from_arrays, to_arrays
+from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
+from lwd.snapshot.store import Snapshot
+
+
+def model_config(experiment: Experiment) -> MlpConfig:
+    """Sizes of policy and critic for this fleet's robot."""
+    spec, _ = fleet_description(experiment)
+    return MlpConfig(
+        proprio_dim=spec.proprio_dim,
+        instruction_dim=experiment.model.instruction_dim,
+        chunk_steps=spec.chunk_steps,
+        action_dim=spec.action_dim,
+        width=experiment.model.width,
+        depth=experiment.model.depth,
+        heads=experiment.model.heads,
+        atoms=experiment.offline.learner.divl.atoms,
+    )
+
+
+def policy_template(experiment: Experiment) -> MlpPolicy:
+    """A policy of the right shapes, to read a snapshot into."""
+    config = model_config(experiment)
+    return MlpPolicy.init(jax.random.key(0), config, Normalizer.identity(config.proprio_dim))
+
+
+def publish(
+    experiment: Experiment,
+    services: Services,
+    policy: MlpPolicy,
+    *,
+    stage: str,
+    learner_step: int,
+    manifest: int | None,
+) -> Snapshot:
+    """Publish a policy with what a robot must check before it loads it, and announce it."""
+    config = model_config(experiment)
+    spec, _ = fleet_description(experiment)
+    arrays = to_arrays(policy)
+    meta: dict[str, Any] = {
+        "stage": stage,
+        "model": "mlp",
+        "width": config.width,
+        "depth": config.depth,
+        "robot_spec": spec.name,
+        "chunk_steps": spec.chunk_steps,
+        "instruction_encoder": encoder(experiment).version,
+        "flow_steps": experiment.offline.learner.qam.flow_steps,
+        "normalizer": normalizer_fingerprint(arrays),
+    }
+    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
+    services.channel.announce(snapshot)
+    return snapshot
+
+
+def load_policy(experiment: Experiment, services: Services, number: int) -> tuple[MlpPolicy, Snapshot]:
+    """A verified snapshot as a policy.
+
+    Raises:
+        SnapshotError: it is missing, not intact, or was made for another robot, model or instruction encoder.
+    """
+    arrays, snapshot = services.snapshots.load(number)
+    spec, _ = fleet_description(experiment)
+    expected = {"robot_spec": spec.name, "instruction_encoder": encoder(experiment).version}
+    for name, value in expected.items():
+        if snapshot.meta.get(name) != value:
+            raise SnapshotError(
+                f"snapshot {number} has {name} {snapshot.meta.get(name)!r}, this fleet has {value!r}. "
+                "Use the recipe that it was made with."
+            )
+    return from_arrays(policy_template(experiment), arrays, f"snapshot {number}"), snapshot
+
+
+def find_snapshot(services: Services, stage: str) -> Snapshot:
+    """The newest snapshot of a stage ("sft", "offline", "online").
+
+    Raises:
+        SnapshotError: that stage has not published yet.
+    """
+    found = [s for s in services.snapshots.list() if s.meta.get("stage") == stage]
+    if not found:
+        raise SnapshotError(
+            f"no snapshot of stage {stage!r} in {services.folder.path}. Train it first: lwd train {stage}."
+        )
+    return found[-1]
+
+
+def normalizer_fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    """Twelve hex digits that change with the normaliser's mean or scale."""
+    digest = hashlib.sha256()
+    for name in sorted(n for n in arrays if n.startswith("normalizer.")):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:12]

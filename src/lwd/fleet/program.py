@@ -1,0 +1,53 @@
+"""The whole system on one page: robot -> episode -> log -> replay -> learner -> snapshot -> robot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lwd.config import Experiment
+from lwd.fleet.actor import run_actor
+from lwd.fleet.coordinator import run_coordinator
+from lwd.fleet.learner import run_learner
+from lwd.fleet.process import ProcessSpec, RunningFleet
+from lwd.fleet.services import RunFolder
+
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
+"""Robots and learner share the machine's cores: one thread each is faster than two that fight."""
+
+
+def program(experiment: Experiment, folder: RunFolder) -> list[ProcessSpec]:
+    """The fleet as processes that know one another only through log and snapshots (paper, Appendix D)."""
+    arguments = (experiment, folder)
+    return [
+        # episodes -> catalogue -> manifests; the only singleton
+        ProcessSpec("coordinator", run_coordinator, arguments),
+        # manifests -> replay -> Algorithm 2 -> snapshots
+        ProcessSpec("learner", run_learner, arguments, _ONE_THREAD),
+        # snapshots -> robots and operators -> episodes
+        ProcessSpec("actor", run_actor, arguments, _ONE_THREAD, ends_fleet=True),
+    ]
+
+
+def run_online(
+    experiment: Experiment, folder: RunFolder, watch: Callable[[dict[str, dict[str, Any]]], None]
+) -> None:
+    """Start the fleet, watch it until the robots have collected their experience, stop it in the loop's order.
+
+    Raises:
+        FleetError: a process died.
+    """
+    logs = folder.path / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    fleet = RunningFleet(program(experiment, folder), str(logs))
+    try:
+        while fleet.poll():
+            watch(fleet.status)
+            fleet.processes["actor"].join(0.2)
+        fleet.stop(["coordinator", "learner"])  # the last episodes are in a manifest before the learner ends
+        watch(fleet.status)
+    finally:
+        fleet.kill()

@@ -1,0 +1,65 @@
+"""The recorder of a whole simulated fleet: every robot has an edge client and a spool of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from lwd.config import Experiment
+from lwd.episode import Episode, EpisodeHeader
+from lwd.fleet.services import Services, make_coordinator
+from lwd.log.writer import EdgeClient, EpisodeRecording
+
+
+class FleetRecorder:
+    """Hands each episode to the client of its robot; implements `lwd.robot.recorder.Recorder`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._clients: dict[str, EdgeClient] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> FleetRecorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self, header: EpisodeHeader) -> EpisodeRecording:
+        """Start the recording of one episode on its robot."""
+        return self._client(header.robot).begin(header)
+
+    def submit(self, episode: Episode) -> None:
+        """Record a complete episode on its robot."""
+        self._client(episode.header.robot).submit(episode)
+
+    def undelivered(self) -> int:
+        """Episodes that are still in a spool."""
+        return sum(client.pending()[0] for client in self._clients.values())
+
+    def _client(self, robot: str) -> EdgeClient:
+        if robot not in self._clients:
+            spool = self._services.folder.path / "spool" / robot
+            client = EdgeClient(spool, self._services.objects, self._services.bus, robot)
+            self._clients[robot] = self._stack.enter_context(client)
+            client.start()
+        return self._clients[robot]
+
+
+@contextmanager
+def recording(experiment: Experiment, services: Services) -> Iterator[FleetRecorder]:
+    """Record, deliver and catalogue: the edge clients with a coordinator beside them, in this process.
+
+    On leaving, everything recorded has been delivered and is part of a manifest.
+    """
+    stop = threading.Event()
+    coordinator = make_coordinator(experiment, services)
+    thread = threading.Thread(target=coordinator.run, args=(stop,), name="lwd-coordinator")
+    thread.start()
+    try:
+        with FleetRecorder(services) as recorder:
+            yield recorder
+    finally:
+        stop.set()
+        thread.join()
