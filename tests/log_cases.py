@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mcap.writer import CompressionType, Writer
 from PIL import Image
 
 from lwd.episode import Episode, EpisodeHeader, Outcome, Source, Verdict
@@ -63,7 +65,9 @@ def make_episode(
         actions=rng.uniform(-1, 1, (steps, action_dim)).astype(np.float32),
         interventions=rng.random(steps) < 0.3,
         times_s=np.arange(steps + 1, dtype=np.float64) / SPEC.control_hz,
-        images={name: [jpeg(*size, shade=i) for i in range(steps + 1)] for name, size in (cameras or {}).items()},
+        images={
+            name: [jpeg(*size, shade=i) for i in range(steps + 1)] for name, size in (cameras or {}).items()
+        },
     )
 
 
@@ -93,6 +97,28 @@ def record(client: EdgeClient, episode: Episode) -> None:
     recording.finish(episode.proprio[-1], float(episode.times_s[-1]), last, episode.verdict)
 
 
+def forge(
+    messages: list[tuple[str, bytes, int]], compression: CompressionType = CompressionType.NONE
+) -> bytes:
+    """A file with valid framing and CRCs and whatever messages: topic, payload, sequence."""
+    buffer = io.BytesIO()
+    writer = Writer(buffer, compression=compression, enable_data_crcs=True)
+    writer.start()
+    channels: dict[str, int] = {}
+    for topic, payload, sequence in messages:
+        if topic not in channels:
+            channels[topic] = writer.register_channel(topic, "cdr", 0)
+        writer.add_message(channels[topic], 0, payload, 0, sequence)
+    writer.finish()
+    return buffer.getvalue()
+
+
+def forge_parts(messages: dict[str, list[bytes]]) -> bytes:
+    return forge(
+        [(topic, data, i) for topic, payloads in messages.items() for i, data in enumerate(payloads)]
+    )
+
+
 def assert_equal(left: Episode, right: Episode) -> None:
     """Bit for bit."""
     assert left.header == right.header
@@ -120,8 +146,6 @@ class Fleet:
 
     def send(self, data: bytes, episode_id: str, robot: str = "robot-1", **changes: Any) -> EpisodeEvent:
         """Deliver raw bytes as if a robot had; the event can be made to lie with `changes`."""
-        import hashlib
-
         event = EpisodeEvent(
             episode_id=episode_id, robot=robot, sha256=hashlib.sha256(data).hexdigest(), size=len(data)
         )

@@ -2,9 +2,9 @@ import jax
 import pytest
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def quick_compilation():
-    """Most of these tests' time is compilation of small functions that run once; XLA's optimiser gains nothing there."""
+    """Without XLA's optimiser: it costs more than it gains where many functions are compiled to run once."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -11,6 +11,8 @@ from lwd.learner.clone import CloneConfig, init_clone
 from lwd.learner.stages import clone_stage, critic_stage, rl_stage, run_block
 from lwd.learner.state import init_state, with_fresh_optimizers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 CONFIG = tiny_config()
 

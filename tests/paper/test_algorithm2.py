@@ -26,6 +26,8 @@ from lwd.learner.state import init_state, trained_critic, trained_policy, traine
 from lwd.learner.update import fit_critic, fit_value, update, update_critic
 from lwd.models.mlp import Normalizer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLIP = 1e-3
 CONFIG = tiny_config(clip_norm=CLIP, ema_rate=0.1, policy_ema_rate=0.2)
 KEY = jax.random.key(22)

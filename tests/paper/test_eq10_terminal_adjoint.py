@@ -9,6 +9,8 @@ import pytest
 from lwd.learner.qam import QamConfig, action_gradient, adjoint_matching_loss
 from lwd.transition import Observation
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OBSERVATION = Observation(jnp.zeros(1), jnp.zeros(1), {})
 
 

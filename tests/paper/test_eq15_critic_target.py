@@ -8,6 +8,8 @@ from paper_examples import TabularCritic, tabular_batch
 
 from lwd.learner.divl import DivlConfig, bootstrap_target, critic_loss, fill_tail, pessimistic_q
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = DivlConfig(atoms=5, value_low=0.0, value_high=1.0, alpha=0.0, tau_base=0.6)
 # State 0: all mass on 0.25. State 1: 0.5 on 0.25 and 0.5 on 0.75, so the 0.6 quantile is 0.75.
 PROBABILITIES = jnp.array([[0, 1, 0, 0, 0], [0, 0.5, 0, 0.5, 0]])

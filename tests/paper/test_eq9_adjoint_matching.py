@@ -11,6 +11,8 @@ from lwd.learner import qam
 from lwd.learner.flow import time_grid
 from lwd.learner.qam import QamConfig, lean_adjoint, matching_loss, memoryless_path, noise_scale, path_kl
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 T = 6
 SHAPE = (2, 2)
 SIGMA_SQUARED = [22, 10, 6, 4, 2.8, 2, 10 / 7, 1, 2 / 3, 0.4]

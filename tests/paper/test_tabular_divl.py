@@ -32,12 +32,12 @@ def rows(counts):
     return result
 
 
-def fit(counts, config, leap_q=0.0, steps=1500):
+def fit(counts, config, leap_q=0.0, steps=600):
     """Algorithm 2 without its policy: returns what DIVL bootstraps from in every state, and the critic."""
     batch = tabular_batch(rows(counts), STATES, ACTIONS)
     table = jnp.zeros((2, STATES, ACTIONS)).at[:, :, LEAP].set(leap_q)
     critic = TabularCritic(jnp.zeros((STATES, config.atoms)), table)
-    optimizer = optax.adam(0.03)
+    optimizer = optax.adam(0.05)
     per_entry = 0.5 * len(batch.reward) * 2 / 20  # the loss is a mean over batch and heads; at most 20 rows share a state
 
     def step(carry, _):

@@ -73,6 +73,10 @@ class EpisodeStream:
         if self._flush_steps is not None and self._steps % self._flush_steps == 0:
             self._writer.flush()
 
+    def flush(self) -> None:
+        """Hand all steps so far to the operating system."""
+        self._writer.flush()
+
     def finish(
         self, proprio: NDArray[np.float32], time_s: float, images: Mapping[str, bytes], verdict: Verdict
     ) -> None:

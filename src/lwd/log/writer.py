@@ -6,6 +6,7 @@ it. Every step of that can be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -50,7 +51,8 @@ class EpisodeRecording:
         try:
             self._stream = codec.EpisodeStream(self._file, header, flush_steps)
         except OSError as error:
-            self._close()
+            with contextlib.suppress(OSError):
+                self._file.close()
             raise spool_error(self.path, "write", error) from error
 
     def step(
@@ -104,6 +106,11 @@ class EpisodeRecording:
             self._spool.salvage(self.path)
 
     def _close(self) -> None:
+        try:
+            if not self._file.closed:
+                self._stream.flush()
+        except OSError as error:
+            log.warning("spool_flush_failed path=%s cause=%r", self.path, str(error))
         try:
             self._file.close()
         except OSError as error:  # a full disk can refuse the last buffered bytes

@@ -1,0 +1,23 @@
+"""Named experiments. `lwd show NAME` prints one, `--recipe NAME` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lwd.config import Experiment
+from lwd.errors import UnknownNameError
+from lwd.recipes.fast import metaworld
+from lwd.recipes.sim import scene
+
+RECIPES: Mapping[str, Callable[[int], Experiment]] = {"scene": scene, "metaworld": metaworld}
+
+
+def recipe(name: str, seed: int = 0) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest name is in the message.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, RECIPES)
+    return RECIPES[name](seed)

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from log_cases import Fleet, make_episode
 
+from lwd.episode import Source
 from lwd.errors import StoreError
 from lwd.log import tables
 from lwd.log.catalogue import Catalogue, move_head
@@ -64,7 +65,9 @@ def test_heads_only_grow(fleet: Fleet):
 
 
 def test_rows_carry_the_whole_header_and_are_filtered(fleet: Fleet):
-    episodes = [make_episode(4 + i, source=source) for i, source in enumerate(["demo", "online", "online"])]
+    episodes = [
+        make_episode(4 + i, source=Source(source)) for i, source in enumerate(["demo", "online", "online"])
+    ]
     for episode in episodes:
         fleet.send_episode(episode)
     fleet.drain()
@@ -80,7 +83,13 @@ def test_rows_carry_the_whole_header_and_are_filtered(fleet: Fleet):
     assert [row.steps for row in fleet.catalogue.episodes(source="online")] == [5, 6]
     assert [row.steps for row in fleet.catalogue.episodes(after_seq=1, upto_seq=2)] == [5]
     assert [row.steps for row in fleet.catalogue.episodes(task="drawer", limit=1)] == [4]
-    assert fleet.catalogue.counts() == {"episodes": 3, "quarantine": 0, "events": 0, "manifests": 0, "snapshots": 0}
+    assert fleet.catalogue.counts() == {
+        "episodes": 3,
+        "quarantine": 0,
+        "events": 0,
+        "manifests": 0,
+        "snapshots": 0,
+    }
 
 
 COUNT = """

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from log_cases import assert_equal, change, jpeg, make_episode, make_header
+from log_cases import assert_equal, change, forge, forge_parts, jpeg, make_episode, make_header
 from mcap.reader import make_reader
-from mcap.writer import CompressionType, Writer
+from mcap.writer import CompressionType
 
 from lwd.episode import SCHEMA_VERSION, Episode, Outcome, Verdict
 from lwd.errors import EpisodeError
@@ -94,8 +94,19 @@ def test_every_prefix_is_refused_and_recovers_its_whole_steps():
     buffer = io.BytesIO()
     stream = codec.EpisodeStream(buffer, episode.header, flush_steps=2)
     for t in range(25):
-        stream.step(episode.proprio[t], episode.actions[t], bool(episode.interventions[t]), float(episode.times_s[t]), {"wrist": episode.images["wrist"][t]})
-    stream.finish(episode.proprio[25], float(episode.times_s[25]), {"wrist": episode.images["wrist"][25]}, episode.verdict)
+        stream.step(
+            episode.proprio[t],
+            episode.actions[t],
+            bool(episode.interventions[t]),
+            float(episode.times_s[t]),
+            {"wrist": episode.images["wrist"][t]},
+        )
+    stream.finish(
+        episode.proprio[25],
+        float(episode.times_s[25]),
+        {"wrist": episode.images["wrist"][25]},
+        episode.verdict,
+    )
     data = buffer.getvalue()
     assert_equal(codec.decode(data), episode)
     steps = 0
@@ -139,27 +150,9 @@ def test_garbage_raises_only_episode_errors(garbage, place, cut):
             pass
 
 
-def forge(messages: list[tuple[str, bytes, int]], compression: CompressionType = CompressionType.NONE) -> bytes:
-    """A file with valid framing and CRCs and whatever messages: topic, payload, sequence."""
-    buffer = io.BytesIO()
-    writer = Writer(buffer, compression=compression, enable_data_crcs=True)
-    writer.start()
-    channels: dict[str, int] = {}
-    for topic, payload, sequence in messages:
-        if topic not in channels:
-            channels[topic] = writer.register_channel(topic, "cdr", 0)
-        writer.add_message(channels[topic], 0, payload, 0, sequence)
-    writer.finish()
-    return buffer.getvalue()
-
-
 def parts(steps: int = 3, cameras: dict[str, tuple[int, int]] | None = None) -> dict[str, list[bytes]]:
     episode = make_episode(steps, cameras=cameras, episode_id="parts", started_at=1.0)
     return scan(codec.encode(episode)).messages
-
-
-def forge_parts(messages: dict[str, list[bytes]]) -> bytes:
-    return forge([(topic, data, i) for topic, payloads in messages.items() for i, data in enumerate(payloads)])
 
 
 json_values = st.recursive(
@@ -226,7 +219,12 @@ def test_a_header_that_does_not_fit_is_refused(field, value, reason):
 
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
-    [("outcome", "great", "schema"), ("stage_score", 1.5, "schema"), ("stage_score", float("nan"), "nan"), ("steps", 4, "shape")],
+    [
+        ("outcome", "great", "schema"),
+        ("stage_score", 1.5, "schema"),
+        ("stage_score", float("nan"), "nan"),
+        ("steps", 4, "shape"),
+    ],
 )
 def test_a_verdict_that_does_not_fit_is_refused(field, value, reason):
     messages = parts()
@@ -238,7 +236,10 @@ def test_a_verdict_that_does_not_fit_is_refused(field, value, reason):
 def test_nested_json_and_missing_parts_are_refused():
     messages = parts()
     assert reason_of(forge_parts({**messages, layout.HEADER_TOPIC: [b"[" * 60_000]})) == "corrupt"
-    assert reason_of(forge_parts({**messages, layout.HEADER_TOPIC: [b'{"a":' * 20_000]})) in ("schema", "corrupt")
+    assert reason_of(forge_parts({**messages, layout.HEADER_TOPIC: [b'{"a":' * 20_000]})) in (
+        "schema",
+        "corrupt",
+    )
     for topic in messages:
         assert reason_of(forge_parts({**messages, topic: []})) in ("schema", "shape")
 
@@ -246,7 +247,9 @@ def test_nested_json_and_missing_parts_are_refused():
 def test_a_step_of_another_width_or_out_of_order_is_refused():
     messages = parts()
     steps = messages[layout.STEP_TOPIC]
-    assert reason_of(forge_parts({**messages, layout.STEP_TOPIC: [*steps[:2], steps[2] + b"\0" * 4]})) == "shape"
+    assert (
+        reason_of(forge_parts({**messages, layout.STEP_TOPIC: [*steps[:2], steps[2] + b"\0" * 4]})) == "shape"
+    )
     assert reason_of(forge_parts({**messages, layout.STEP_TOPIC: [steps[1], steps[0], steps[2]]})) == "shape"
 
 
@@ -310,7 +313,9 @@ for work in (lambda: codec.encode(episode), lambda: codec.decode(encoded)):
 def test_writing_and_reading_300_steps_take_milliseconds():
     """In a process of its own, because the type checks of the test run cost ten times what is measured."""
     tests = str(Path(__file__).parents[2])
-    output = subprocess.run([sys.executable, "-c", MEASURE, tests], capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", MEASURE, tests], capture_output=True, text=True, check=True
+    )
     writing, reading = map(float, output.stdout.split())
     assert writing < 0.005
     assert reading < 0.005

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from log_cases import CAMERA, SEEING, Fleet, change, make_episode
-from test_log_codec import forge_parts
+from log_cases import CAMERA, SEEING, Fleet, change, forge_parts, make_episode
 
-from lwd.episode import SCHEMA_VERSION, Episode
+from lwd.episode import SCHEMA_VERSION, Episode, Source
 from lwd.errors import StoreError
 from lwd.log import codec, layout, manifest
 from lwd.log.coordinator import MISSING_DELIVERIES, Coordinator, StepReport
+from lwd.log.events import EpisodeEvent
 from lwd.log.scan import scan
 from lwd.log.validate import jpeg_size
 
@@ -33,7 +33,9 @@ def future() -> tuple[str, bytes]:
     messages = scan(codec.encode(episode)).messages
     fields = json.loads(messages[layout.HEADER_TOPIC][0])
     fields["schema_version"] = SCHEMA_VERSION + 1
-    return episode.header.episode_id, forge_parts({**messages, layout.HEADER_TOPIC: [json.dumps(fields).encode()]})
+    return episode.header.episode_id, forge_parts(
+        {**messages, layout.HEADER_TOPIC: [json.dumps(fields).encode()]}
+    )
 
 
 def flipped() -> tuple[str, bytes]:
@@ -95,7 +97,12 @@ def test_what_is_wrong_is_quarantined_with_its_reason_and_its_bytes(fleet: Fleet
 
 def test_good_episodes_are_accepted(fleet: Fleet):
     size = (CAMERA.height, CAMERA.width)
-    for episode in (make_episode(1), make_episode(100), with_cameras({"wrist": size}), make_episode(3, source="demo", snapshot=None)):
+    for episode in (
+        make_episode(1),
+        make_episode(100),
+        with_cameras({"wrist": size}),
+        make_episode(3, source=Source.DEMO, snapshot=None),
+    ):
         fleet.send_episode(episode)
     assert fleet.coordinator.step() == StepReport(catalogued=4)
     assert fleet.catalogue.quarantined() == []
@@ -148,8 +155,8 @@ def test_the_same_id_with_other_bytes_is_quarantined(fleet: Fleet, together: boo
     [{"version": 2}, {"episode_id": "../x"}, {"sha256": "AB"}, {"size": -1}, {"size": True}, {"robot": None}],
 )
 def test_a_malformed_event_is_quarantined_once(fleet: Fleet, change_event):
-    payload = {**fleet.send_episode(make_episode(3)).payload(), **change_event}
-    fleet.drain()
+    event = EpisodeEvent(episode_id="e", robot="robot-1", sha256="a" * 64, size=5)
+    payload = {**event.payload(), **change_event}
     for _ in range(2):
         fleet.bus.publish("episodes.robot-1", payload)
         fleet.drain()
@@ -249,7 +256,9 @@ def test_log_lines_name_the_numbers(fleet: Fleet, caplog):
     fleet.drain()
     fleet.coordinator.commit()
     text = caplog.text
-    assert f"episode_catalogued episode={episode.header.episode_id} task=drawer source=online snapshot=3" in text
+    assert (
+        f"episode_catalogued episode={episode.header.episode_id} task=drawer source=online snapshot=3" in text
+    )
     assert f"episode_quarantined episode={bad.episode_id} reason=task" in text
     assert "manifest_committed manifest=1 episodes=1" in text
     assert all("\n" not in record.getMessage() for record in caplog.records)
@@ -282,4 +291,9 @@ def test_it_handles_200_small_episodes_a_second(tmp_path: Path):
 
 def test_reports_add_up():
     assert StepReport(catalogued=1, duplicates=2, quarantined=3, deferred=4).handled == 10
-    assert dataclasses.asdict(StepReport()) == {"catalogued": 0, "duplicates": 0, "quarantined": 0, "deferred": 0}
+    assert dataclasses.asdict(StepReport()) == {
+        "catalogued": 0,
+        "duplicates": 0,
+        "quarantined": 0,
+        "deferred": 0,
+    }

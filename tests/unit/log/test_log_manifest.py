@@ -54,7 +54,8 @@ def test_manifests_only_grow(tmp_path_factory, rounds):
             if committed is not None:
                 assert committed.number == len(frozen) + 1
                 frozen[committed.number] = [
-                    row.episode_id for row in manifest.episodes_between(fleet.catalogue, None, committed.number)
+                    row.episode_id
+                    for row in manifest.episodes_between(fleet.catalogue, None, committed.number)
                 ]
                 assert committed.episodes == len(frozen[committed.number])
         for number, ids in frozen.items():

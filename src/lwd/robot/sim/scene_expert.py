@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from lwd.robot.sim.scene import SceneEnvironment
 from lwd.robot.sim.scene_model import scene_model
 from lwd.robot.sim.scene_plan import SAFE_PLACE, Primitive, next_primitive, still_possible
-from lwd.robot.sim.scene_tasks import SCENE_TASKS, SceneGoal
+from lwd.robot.sim.scene_tasks import (
+    CUBE_IN_CLOSED_DRAWER,
+    DRAWER_CLOSED,
+    DRAWER_OPEN,
+    WINDOW_OPEN,
+    SceneGoal,
+)
 from lwd.robot.sim.style import EXPERT, ExpertStyle, Hand
 
 with warnings.catch_warnings():
@@ -28,6 +34,7 @@ _STREAM = 3
 _REACH_M = 0.05
 _WAYPOINT_LOW, _WAYPOINT_HIGH = np.array([0.28, -0.2, 0.22]), np.array([0.55, 0.2, 0.34])
 _LOOK_STEPS = 12
+_LETTING_GO = 0.2
 _STUCK_STEPS, _STUCK_M = 25, 0.025
 
 
@@ -80,6 +87,8 @@ class SceneOperator:
         if self._primitive is None:
             return self._hand.move(np.zeros(5), gripper, _REACH_M).astype(np.float32)
         intended = np.asarray(self._oracle.select_action(None, self._with_target(info, self._primitive)))
+        if self._primitive.kind == "cube" and intended[4] < 0 and info["proprio/gripper_contact"][0] > 0.1:
+            intended[:3] *= _LETTING_GO  # at full speed the opening fingers throw the cube
         return self._hand.move(intended, gripper, _REACH_M).astype(np.float32)
 
     def goal(self) -> SceneGoal:
@@ -155,10 +164,15 @@ class SceneOperator:
 
 
 PLAY_NOISE = (0.2, 0.5)
+_TABLE_LOW, _TABLE_HIGH = (0.33, -0.05), (0.44, 0.14)
 
 
 class PlayOperator(SceneOperator):
-    """Somebody who plays: works towards another task's goal than the one asked for, noisily; mostly a failure."""
+    """Somebody who plays: brings the scene into one random configuration after the other, noisily.
+
+    What it does first is never what the asked task would need first, so that play mostly fails the task; yet it
+    shows presses, slides, grasps and places.
+    """
 
     def __init__(
         self, environment: SceneEnvironment, style: ExpertStyle | None = None, name: str = "play"
@@ -166,20 +180,40 @@ class PlayOperator(SceneOperator):
         super().__init__(environment, style or replace(EXPERT, noise=PLAY_NOISE), name)
 
     def begin(self, task: str, seed: int) -> None:
-        """Choose another task to play at; all randomness follows from the seed."""
+        """Choose something to play at; all randomness follows from the seed."""
         super().begin(task, seed)
         self._pick()
 
     def goal(self) -> SceneGoal:
-        """The goal that it plays at, another one whenever it is reached."""
+        """The configuration that it plays at, another one whenever it is reached."""
         if next_primitive(self._env.state, self._goal) is None:
             self._pick()
         return self._goal
 
     def _pick(self) -> None:
-        others = [name for name in SCENE_TASKS if name != self._task]
-        goal = SCENE_TASKS[others[int(self._rng.integers(len(others)))]].goal
-        self._goal = replace(goal, cube=goal.cube or self._env.goal.cube)
+        asked = next_primitive(self._env.state, self._env.goal)
+        for _ in range(30):
+            self._goal = self._configuration()
+            first = next_primitive(self._env.state, self._goal)
+            if first is not None and (
+                asked is None or first.kind != asked.kind or first.button != asked.button
+            ):
+                return
+
+    def _configuration(self) -> SceneGoal:
+        """A random configuration: cube left, moved, or put into the drawer, and the rest either way."""
+        rng = self._rng
+        buttons = (int(rng.integers(2)), int(rng.integers(2)))
+        drawer, window = (
+            float(rng.choice((DRAWER_CLOSED, DRAWER_OPEN))),
+            float(rng.choice((0.0, WINDOW_OPEN))),
+        )
+        x, y = rng.uniform(_TABLE_LOW, _TABLE_HIGH).tolist()
+        what = int(rng.integers(4))
+        if what == 0:
+            return SceneGoal(cube=CUBE_IN_CLOSED_DRAWER, buttons=buttons, drawer=DRAWER_CLOSED, window=window)
+        cube = (x, y, 0.02) if what == 1 else None
+        return SceneGoal(cube=cube, buttons=buttons, drawer=drawer, window=window)
 
 
 @contextmanager

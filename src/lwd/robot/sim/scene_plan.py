@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lwd.robot.sim.scene_tasks import DRAWER_OPEN, Point, SceneGoal, SceneState
+from lwd.robot.sim.scene_tasks import DRAWER_OPEN, REACHED_M, Point, SceneGoal, SceneState
 
 CUBE_IN_OPEN_DRAWER: Point = (0.33, -0.24, 0.066)
 """Where to let go of the cube so that closing the drawer carries it to its goal."""
@@ -16,6 +16,8 @@ _DRAWER_PATH_Y = -0.095
 """A cube on the table beyond this is in the way of the drawer."""
 _NEAR_M = 0.03
 """Stricter than success (0.04), so that what the plan calls done does not drift back."""
+_OPEN_ENOUGH, _STILL_OPEN = DRAWER_OPEN + 0.015, DRAWER_OPEN + 0.035
+"""The drawer counts as open up to here before reaching into it, and up to there while reaching; else cabinet and arm meet."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,15 @@ def _cube_step(state: SceneState, goal: SceneGoal) -> Primitive | None:
     """What the cube still needs, doors first; None when it lies where it should."""
     if goal.cube is None:
         return None
-    drawer_is_open = state.drawer <= DRAWER_OPEN + _NEAR_M
+    drawer_is_open = state.drawer <= _OPEN_ENOUGH
     if goal.cube[1] > -0.2:  # on the table
         if math.dist(state.cube, goal.cube) <= _NEAR_M:
             return None
         if state.cube_in_drawer and not drawer_is_open:
             return _slide_drawer(state, DRAWER_OPEN)
         return Primitive("cube", cube=goal.cube)
-    if math.dist(state.cube, goal.cube) <= _NEAR_M:
+    # In a closed drawer nothing drifts any more, and taking the cube out again is the hardest thing of all.
+    if math.dist(state.cube, goal.cube) <= REACHED_M - 0.002:
         return None
     if drawer_is_open:
         placed = state.cube_in_drawer and math.dist(state.cube[:2], CUBE_IN_OPEN_DRAWER[:2]) <= _NEAR_M
@@ -80,7 +83,7 @@ def _cube_step(state: SceneState, goal: SceneGoal) -> Primitive | None:
 def still_possible(primitive: Primitive, state: SceneState) -> bool:
     """Whether a primitive under way still can work: what it needs may have been locked or closed meanwhile."""
     if primitive.kind == "cube" and primitive.cube == CUBE_IN_OPEN_DRAWER:
-        return state.drawer <= DRAWER_OPEN + 2 * _NEAR_M
+        return state.drawer <= _STILL_OPEN
     if primitive.kind == "drawer":
         return state.buttons[0] == 1
     if primitive.kind == "window":

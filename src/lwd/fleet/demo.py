@@ -1,0 +1,164 @@
+"""The whole loop on one machine: collect, SFT, LWD offline, LWD online, each evaluated, and a report of it all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lwd.config import Experiment
+from lwd.episode import Source
+from lwd.errors import ConfigError
+from lwd.evaluate.jsonfile import write_json
+from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
+from lwd.evaluate.records import read_records, write_records
+from lwd.evaluate.scores import Scores, score
+from lwd.evaluate.summary import Summary, summarise, write_summary
+from lwd.evaluate.table import print_results
+from lwd.fleet.collect import collect
+from lwd.fleet.dataset import print_dataset, write_dataset
+from lwd.fleet.evaluator import evaluate
+from lwd.fleet.metrics_log import MetricsLog
+from lwd.fleet.offline import offline_result, train_offline, train_sft
+from lwd.fleet.online import online
+from lwd.fleet.policies import find_snapshot
+from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
+from lwd.fleet.traces import value_traces
+
+METHOD_OF_STAGE = {"sft": "sft", "offline": "lwd_offline", "online": "lwd_online"}
+FLEET_EPISODES = "episodes.jsonl"
+
+
+class Demo:
+    """Runs the phases in order and remembers which are done, so that a cut run goes on where it stopped."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, console: Console, command: str) -> None:
+        self._x, self._folder, self._console, self._command = experiment, folder, console, command
+        self._phases: Mapping[str, Callable[[Services], object]] = {
+            "collect demonstrations and play": lambda s: collect(
+                self._x, s, (Source.DEMO, Source.PLAY), self._console
+            ),
+            "train SFT": lambda s: train_sft(self._x, s, self._console),
+            "collect rollouts": self._collect_rollouts,
+            "evaluate SFT": lambda s: run_evaluation(self._x, s, "sft", self._console),
+            "train LWD offline": lambda s: train_offline(self._x, s, self._console),
+            "evaluate LWD offline": lambda s: run_evaluation(self._x, s, "offline", self._console),
+            "LWD online": lambda s: online(self._x, self._folder, self._console),
+            "evaluate LWD online": lambda s: run_evaluation(self._x, s, "online", self._console),
+        }
+
+    def run(self) -> Summary:
+        """All phases that are not done yet; the summary is written and printed at the end.
+
+        Raises:
+            ConfigError: the folder belongs to another experiment.
+        """
+        timing = self._resume()
+        for name, phase in self._phases.items():
+            if name in timing:
+                continue
+            self._console.rule(f"[bold]{name}", align="left")
+            began = time.monotonic()
+            with open_services(self._folder) as services:
+                phase(services)
+            timing[name] = time.monotonic() - began
+            write_json(self._folder.path / "timing.json", timing)
+        summary = self._summarise(timing)
+        print_results(self._console, summary)
+        return summary
+
+    def _resume(self) -> dict[str, float]:
+        """Seconds of the phases that an earlier process finished."""
+        path, mine = self._folder.path / "run.json", repr(self._x)
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))["experiment"]
+            if found != mine:
+                raise ConfigError(
+                    f"{self._folder.path} holds a run of another experiment or seed. Choose another --out, or delete it."
+                )
+        else:
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"experiment": mine, "command": self._command, "seed": self._x.seed})
+        timing = self._folder.path / "timing.json"
+        return json.loads(timing.read_text(encoding="utf-8")) if timing.exists() else {}
+
+    def _collect_rollouts(self, services: Services) -> None:
+        collect(self._x, services, (Source.ROLLOUT,), self._console)
+        rows = write_dataset(self._x, services)
+        print_dataset(self._console, rows)
+
+    def _summarise(self, timing: Mapping[str, float]) -> Summary:
+        fleet = fleet_totals(self._folder.path / FLEET_EPISODES)
+        methods = {}
+        for stage, method in METHOD_OF_STAGE.items():
+            records = read_records(self._folder.path / "evaluations" / f"{method}.json")
+            cost = fleet if stage == "online" else {"robot_hours": 0.0, "interventions": 0, "operator_minutes": 0.0}
+            methods[method] = summarise(score(records, horizons(self._x)), **cost)
+        summary = Summary(
+            seed=self._x.seed,
+            wall_s=float(sum(timing.values())),
+            tasks=horizons(self._x),
+            commit=current_commit(Path(__file__).parent),
+            hardware=describe_hardware(),
+            software=describe_software(),
+            command=self._command,
+            methods=methods,
+        )
+        write_summary(self._folder.path / "summary.json", summary)
+        return summary
+
+
+def run_evaluation(experiment: Experiment, services: Services, stage: str, console: Console) -> Scores:
+    """Evaluate the newest snapshot of a stage; records, an evaluation point and (for SFT) episodes for the figures stay."""
+    snapshot = find_snapshot(services, stage)
+    result = evaluate(experiment, services, snapshot.number, console, stage)
+    folder = services.folder
+    write_records(folder.path / "evaluations" / f"{METHOD_OF_STAGE[stage]}.json", result.records)
+    scores = score(result.records, horizons(experiment))
+    with MetricsLog(folder.metrics(f"evaluate_{stage}")) as log:
+        log.write(
+            stage=stage,
+            learner_step=snapshot.learner_step,
+            time_s=0.0,
+            **{
+                "evaluate/success": scores.average.success.value,
+                "evaluate/success_low": scores.average.success.low,
+                "evaluate/success_high": scores.average.success.high,
+            },
+        )
+    if stage == "offline":
+        state = offline_result(experiment, services)
+        traces = value_traces(experiment, state.critic, result.episodes, experiment.offline.learner.divl)
+        write_json(folder.path / "value_traces.json", traces)
+    console.print(_sentence(stage, snapshot.number, scores))
+    return scores
+
+
+def horizons(experiment: Experiment) -> dict[str, Any]:
+    """Task name -> "short" or "long"."""
+    return {name: task.horizon for name, task in fleet_description(experiment)[1].items()}
+
+
+def fleet_totals(path: Path) -> dict[str, Any]:
+    """What the online stage cost: robot-hours, takeovers, minutes that a human commanded."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    seconds = sum(line["cycle_time_s"] for line in lines)
+    human = sum(line["cycle_time_s"] * line["intervention_steps"] / max(line["steps"], 1) for line in lines)
+    return {
+        "robot_hours": seconds / 3600.0,
+        "interventions": sum(line["takeovers"] for line in lines),
+        "operator_minutes": human / 60.0,
+    }
+
+
+def _sentence(stage: str, number: int, scores: Scores) -> str:
+    average = scores.average.success
+    parts = [f"{stage} (snapshot {number}): success {average.value:.2f} [{average.low:.2f}, {average.high:.2f}]"]
+    for name, part in (("short", scores.short), ("long", scores.long)):
+        if part is not None:
+            parts.append(f"{name} {part.success.value:.2f}")
+    return ", ".join(parts)

@@ -1,0 +1,52 @@
+"""Stage 3 as a user runs it: `lwd fleet up` starts coordinator, learner and robots, and shows the loop turning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from lwd.config import Experiment
+from lwd.fleet.policies import find_snapshot
+from lwd.fleet.process import FleetError
+from lwd.fleet.program import run_online
+from lwd.fleet.progress import progress
+from lwd.fleet.services import RunFolder, open_services
+from lwd.snapshot.store import Snapshot
+
+Status = dict[str, dict[str, Any]]
+
+
+def online(experiment: Experiment, folder: RunFolder, console: Console) -> Snapshot:
+    """Run the fleet until its experience is collected; the learner's last snapshot is the result.
+
+    Raises:
+        SnapshotError: the earlier stages have not been run.
+        FleetError: a process died; the run can be resumed.
+    """
+    with open_services(folder) as services:
+        find_snapshot(services, "offline")  # says what to run first, before any process starts
+    with progress(console, "LWD online (control steps)", experiment.online.control_steps) as bar:
+
+        def watch(status: Status) -> None:
+            bar.to(status["actor"].get("control_steps", 0), describe(status))
+
+        try:
+            run_online(experiment, folder, watch)
+        except FleetError:
+            console.print(f"[red]the fleet stopped; its logs are in {folder.path / 'logs'}")
+            raise
+    with open_services(folder) as services:
+        return find_snapshot(services, "online")
+
+
+def describe(status: Status) -> str:
+    """One line: how far the learner is, what the robots run, who waits for what."""
+    learner, actor = status["learner"], status["actor"]
+    parts = [f"learner step {learner.get('learner_step', 0)}", f"snapshot {learner.get('snapshot', '-')}"]
+    if "last" in actor:
+        parts.append(f"robots run {actor['last']['snapshot']}")
+    for name, who in (("learner", learner), ("robots", actor)):
+        if who.get("waits_for"):
+            parts.append(f"{name} wait for {who['waits_for']}")
+    return ", ".join(parts)

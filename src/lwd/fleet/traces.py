@@ -1,0 +1,67 @@
+"""What the value thought along an episode: the data behind the paper's Figures 6 and 9."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lwd.config import Experiment
+from lwd.episode import Episode
+from lwd.fleet.services import encoder, fleet_description
+from lwd.learner.divl import DivlConfig, read_value
+from lwd.models.mlp import MlpCritic
+from lwd.transition import Observation
+
+
+def value_traces(
+    experiment: Experiment, critic: MlpCritic, episodes: Sequence[Episode], config: DivlConfig
+) -> list[dict[str, Any]]:
+    """One success and one failure of the same task, the longest pair of a long task, value read at every chunk boundary."""
+    pair = _pair(experiment, episodes)
+    return [_trace(experiment, critic, episode, config) for episode in pair]
+
+
+def _pair(experiment: Experiment, episodes: Sequence[Episode]) -> list[Episode]:
+    _, tasks = fleet_description(experiment)
+    for name in sorted(tasks, key=lambda n: (tasks[n].horizon != "long", -len(tasks[n].milestones))):
+        here = [e for e in episodes if e.header.task == name]
+        wins, losses = [e for e in here if e.success], [e for e in here if not e.success]
+        if wins and losses:
+            return [max(wins, key=lambda e: e.steps), max(losses, key=lambda e: e.steps)]
+    return list(episodes[:1])
+
+
+@eqx.filter_jit
+def _read(
+    critic: MlpCritic, observations: Observation, config: DivlConfig
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    logits = jax.vmap(lambda o: critic.value_logits(critic.encode(o)))(observations)
+    quantile, tau, entropy = jax.vmap(read_value, (0, None))(logits, config)
+    return quantile, tau, entropy, jax.nn.softmax(logits)
+
+
+def _trace(
+    experiment: Experiment, critic: MlpCritic, episode: Episode, config: DivlConfig
+) -> dict[str, Any]:
+    spec, _ = fleet_description(experiment)
+    rows = np.arange(0, episode.steps, spec.chunk_steps)
+    text = encoder(experiment)(episode.header.instruction)
+    observations = Observation(
+        jnp.asarray(episode.proprio[rows]), jnp.asarray(np.tile(text, (len(rows), 1))), {}
+    )
+    quantile, tau, entropy, probabilities = _read(critic, observations, config)
+    return {
+        "task": episode.header.task,
+        "outcome": episode.verdict.outcome.value,
+        "times_s": episode.times_s[rows].tolist(),
+        "quantile": np.asarray(quantile).tolist(),
+        "entropy": np.asarray(entropy).tolist(),
+        "tau": np.asarray(tau).tolist(),
+        "probabilities": np.round(np.asarray(probabilities), 5).tolist(),
+        "atoms": np.asarray(config.support()).tolist(),
+    }
