@@ -4,7 +4,7 @@
 
 Records and delivers EPISODES episodes, printing "began ID", "step ID N" and "finished ID" as they become true. With
 POINT it kills itself, as SIGKILL does, the first time that it gets there: before-put, after-put, after-publish,
-before-rename, after-sync.
+before-rename, after-sync; or it waits to be killed after its 12th control step: mid-episode.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,22 @@ def after(call: Callable[..., Any]) -> Callable[..., Any]:
     return both
 
 
+def live(client: EdgeClient, number: int, point: str) -> None:
+    """One episode, drawn from the seed `number`."""
+    episode = make_episode(30, seed=number)
+    recording = client.begin(episode.header)
+    name = episode.header.episode_id
+    print(f"began {name}", flush=True)
+    for t in range(episode.steps):
+        times, human = float(episode.times_s[t]), bool(episode.interventions[t])
+        recording.step(episode.proprio[t], episode.actions[t], human, times, {})
+        print(f"step {name} {t + 1}", flush=True)
+        if point == "mid-episode" and t + 1 == 12:
+            time.sleep(600)
+    recording.finish(episode.proprio[-1], float(episode.times_s[-1]), {}, episode.verdict)
+    print(f"finished {name} {number}", flush=True)
+
+
 def main() -> None:
     folder, episodes, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     point = sys.argv[4] if len(sys.argv) > 4 else ""
@@ -59,17 +76,8 @@ def main() -> None:
         os.replace = after(os.replace)
     if not point:
         client.start()
-    for number in range(episodes):
-        episode = make_episode(30, seed=seed + number)
-        recording = client.begin(episode.header)
-        name = episode.header.episode_id
-        print(f"began {name}", flush=True)
-        for t in range(episode.steps):
-            times, human = float(episode.times_s[t]), bool(episode.interventions[t])
-            recording.step(episode.proprio[t], episode.actions[t], human, times, {})
-            print(f"step {name} {t + 1}", flush=True)
-        recording.finish(episode.proprio[-1], float(episode.times_s[-1]), {}, episode.verdict)
-        print(f"finished {name} {seed + number}", flush=True)
+    for number in range(seed, seed + episodes):
+        live(client, number, point)
         if point:
             client.deliver()
     client.close()

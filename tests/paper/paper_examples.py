@@ -123,5 +123,6 @@ def assert_trees_close(a, b, rtol=1e-4, atol=1e-6):
 
 def trees_differ(a, b):
     return any(
-        np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        np.any(np.asarray(x) != np.asarray(y))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )

@@ -5,7 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from paper_examples import assert_trees_equal, random_batch, tiny_config, tiny_critic, tiny_policy, trees_differ
+from paper_examples import (
+    assert_trees_equal,
+    random_batch,
+    tiny_config,
+    tiny_critic,
+    tiny_policy,
+    trees_differ,
+)
 
 from lwd.learner.clone import CloneConfig, init_clone
 from lwd.learner.stages import clone_stage, critic_stage, rl_stage, run_block
@@ -33,13 +40,14 @@ def fresh_counter(step=0):
     return Counter(jnp.int32(step), jnp.float32(0))
 
 
-def slices(batches, *bounds):
-    return [jax.tree.map(lambda x: jnp.array(x[a:b]), batches) for a, b in zip(bounds, bounds[1:], strict=False)]
+def rows(batches, first, last):
+    """A copy: a block donates its batches too."""
+    return jax.tree.map(lambda x: jnp.array(x[first:last]), batches)
 
 
 def test_the_key_of_a_learner_step_depends_on_its_number_alone():
     batches = random_batch(1, 6, 2)
-    state, metrics = run_block(add, fresh_counter(7), slices(batches, 0, 6)[0], KEY)
+    state, metrics = run_block(add, fresh_counter(7), rows(batches, 0, 6), KEY)
     expected, seen = fresh_counter(7), []
     for i in range(6):
         batch = jax.tree.map(lambda x, i=i: x[i], batches)
@@ -47,7 +55,9 @@ def test_the_key_of_a_learner_step_depends_on_its_number_alone():
         seen.append(float(m["seen"]))
     assert int(state.step) == 13
     assert float(state.total) == pytest.approx(float(expected.total), rel=1e-5)
-    assert float(metrics["seen"]) == pytest.approx(np.mean(seen), rel=1e-5)  # metrics are means over the block
+    assert float(metrics["seen"]) == pytest.approx(
+        np.mean(seen), rel=1e-5
+    )  # metrics are means over the block
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +66,10 @@ def ten_steps():
     reference, critic = tiny_policy(0), tiny_critic(1)
     batches = random_batch(5, 10, 6)
     stage = rl_stage(CONFIG, reference)
-    one, metrics = run_block(stage, init_state(CONFIG, reference, critic), slices(batches, 0, 10)[0], KEY)
+    one, metrics = run_block(stage, init_state(CONFIG, reference, critic), rows(batches, 0, 10), KEY)
     two = init_state(CONFIG, reference, critic)
-    for half in slices(batches, 0, 5, 10):
-        two, _ = run_block(stage, two, half, KEY)
+    for first in (0, 5):
+        two, _ = run_block(stage, two, rows(batches, first, first + 5), KEY)
     return one, two, metrics, reference, critic
 
 
@@ -85,7 +95,9 @@ def test_every_metric_is_finite_and_named_by_part(ten_steps):
 def test_clone_then_warm_the_critic_then_improve():
     clone_config = CloneConfig(policy=CONFIG.policy, batch=6, policy_ema_rate=0.5)
     policy = tiny_policy(0)
-    cloned, _ = run_block(clone_stage(clone_config), init_clone(clone_config, policy), random_batch(6, 3, 6), KEY)
+    cloned, _ = run_block(
+        clone_stage(clone_config), init_clone(clone_config, policy), random_batch(6, 3, 6), KEY
+    )
     assert int(cloned.step) == 3
     reference = cloned.acting_policy  # the averaged copy becomes pi_beta
     assert trees_differ(reference, policy)

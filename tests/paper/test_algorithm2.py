@@ -1,8 +1,8 @@
 """Algorithm 2: the order of one learner step, who changes in it, and who must not.
 
-Networks are tiny. Adam's first step is close to the gradient's sign, so rounding would show in the parameters; gradients are read
-off the optimiser's memory instead, which after one step from fresh is 0.1 times the clipped gradient. The clip is so low that
-it always acts, so gradients are compared by direction.
+Networks are tiny. Adam's first step is close to the gradient's sign, so rounding would show in the parameters; gradients are
+read off the optimiser's memory instead, which after one step from fresh is 0.1 times the clipped gradient. The clip is so low
+that it always acts, so gradients are compared by direction.
 """
 
 import equinox as eqx
@@ -51,7 +51,11 @@ def before():
 
 def memory(opt_state):
     """Adam's first moment."""
-    return next(part.mu for part in jax.tree.leaves(opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
+    return next(
+        part.mu
+        for part in jax.tree.leaves(opt_state, is_leaf=lambda x: hasattr(x, "mu"))
+        if hasattr(part, "mu")
+    )
 
 
 def direction(gradient):
@@ -61,7 +65,9 @@ def direction(gradient):
 
 def assert_taken(opt_state, gradient, trained):
     """The optimiser's first step took this gradient, and none but the trained leaves of it."""
-    assert_trees_close(direction(memory(opt_state)), direction(eqx.filter(gradient, trained)), rtol=2e-3, atol=2e-5)
+    assert_trees_close(
+        direction(memory(opt_state)), direction(eqx.filter(gradient, trained)), rtol=2e-3, atol=2e-5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +184,9 @@ def test_optimisers_remember_nothing_of_frozen_leaves(before):
     assert jax.tree.leaves(memory(before.policy_opt).normalizer) == []
     assert jax.tree.leaves(memory(before.value_opt).heads) == []
     critic_memory = memory(before.critic_opt)
-    assert jax.tree.leaves((critic_memory.value_layer, critic_memory.value_out, critic_memory.normalizer)) == []
+    assert (
+        jax.tree.leaves((critic_memory.value_layer, critic_memory.value_out, critic_memory.normalizer)) == []
+    )
     assert jax.tree.leaves(critic_memory.heads) != []
 
 

@@ -47,7 +47,9 @@ def critic(offsets=(0.0, 10.0)):
 def test_gradient_of_the_lower_head():
     chunk = jnp.array([[0.2, 0.3]])
     np.testing.assert_allclose(action_gradient(critic(), OBSERVATION, chunk), [[0.3, -0.8]], atol=1e-6)
-    np.testing.assert_allclose(action_gradient(critic((10.0, 0.0)), OBSERVATION, chunk), [[-1.1, -0.2]], atol=1e-6)
+    np.testing.assert_allclose(
+        action_gradient(critic((10.0, 0.0)), OBSERVATION, chunk), [[-1.1, -0.2]], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,9 @@ def test_divided_by_the_temperature_at_the_paths_endpoint(temperature):
     end = np.sqrt(0.5 * 6.0) * np.array([0.2, -0.4])
     _, metrics = adjoint_matching_loss(StillPolicy(), StillPolicy(), critic(), OBSERVATION, noise, config)
     gradient = np.array([0.5, -0.5]) - end
-    assert float(metrics["policy/adjoint_norm"]) == pytest.approx(np.linalg.norm(gradient) / temperature, rel=1e-5)
+    assert float(metrics["policy/adjoint_norm"]) == pytest.approx(
+        np.linalg.norm(gradient) / temperature, rel=1e-5
+    )
     assert float(metrics["policy/saturated_share"]) == 0.0
     assert float(metrics["policy/path_kl"]) == 0.0
 

@@ -72,7 +72,9 @@ def test_tau_near_one_in_float32():
     last = np.where(np.arange(4000) % 2 == 0, 149, 200)
     exact = np.cumsum(np.float64(p), -1)
     for tau in (np.float32(1.0), np.nextafter(np.float32(1.0), np.float32(0.0)), np.float32(0.99999)):
-        index = np.argmin(np.abs(np.asarray(quantile_all(p, np.full(4000, tau), ATOMS))[:, None] - ATOMS), axis=-1)
+        index = np.argmin(
+            np.abs(np.asarray(quantile_all(p, np.full(4000, tau), ATOMS))[:, None] - ATOMS), axis=-1
+        )
         rows = np.arange(4000)
         assert np.all(index <= last)
         assert np.all(exact[rows, index] >= np.float64(tau) - 3e-6)

@@ -46,7 +46,9 @@ def fitted_distribution(q):
         updates, memory = optimizer.update(gradient, memory)
         return (optax.apply_updates(critic, updates), memory), None
 
-    (critic, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, length=1500))((start, optimizer.init(start)))
+    (critic, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, length=1500))(
+        (start, optimizer.init(start))
+    )
     return jax.nn.softmax(critic.logits[0])
 
 
@@ -70,7 +72,9 @@ def test_quantile(samples, probabilities, tau):
     flat = grid[losses <= losses.min() + 1e-9]
     # The projection moves each sample by less than one atom, and so its quantile; the fit's rounding error of about 1e-3 in the
     # CDF can move it to a neighbouring sample where samples lie far apart, hence the second allowance.
-    gap = np.max(np.abs(np.quantile(samples, [max(tau - 2e-3, 0), min(tau + 2e-3, 1)]) - np.quantile(samples, tau)))
+    gap = np.max(
+        np.abs(np.quantile(samples, [max(tau - 2e-3, 0), min(tau + 2e-3, 1)]) - np.quantile(samples, tau))
+    )
     assert flat[0] - WIDTH - gap <= read <= flat[-1] + WIDTH + gap
 
 
@@ -91,4 +95,6 @@ def test_exact_where_the_values_are_atoms():
     probabilities = fitted_distribution(q)
     for tau in (0.2, 0.3, 0.5, 0.75, 0.95):  # away from the jumps of the CDF at 5, 8, 12, 19 of 21
         best = q[np.argmin(rho(q, q, tau, 1))]
-        assert float(quantile(probabilities, jnp.float32(tau), CONFIG.support())) == pytest.approx(best, abs=1e-6)
+        assert float(quantile(probabilities, jnp.float32(tau), CONFIG.support())) == pytest.approx(
+            best, abs=1e-6
+        )

@@ -14,7 +14,9 @@ from lwd.learner.divl import DivlConfig, adaptive_tau, read_value
 )
 def test_the_papers_curves(base, entropy, tau):
     # The paper reports 0.44, 0.54, 0.76, 0.80 at these entropies.
-    assert float(adaptive_tau(jnp.float32(entropy), DivlConfig(tau_base=base))) == pytest.approx(tau, abs=1e-6)
+    assert float(adaptive_tau(jnp.float32(entropy), DivlConfig(tau_base=base))) == pytest.approx(
+        tau, abs=1e-6
+    )
 
 
 def test_clip_ends():
@@ -34,7 +36,8 @@ def test_alpha_zero_is_a_constant_tau():
 
 
 def test_read_value_joins_entropy_tau_and_quantile():
-    # Two equal masses of four atoms: entropy 0.5, tau = 0.6 - 0.15 = 0.45, reached by the lower one; base 0.9 gives 0.75, the upper.
+    # Two equal masses on four atoms: entropy 0.5. Base 0.6 gives tau 0.45, reached by the lower one; base 0.9 gives 0.75, the
+    # upper.
     logits = jnp.log(jnp.array([0.5, 0.0, 0.5, 0.0]) + 1e-30)
     for base, tau, value in ((0.6, 0.45, 0.0), (0.9, 0.75, 2.0)):
         config = DivlConfig(atoms=4, value_low=0.0, value_high=3.0, tau_base=base)

@@ -73,7 +73,9 @@ def test_path_follows_the_policy_and_ends_with_a_noiseless_reference_step():
     times, h = time_grid(T)
     np.testing.assert_allclose(path.points, points, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(path.velocities, jax.vmap(POLICY)(points, times), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(path.endpoint, points[-1] + h * REFERENCE(points[-1], times[-1]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        path.endpoint, points[-1] + h * REFERENCE(points[-1], times[-1]), rtol=1e-5, atol=1e-5
+    )
 
 
 # ---- lean adjoint ----------------------------------------------------------------------------------------------------
@@ -86,7 +88,9 @@ def adjoints():
     @jax.jit
     def both():
         nudges = jnp.zeros((T, *SHAPE))
-        end, points = follow(POLICY, NOISE, nudges)  # any points: the adjoint belongs to the reference drift through them
+        end, points = follow(
+            POLICY, NOISE, nudges
+        )  # any points: the adjoint belongs to the reference drift through them
         increments = []  # noise that makes the reference SDE pass through exactly these points
         h = 1.0 / T
         for i in range(T):
@@ -120,7 +124,9 @@ def test_same_time_equals_automatic_differentiation_through_the_reference_sde(ad
 
 def test_next_time_equals_the_public_methods_loop(adjoints):
     h, g, expected = 1.0 / T, adjoints["terminal"].ravel(), []
-    jacobian = jax.jit(jax.jacfwd(lambda a, w, pole: (2.0 * REFERENCE(a.reshape(SHAPE), w)).ravel() - a / pole))
+    jacobian = jax.jit(
+        jax.jacfwd(lambda a, w, pole: (2.0 * REFERENCE(a.reshape(SHAPE), w)).ravel() - a / pole)
+    )
     for i in reversed(range(T)):
         w_next = jnp.float32(i * h + h)
         g = g + h * jacobian(adjoints["points"][i].ravel(), w_next, w_next).T @ g
@@ -253,7 +259,9 @@ def test_batch_loss_is_the_mean_over_observations():
         mean = qam.policy_loss(*networks, observation, SHAPE, key, config)
         noise = jax.random.normal(key, (4, 2, *SHAPE))
         one = [
-            qam.adjoint_matching_loss(*networks, jax.tree.map(lambda x, i=i: x[i], observation), noise[i], config)
+            qam.adjoint_matching_loss(
+                *networks, jax.tree.map(lambda x, i=i: x[i], observation), noise[i], config
+            )
             for i in range(4)
         ]
         return mean, one

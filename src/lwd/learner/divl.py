@@ -37,6 +37,8 @@ class DivlConfig:
     tau_max: float = 0.99
 
     def __post_init__(self) -> None:
+        if self.atoms < 2:
+            raise ConfigError(f"DivlConfig: atoms must be at least 2, got {self.atoms}.")
         if self.value_low >= self.value_high:
             raise ConfigError(
                 f"DivlConfig: value_low {self.value_low} must be below value_high {self.value_high}."
@@ -94,7 +96,7 @@ def adaptive_tau(entropy: Float[Array, ""], config: DivlConfig) -> Float[Array, 
 def read_value(
     logits: Float[Array, " K"], config: DivlConfig
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """The scalar that DIVL bootstraps from, with its tau and entropy. Paper: Eq 13, 17, 18."""
+    """The scalar that DIVL bootstraps from, with its tau and entropy. Paper: Eq 13, 16 (fit, then read), 17, 18."""
     log_p = jax.nn.log_softmax(logits)
     entropy = normalized_entropy(log_p)
     tau = adaptive_tau(entropy, config)

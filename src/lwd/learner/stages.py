@@ -1,4 +1,7 @@
-"""Algorithm 1: clone, offline RL, online RL. Three values of one loop; they differ in update, draw and configuration."""
+"""Clone, offline RL, online RL: three values of one loop; they differ in update, draw and configuration.
+
+Paper: Algorithm 1.
+"""
 
 from __future__ import annotations
 

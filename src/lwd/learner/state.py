@@ -110,8 +110,6 @@ def init_state(config: LearnerConfig, reference: MlpPolicy, critic: MlpCritic) -
 
 
 def with_fresh_optimizers(config: LearnerConfig, state: LearnerState) -> LearnerState:
-    """The same networks under new schedules: what a new stage of Algorithm 1 starts from."""
+    """The same networks at learner step 0 of new schedules: what a new stage of Algorithm 1 starts from."""
     fresh = init_state(config, state.policy, state.critic)
-    return eqx.tree_at(
-        lambda s: (s.step, s.acting_policy, s.target), fresh, (state.step, state.acting_policy, state.target)
-    )
+    return eqx.tree_at(lambda s: (s.acting_policy, s.target), fresh, (state.acting_policy, state.target))

@@ -1,4 +1,4 @@
-"""One learner step: Algorithm 2 of the paper, in its order. Pure functions; metrics are returned, never logged here."""
+"""One learner step, in the order of the paper. Pure functions; metrics are returned, never logged here. Paper: Algorithm 2."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import logging
 import threading
 import time
@@ -14,26 +13,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lwd.episode import Episode
 from lwd.errors import EpisodeError, StoreError
 from lwd.log import manifest as manifests
 from lwd.log import tables
+from lwd.log.admission import Accepted, Admission, Deferred, Judgement, Refused
 from lwd.log.bus import Bus, Message
 from lwd.log.catalogue import Catalogue
-from lwd.log.codec import decode
-from lwd.log.events import ALL_EPISODES, EpisodeEvent, parse_event
-from lwd.log.layout import MAX_EPISODE_BYTES
+from lwd.log.events import ALL_EPISODES, parse_event
 from lwd.log.manifest import Manifest
-from lwd.log.objects import MissingObjectError, ObjectSource, TooLargeError
-from lwd.log.validate import validate
+from lwd.log.objects import ObjectSource
 from lwd.spec import RobotSpec, TaskSpec
 
 log = logging.getLogger(__name__)
 
+VISIBILITY_S = 30.0
+"""Seconds after which what a dead coordinator had claimed is handled by its successor."""
 FETCHERS = 4
 """Objects in flight at once: hides a remote store's latency; in memory are at most this many episodes."""
-MISSING_DELIVERIES = 12
-"""Deliveries, with growing pauses (about two minutes in all), before an absent object is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,31 +45,6 @@ class StepReport:
     def handled(self) -> int:
         """Messages that were consumed."""
         return self.catalogued + self.duplicates + self.quarantined + self.deferred
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Refused:
-    """A row of the quarantine."""
-
-    row: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Accepted:
-    """A row of the catalogue, without its seq."""
-
-    row: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Deferred:
-    """Not decidable now: the object is not there yet, or the store does not answer."""
-
-    delay_s: float
-    cause: str
-
-
-_Judgement = _Accepted | _Refused | _Deferred
 
 
 class Coordinator:
@@ -94,8 +65,8 @@ class Coordinator:
         specs: Mapping[str, RobotSpec],
         tasks: Mapping[str, TaskSpec],
     ) -> None:
-        self._catalogue, self._bus, self._objects = catalogue, bus, objects
-        self._specs, self._tasks = dict(specs), dict(tasks)
+        self._catalogue, self._bus = catalogue, bus
+        self._admission = Admission(objects, specs, tasks)
 
     def step(self, limit: int = 64, wait_s: float = 0.0) -> StepReport:
         """Handle up to `limit` waiting events, waiting up to `wait_s` seconds for the first.
@@ -103,13 +74,13 @@ class Coordinator:
         Raises:
             StoreError: bus or catalogue failed; nothing was acknowledged, all of it comes again.
         """
-        messages = self._bus.consume(ALL_EPISODES, limit, visibility_s=120.0, wait_s=wait_s)
+        messages = self._bus.consume(ALL_EPISODES, limit, visibility_s=VISIBILITY_S, wait_s=wait_s)
         if not messages:
             return StepReport()
         known = self._known(messages)
         fresh = [message for message in messages if message.receipt not in known]
         judgements = self._judge_all(fresh)
-        final = [pair for pair in zip(fresh, judgements, strict=True) if not isinstance(pair[1], _Deferred)]
+        final = [pair for pair in zip(fresh, judgements, strict=True) if not isinstance(pair[1], Deferred)]
         catalogued, quarantined = self._record([judgement for _, judgement in final])
         done = [message for message in messages if message.receipt in known] + [
             message for message, _ in final
@@ -117,7 +88,7 @@ class Coordinator:
         # Only now that the transaction is committed: a crash before this line costs a redelivery, not an episode.
         self._bus.ack(done)
         for message, judgement in zip(fresh, judgements, strict=True):
-            if isinstance(judgement, _Deferred):
+            if isinstance(judgement, Deferred):
                 log.warning(
                     "episode_deferred payload=%r delay_s=%.1f cause=%r",
                     message.payload,
@@ -167,8 +138,11 @@ class Coordinator:
         """Receipts of messages whose very bytes are catalogued or quarantined already: nothing to fetch."""
         wanted: dict[str, tuple[str, str]] = {}
         for message in messages:
-            content = (str(message.payload.get("episode_id")), str(message.payload.get("sha256")))
-            wanted[message.receipt] = content
+            with contextlib.suppress(
+                EpisodeError
+            ):  # a malformed event is judged later; it must not reach a query
+                event = parse_event(message.payload)
+                wanted[message.receipt] = (event.episode_id, event.sha256)
         ids = sorted({content[0] for content in wanted.values()})
         seen: set[tuple[str, str]] = set()
         with self._catalogue.read() as connection:
@@ -177,60 +151,16 @@ class Coordinator:
                 seen.update((row[0], row[1]) for row in connection.execute(query))
         return {receipt for receipt, content in wanted.items() if content in seen}
 
-    def _judge_all(self, messages: Sequence[Message]) -> list[_Judgement]:
+    def _judge_all(self, messages: Sequence[Message]) -> list[Judgement]:
         if len(messages) <= 1:
-            return [self._judge(message) for message in messages]
+            return [self._admission.judge(message) for message in messages]
         with ThreadPoolExecutor(FETCHERS, thread_name_prefix="lwd-fetch") as pool:
-            return list(pool.map(self._judge, messages))
+            return list(pool.map(self._admission.judge, messages))
 
-    def _judge(self, message: Message) -> _Judgement:
-        """Fetch and check one episode. Never raises for anything that a robot can send."""
-        event: EpisodeEvent | None = None
-        try:
-            event = parse_event(message.payload)
-            episode = self._fetch(event)
-            return _Accepted(row=_catalogue_row(event, episode))
-        except EpisodeError as error:
-            return _Refused(row=_quarantine_row(message, event, error))
-        except MissingObjectError as error:
-            if message.deliveries < MISSING_DELIVERIES or event is None:
-                return _Deferred(delay_s=min(0.1 * 2**message.deliveries, 15.0), cause=str(error))
-            lost = EpisodeError(
-                event.episode_id, "missing", f"{error} It was announced {message.deliveries} times."
-            )
-            return _Refused(row=_quarantine_row(message, event, lost))
-        except StoreError as error:
-            return _Deferred(delay_s=min(0.1 * 2**message.deliveries, 15.0), cause=str(error))
-
-    def _fetch(self, event: EpisodeEvent) -> Episode:
-        """The episode of an event, checked from its bytes to its task."""
-        if event.size > MAX_EPISODE_BYTES:
-            raise EpisodeError(
-                event.episode_id, "shape", f"{event.size} bytes, at most {MAX_EPISODE_BYTES} are allowed."
-            )
-        try:
-            data = self._objects.get(event.key, event.size)
-        except TooLargeError as error:
-            raise EpisodeError(event.episode_id, "hash", str(error)) from error
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != event.sha256 or len(data) != event.size:
-            detail = (
-                f"{len(data)} bytes with sha256 {digest}, announced were {event.size} with {event.sha256}."
-            )
-            raise EpisodeError(event.episode_id, "hash", detail)
-        episode = decode(data)
-        if episode.header.episode_id != event.episode_id:
-            detail = (
-                f"the file is of episode {episode.header.episode_id}, the event announced {event.episode_id}."
-            )
-            raise EpisodeError(event.episode_id, "schema", detail)
-        validate(episode, self._specs, self._tasks)
-        return episode
-
-    def _record(self, judgements: Sequence[_Judgement]) -> tuple[int, int]:
+    def _record(self, judgements: Sequence[Judgement]) -> tuple[int, int]:
         """Write rows in one transaction, each id and each content once; how many were catalogued, quarantined."""
-        accepted = [item.row for item in judgements if isinstance(item, _Accepted)]
-        refused = [item.row for item in judgements if isinstance(item, _Refused)]
+        accepted = [item.row for item in judgements if isinstance(item, Accepted)]
+        refused = [item.row for item in judgements if isinstance(item, Refused)]
         if not accepted and not refused:
             return 0, 0
         catalogued: list[Mapping[str, Any]] = []
@@ -268,37 +198,6 @@ class Coordinator:
                 row["detail"],
             )
         return len(catalogued), len(quarantined)
-
-
-def _catalogue_row(event: EpisodeEvent, episode: Episode) -> dict[str, Any]:
-    header = vars(episode.header)
-    return {
-        **header,
-        "source": episode.header.source.value,
-        "outcome": episode.verdict.outcome.value,
-        "stage_score": episode.verdict.stage_score,
-        "steps": episode.steps,
-        "cycle_time_s": episode.cycle_time_s,
-        "intervention_steps": int(episode.interventions.sum()),
-        "key": event.key,
-        "sha256": event.sha256,
-        "size": event.size,
-        "catalogued_at": time.time(),
-    }
-
-
-def _quarantine_row(message: Message, event: EpisodeEvent | None, error: EpisodeError) -> dict[str, Any]:
-    text = json.dumps(dict(message.payload), sort_keys=True)
-    return {
-        "episode_id": error.episode_id if event is None else event.episode_id,
-        "reason": error.reason,
-        "detail": error.detail,
-        "key": "" if event is None else event.key,
-        # Without bytes to name, the event itself is what must not be listed twice.
-        "sha256": hashlib.sha256(text.encode()).hexdigest() if event is None else event.sha256,
-        "robot": message.subject.rpartition(".")[2],
-        "quarantined_at": time.time(),
-    }
 
 
 def _duplicate_row(row: Mapping[str, Any], held: str) -> dict[str, Any]:

@@ -49,9 +49,13 @@ def test_a_password_is_not_shown():
 
 
 def test_a_write_that_fails_leaves_nothing(fleet: Fleet):
-    with pytest.raises(RuntimeError), fleet.catalogue.write() as connection:
-        move_head(connection, "snapshot", 5)
-        raise RuntimeError("died")
+    def die() -> None:
+        with fleet.catalogue.write() as connection:
+            move_head(connection, "snapshot", 5)
+            raise RuntimeError("died")
+
+    with pytest.raises(RuntimeError):
+        die()
     assert fleet.catalogue.head("snapshot") is None
 
 

@@ -1,5 +1,6 @@
 """The episode file: exact, readable by the stock MCAP reader, and safe against anything that is not one."""
 
+import contextlib
 import io
 import json
 import struct
@@ -144,10 +145,8 @@ def test_garbage_raises_only_episode_errors(garbage, place, cut):
     for data in (garbage, b"\x89MCAP0\r\n" + garbage, encoded[:place] + garbage + encoded[place + cut :]):
         if data != encoded:
             reason_of(data)
-        try:
+        with contextlib.suppress(EpisodeError):
             codec.recover(data)
-        except EpisodeError:
-            pass
 
 
 def parts(steps: int = 3, cameras: dict[str, tuple[int, int]] | None = None) -> dict[str, list[bytes]]:
@@ -184,11 +183,13 @@ def test_hostile_messages_in_sound_framing_raise_only_episode_errors(data):
     elif kind == "repeat":
         messages[topic].append(messages[topic][-1])
     forged = forge_parts(messages)
+    reasons: list[str] = []
     for read in (codec.decode, codec.recover):
         try:
             read(forged)
         except EpisodeError as error:
-            assert error.reason in ("corrupt", "truncated", "shape", "nan", "schema")
+            reasons.append(error.reason)
+    assert set(reasons) <= {"corrupt", "truncated", "shape", "nan", "schema"}
 
 
 @pytest.mark.parametrize(

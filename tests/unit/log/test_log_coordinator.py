@@ -16,7 +16,8 @@ from log_cases import CAMERA, SEEING, Fleet, change, forge_parts, make_episode
 from lwd.episode import SCHEMA_VERSION, Episode, Source
 from lwd.errors import StoreError
 from lwd.log import codec, layout, manifest
-from lwd.log.coordinator import MISSING_DELIVERIES, Coordinator, StepReport
+from lwd.log.admission import MISSING_DELIVERIES
+from lwd.log.coordinator import Coordinator, StepReport
 from lwd.log.events import EpisodeEvent
 from lwd.log.scan import scan
 from lwd.log.validate import jpeg_size
@@ -165,6 +166,42 @@ def test_a_malformed_event_is_quarantined_once(fleet: Fleet, change_event):
     fleet.bus.publish("episodes.robot-1", {})
     fleet.drain()
     assert len(fleet.catalogue.quarantined()) == 2
+
+
+def test_text_that_no_database_stores_poisons_nothing(fleet: Fleet):
+    """Lone surrogates are valid JSON and survive until something encodes them."""
+    fleet.bus.publish("episodes.robot-1", {"version": 1, "episode_id": "\ud800", "sha256": "\ud800"})
+    messages = scan(codec.encode(make_episode(3, episode_id="hostile"))).messages
+    fields = json.loads(messages[layout.HEADER_TOPIC][0])
+    messages[layout.HEADER_TOPIC] = [json.dumps({**fields, "\ud800\n": 1}).encode()]
+    fleet.send(forge_parts(messages), "hostile")
+    fleet.send_episode(make_episode(3))
+    assert fleet.coordinator.step() == StepReport(catalogued=1, quarantined=2)
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ["schema", "schema"]
+
+
+def test_a_robot_cannot_speak_for_another(fleet: Fleet):
+    event = fleet.send_episode(make_episode(3))
+    fleet.drain()
+    other = dataclasses.replace(event, episode_id="forged")
+    fleet.bus.publish("episodes.robot-2", other.payload())
+    fleet.drain()
+    (row,) = fleet.catalogue.quarantined()
+    assert (row.reason, row.robot) == ("schema", "robot-2")
+
+
+def test_a_bug_in_one_check_delays_only_that_episode(fleet: Fleet, monkeypatch, caplog):
+    poison = make_episode(3)
+
+    def buggy(episode: Episode, *_: Any) -> None:
+        if episode.header.episode_id == poison.header.episode_id:
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr("lwd.log.admission.validate", buggy)
+    for episode in (poison, make_episode(3)):
+        fleet.send_episode(episode)
+    assert fleet.coordinator.step() == StepReport(catalogued=1, deferred=1)
+    assert "admission_failed" in caplog.text
 
 
 def test_an_event_before_its_object_is_tried_again(fleet: Fleet, monkeypatch):

@@ -227,7 +227,7 @@ def test_weaknesses_make_demonstrations_longer_but_not_failures():
 
     def steps(style: ExpertStyle) -> list[int]:
         lengths = []
-        for seed in range(5):
+        for seed in range(3):
             env.reset("restock", seed)
             operator = SceneOperator(env, style)
             operator.begin("restock", seed)
@@ -255,7 +255,7 @@ def test_play_mostly_fails_the_task_that_was_asked_for():
         while env.outcome() is None:
             env.apply(play.act())
         outcomes.append(env.outcome())
-    assert outcomes.count(Outcome.FAILURE) >= 2
+    assert outcomes.count(Outcome.FAILURE) >= 3
 
 
 def test_robots_of_a_process_share_one_model_without_sharing_locks():
