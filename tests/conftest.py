@@ -2,6 +2,18 @@
 
 import os
 
+import pytest
+
 # Read by JAX when it is first imported: tests run on the CPU, and take no memory that they do not use.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Without XLA's optimiser: it costs more than it gains where many functions are compiled to run once."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

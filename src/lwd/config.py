@@ -33,6 +33,8 @@ class FleetConfig:
     def __post_init__(self) -> None:
         if self.deployed.tier != self.demonstrated.tier:
             raise ConfigError("FleetConfig: deployed and demonstrated must be robots of the same tier.")
+        if self.deployed.tasks != self.demonstrated.tasks:
+            raise ConfigError("FleetConfig: deployed and demonstrated must name the same tasks.")
         if not 1 <= self.workers <= self.robots:
             raise ConfigError(
                 f"FleetConfig: need 1 <= workers <= robots, got {self.workers} and {self.robots}."
@@ -119,6 +121,15 @@ class OnlineStage:
     def __post_init__(self) -> None:
         if self.control_steps < 1 or self.publish_every_learner_steps < 1:
             raise ConfigError("OnlineStage: control_steps and publish_every_learner_steps must be at least 1.")
+        if self.checkpoint_every_learner_steps < 1:
+            raise ConfigError("OnlineStage.checkpoint_every_learner_steps must be at least 1.")
+        if self.publish_every_learner_steps > self.rate.learner_slack_steps:
+            raise ConfigError(
+                f"OnlineStage: the learner works in blocks of {self.publish_every_learner_steps} learner steps "
+                f"(publish_every_learner_steps) but may be only {self.rate.learner_slack_steps} ahead "
+                "(rate.learner_slack_steps), so learner and fleet could wait for each other for ever. "
+                "Raise learner_slack_steps or publish more often."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from paper_examples import (
+
+from lwd.learner.clone import CloneConfig, init_clone
+from lwd.learner.stages import clone_stage, critic_stage, rl_stage, run_block
+from lwd.learner.state import init_state, with_fresh_optimizers
+from tests.paper.paper_examples import (
     assert_trees_equal,
     random_batch,
     tiny_config,
@@ -13,10 +17,6 @@ from paper_examples import (
     tiny_policy,
     trees_differ,
 )
-
-from lwd.learner.clone import CloneConfig, init_clone
-from lwd.learner.stages import clone_stage, critic_stage, rl_stage, run_block
-from lwd.learner.state import init_state, with_fresh_optimizers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -106,6 +106,9 @@ def test_clone_then_warm_the_critic_then_improve():
     assert_trees_equal(state.target, state.critic)
     state, _ = run_block(critic_stage(CONFIG), state, random_batch(7, 3, 6), KEY)
     assert_trees_equal(state.policy, reference)
-    online = with_fresh_optimizers(CONFIG, state)  # a new stage: schedules start anew, networks go on
-    for part in ("step", "policy", "acting_policy", "critic", "target"):
+    online = with_fresh_optimizers(
+        CONFIG, state
+    )  # a new stage: count and schedules start anew, networks go on
+    assert (int(state.step), int(online.step)) == (3, 0)
+    for part in ("policy", "acting_policy", "critic", "target"):
         assert_trees_equal(getattr(online, part), getattr(state, part))

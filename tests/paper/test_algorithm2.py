@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from paper_examples import (
+
+from lwd.learner import divl, qam
+from lwd.learner.state import init_state, trained_critic, trained_policy, trained_value
+from lwd.learner.update import fit_critic, fit_value, update, update_critic
+from lwd.models.mlp import Normalizer
+from tests.paper.paper_examples import (
     assert_trees_close,
     assert_trees_equal,
     random_batch,
@@ -20,11 +25,6 @@ from paper_examples import (
     tiny_policy,
     trees_differ,
 )
-
-from lwd.learner import divl, qam
-from lwd.learner.state import init_state, trained_critic, trained_policy, trained_value
-from lwd.learner.update import fit_critic, fit_value, update, update_critic
-from lwd.models.mlp import Normalizer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from paper_examples import TabularCritic, tabular_batch
 
 from lwd.learner.divl import DivlConfig, project, value_loss
+from tests.paper.paper_examples import TabularCritic, tabular_batch
 
 ATOMS = DivlConfig().support()
 WIDTH = 1.2 / 200

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from paper_examples import TabularCritic, tabular_batch
 
 from lwd.learner.divl import DivlConfig, bootstrap_target, critic_loss, fill_tail, pessimistic_q
+from tests.paper.paper_examples import TabularCritic, tabular_batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from paper_examples import TabularCritic, tabular_batch
 from scipy.optimize import brentq
 
 from lwd.learner.divl import DivlConfig, quantile, value_loss
+from tests.paper.paper_examples import TabularCritic, tabular_batch
 
 CONFIG = DivlConfig()
 WIDTH = 1.2 / 200

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from paper_examples import assert_trees_close, random_batch, tiny_critic, tiny_policy
 
 from lwd.learner import qam
 from lwd.learner.flow import time_grid
 from lwd.learner.qam import QamConfig, lean_adjoint, matching_loss, memoryless_path, noise_scale, path_kl
+from tests.paper.paper_examples import assert_trees_close, random_batch, tiny_critic, tiny_policy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from paper_examples import IDENTITY
 
 from lwd.learner.clone import CloneConfig, init_clone
 from lwd.learner.flow import flow_matching_loss, integrate, interpolate, sample_chunk, time_grid
@@ -13,6 +12,7 @@ from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.stages import clone_stage, run_block
 from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
 from lwd.transition import Observation, Transition
+from tests.paper.paper_examples import IDENTITY
 
 OBSERVATION = Observation(jnp.zeros(3), jnp.zeros(2), {})
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from paper_examples import TabularCritic, tabular_batch
 
 from lwd.learner.divl import DivlConfig, bootstrap_target, critic_loss, read_value, value_loss
+from tests.paper.paper_examples import TabularCritic, tabular_batch
 
 GAMMA, STATES, ACTIONS = 0.5, 4, 4
 ADVANCE, STAY, QUIT, LEAP = range(4)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
 
 from lwd.errors import ConfigError
 
@@ -64,7 +63,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 def step(
     optimizer: optax.GradientTransformation,
     module: Module,
-    trained: PyTree[bool],
+    trained: Module,
     gradients: Module,
     opt_state: optax.OptState,
 ) -> tuple[Module, optax.OptState]:
@@ -79,11 +78,11 @@ def ema(average: Module, live: Module, rate: float) -> Module:
     return jax.tree.map(lambda a, b: a + rate * (b - a), average, live)
 
 
-def all_leaves(tree: PyTree) -> PyTree[bool]:
+def all_leaves(tree: Any) -> Any:
     """A mask that trains every floating-point leaf."""
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf), tree)
 
 
-def count_parameters(module: Module) -> int:
+def count_parameters(module: eqx.Module) -> int:
     """Number of parameters, for logs."""
     return sum(int(jnp.size(leaf)) for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_array)))

@@ -6,6 +6,7 @@ would over-train on few episodes; far below it the robots would collect with a p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lwd.errors import ConfigError
@@ -28,9 +29,9 @@ class RateLimit:
     control_steps_before_learning: int = 0
 
     def __post_init__(self) -> None:
-        if self.learner_steps_per_control_step <= 0.0:
+        if not 0.0 < self.learner_steps_per_control_step < math.inf:
             raise ConfigError(
-                "RateLimit.learner_steps_per_control_step must be positive, got "
+                "RateLimit.learner_steps_per_control_step must be positive and finite, got "
                 f"{self.learner_steps_per_control_step}."
             )
         if self.learner_slack_steps < 1 or self.actor_slack_steps < 1:

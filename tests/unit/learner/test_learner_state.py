@@ -23,6 +23,9 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, decay_steps=1000)
 CONFIG = LearnerConfig(policy=OPTIMIZER, critic=OPTIMIZER, divl=DivlConfig(atoms=5), batch=4, policy_batch=2)
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
 def networks():
     normalizer = Normalizer.identity(2)
@@ -77,7 +80,7 @@ def test_masks():
     assert trained(trained_critic(critic), lambda c: c.heads) == {True}
 
 
-def test_a_new_stage_keeps_networks_and_count_and_forgets_the_optimisers(networks):
+def test_a_new_stage_keeps_the_networks_and_forgets_optimisers_and_count(networks):
     reference, critic = networks
     state = init_state(CONFIG, reference, critic)
     used = eqx.tree_at(
@@ -96,7 +99,8 @@ def test_a_new_stage_keeps_networks_and_count_and_forgets_the_optimisers(network
         ),
     )
     online = with_fresh_optimizers(CONFIG, used)
-    for part in ("step", "policy", "acting_policy", "critic", "target"):
+    assert int(online.step) == 0
+    for part in ("policy", "acting_policy", "critic", "target"):
         assert same(getattr(online, part), getattr(used, part))
     for part in ("policy_opt", "value_opt", "critic_opt"):
         assert same(getattr(online, part), getattr(state, part))

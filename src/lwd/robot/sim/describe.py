@@ -14,13 +14,13 @@ def describe(fleet: FleetSpec) -> tuple[RobotSpec, dict[str, TaskSpec]]:
         from lwd.robot.sim.scene_tasks import SCENE_TASKS
 
         tasks = {name: task.spec for name, task in SCENE_TASKS.items()}
-        return SCENE_SPEC, with_time_limits(tasks, fleet.time_limits)
+        return SCENE_SPEC, fleet.chosen(with_time_limits(tasks, fleet.time_limits))
     if fleet.tier == "metaworld":
         from lwd.robot.sim.metaworld import METAWORLD_SPEC, METAWORLD_TASKS
 
-        return METAWORLD_SPEC, with_time_limits(METAWORLD_TASKS, fleet.time_limits)
+        return METAWORLD_SPEC, fleet.chosen(with_time_limits(METAWORLD_TASKS, fleet.time_limits))
     environment, _ = fleet.build()
     try:
-        return environment.spec, dict(environment.tasks)
+        return environment.spec, fleet.chosen(environment.tasks)
     finally:
         environment.close()

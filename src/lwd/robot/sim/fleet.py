@@ -50,7 +50,8 @@ class SimFleet:
             self.spec: RobotSpec
             self.tasks: Mapping[str, TaskSpec]
             for worker in self._workers:
-                self.spec, self.tasks = worker.receive()
+                self.spec, tasks = worker.receive()
+                self.tasks = make.chosen(tasks)
         except BaseException:
             self.close()
             raise

@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, UnknownNameError
 from lwd.robot.environment import Environment
 from lwd.robot.operator import Operator
 from lwd.robot.sim.scene_conditions import STOCK, Conditions
 from lwd.robot.sim.style import EXPERT, HUMANLIKE, ExpertStyle
+from lwd.spec import TaskSpec
 
 
 def _styles() -> dict[str, ExpertStyle]:
@@ -27,12 +28,31 @@ class FleetSpec:
         conditions: where episodes begin (scene only).
         time_limits: control steps per task in place of the defaults.
         styles: the scripted experts by name, for `Assignment.operator`; "play" is always there in the scene.
+        tasks: only these of the tier's tasks, None for all of them.
     """
 
     tier: str = "scene"
     conditions: Conditions = STOCK
     time_limits: Mapping[str, int] = field(default_factory=dict[str, int])
     styles: Mapping[str, ExpertStyle] = field(default_factory=_styles)
+    tasks: tuple[str, ...] | None = None
+
+    def chosen(self, tasks: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
+        """Those of the tier's tasks that this fleet is asked for, in the tier's order.
+
+        Raises:
+            UnknownNameError: `tasks` names one that the tier does not have.
+        """
+        if self.tasks is None:
+            return dict(tasks)
+        for name in self.tasks:
+            if name not in tasks:
+                raise UnknownNameError("task", name, tasks)
+        return {name: task for name, task in tasks.items() if name in self.tasks}
+
+    def __post_init__(self) -> None:
+        if self.tasks is not None and not self.tasks:
+            raise ConfigError("FleetSpec.tasks must name at least one task, or be None for all of them.")
 
     def build(self) -> tuple[Environment, dict[str, Operator]]:
         """One robot and its operators.
