@@ -66,7 +66,7 @@ class Collect(RunOptions):
         from lwd.episode import Source
         from lwd.fleet.collect import collect
         from lwd.fleet.dataset import print_dataset, write_dataset
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
 
         console, experiment = Console(), _experiment(self)
         with open_services(_folder(self.out)) as services:
@@ -81,7 +81,7 @@ class TrainSft(RunOptions):
     def run(self) -> None:
         """Run it."""
         from lwd.fleet.offline import train_sft
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
 
         with open_services(_folder(self.out)) as services:
             snapshot = train_sft(_experiment(self), services, Console())
@@ -95,7 +95,7 @@ class TrainOffline(RunOptions):
     def run(self) -> None:
         """Run it."""
         from lwd.fleet.offline import train_offline
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
 
         with open_services(_folder(self.out)) as services:
             snapshot = train_offline(_experiment(self), services, Console())
@@ -129,7 +129,7 @@ class Evaluate(RunOptions):
     def run(self) -> None:
         """Run it."""
         from lwd.fleet.demo import run_evaluation
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
 
         with open_services(_folder(self.out)) as services:
             scores = run_evaluation(_experiment(self), services, self.stage, Console(stderr=self.json))
@@ -184,7 +184,7 @@ class LogLs(Read):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
 
         with open_services(_existing(self.out)) as services:
             catalogue = services.catalogue
@@ -210,15 +210,18 @@ class LogShow(Read):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.errors import UnknownNameError
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
         from lwd.log.codec import decode
 
         with open_services(_existing(self.out)) as services:
             rows = [r for r in services.catalogue.episodes() if r.episode_id.startswith(self.episode_id)]
-            if len(rows) != 1:
-                known = [r.episode_id for r in rows][:5]
-                raise UnknownNameError("episode" if not rows else "(ambiguous) episode", self.episode_id, known)
+            if not rows:
+                raise LwdError(f"no episode begins with {self.episode_id!r}; `lwd log ls` lists them.")
+            if len(rows) > 1:
+                some = ", ".join(row.episode_id for row in rows[:3])
+                raise LwdError(
+                    f"{len(rows)} episodes begin with {self.episode_id!r} ({some}, ...); give more characters."
+                )
             episode = decode(services.objects.get(rows[0].key))
         facts: dict[str, Any] = asdict(rows[0]) | {
             "proprio": list(episode.proprio.shape),
@@ -234,7 +237,7 @@ class LogVerify(Read):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
         from lwd.log.verify import verify
 
         with open_services(_existing(self.out)) as services:
@@ -256,7 +259,7 @@ class SnapshotLs(Read):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.fleet.services import open_services
+        from lwd.fleet.folder import open_services
 
         with open_services(_existing(self.out)) as services:
             rows = [
@@ -328,7 +331,7 @@ def _experiment(options: RunOptions) -> Any:
 
 
 def _folder(path: Path) -> Any:
-    from lwd.fleet.services import RunFolder
+    from lwd.fleet.folder import RunFolder
 
     return RunFolder(path.absolute())
 
@@ -363,3 +366,7 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in facts.items():
         print(f"{name:<20} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from itertools import count
@@ -13,7 +12,7 @@ from lwd.config import Experiment
 from lwd.episode import Source
 from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.collect import first_seed
-from lwd.fleet.metrics_log import event
+from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.policies import load_policy
 from lwd.fleet.process import ProcessContext
 from lwd.fleet.recording import FleetRecorder
@@ -87,8 +86,8 @@ class Actor:
             "started_s": started_s,
             "ended_s": time.monotonic() - self._began,
         }
-        with self._episodes.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with MetricsLog(self._episodes) as file:
+            file.write(**line)
         event(log, "episode_finished", **{k: line[k] for k in list(line)[:9]})
         self._context.say(
             control_steps=self.control_steps,

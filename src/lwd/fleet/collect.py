@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from lwd.config import Experiment
-from lwd.episode import Episode, Source
+from lwd.episode import Episode, Outcome, Source
 from lwd.errors import ConfigError, RobotError
 from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.policies import find_snapshot, load_policy
@@ -44,14 +44,14 @@ def first_seed(experiment: Experiment, source: Source) -> int:
 def collect(
     experiment: Experiment, services: Services, sources: Sequence[Source], console: Console
 ) -> None:
-    """Make the episodes of these sources and see them through to a manifest.
+    """Make the episodes of these sources and see them through to a manifest; those that the log holds already are not made again.
 
     Raises:
         SnapshotError: rollouts were asked for before a policy was published.
     """
     with recording(experiment, services) as recorder:
         for source in sources:
-            plan = _PLANS[source](experiment)
+            plan = _missing(services, _PLANS[source](experiment))
             fleet = experiment.fleet
             spec = fleet.demonstrated if source is Source.DEMO else fleet.deployed
             act = _rollout_driver(experiment, services) if source is Source.ROLLOUT else None
@@ -59,6 +59,12 @@ def collect(
                 number = find_snapshot(services, "sft").number
                 plan = [replace(assignment, snapshot=number) for assignment in plan]
             _run_plan(experiment, recorder, spec, plan, act, f"collect {source.value}", console)
+
+
+def _missing(services: Services, plan: list[Assignment]) -> list[Assignment]:
+    """What an earlier, perhaps cut, collection has not brought in; an episode's seed names it, since sources share none."""
+    there = {row.seed for row in services.catalogue.episodes() if row.outcome != Outcome.UNJUDGED.value}
+    return [assignment for assignment in plan if assignment.seed not in there]
 
 
 def _demos(experiment: Experiment) -> list[Assignment]:
@@ -101,7 +107,7 @@ def _times(experiment: Experiment, count: int) -> list[str]:
     return [
         name
         for i in range(round(count * max(1.0, experiment.collect.long_task_weight)))
-        for name, task in reversed(tasks.items())
+        for name, task in reversed(list(tasks.items()))
         if i < _count(experiment, task, count)
     ]
 
@@ -126,7 +132,9 @@ def _run_plan(
     name: str,
     console: Console,
 ) -> None:
-    """Run the assignments; an attempt at play that succeeded by accident is filed as a rollout, since play fails."""
+    """Run the assignments, if any; an attempt at play that succeeded by accident is filed as a rollout, since play fails."""
+    if not plan:
+        return
     waiting = list(plan)[::-1]
     steps = successes = done = 0
 
@@ -150,7 +158,7 @@ def _run_plan(
             fleet,
             lambda robot: waiting.pop() if waiting else None,
             driver.act_batch if driver else _nobody_drives,
-            MemoryRecorder(keep) if plan and plan[0].source is Source.PLAY else recorder,
+            MemoryRecorder(keep) if plan[0].source is Source.PLAY else recorder,
             report,
         )
 

@@ -14,6 +14,7 @@ from lwd.config import Experiment
 from lwd.episode import Source
 from lwd.errors import ConfigError
 from lwd.evaluate.jsonfile import write_json
+from lwd.evaluate.jsonl import read_jsonl
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
 from lwd.evaluate.records import read_records, write_records
 from lwd.evaluate.scores import Scores, score
@@ -96,7 +97,7 @@ class Demo:
         methods = {}
         for stage, method in METHOD_OF_STAGE.items():
             records = read_records(self._folder.path / "evaluations" / f"{method}.json")
-            cost = fleet if stage == "online" else {"robot_hours": 0.0, "interventions": 0, "operator_minutes": 0.0}
+            cost: dict[str, Any] = fleet if stage == "online" else {"robot_hours": 0.0, "interventions": 0, "operator_minutes": 0.0}
             methods[method] = summarise(score(records, horizons(self._x)), **cost)
         summary = Summary(
             seed=self._x.seed,
@@ -145,7 +146,7 @@ def horizons(experiment: Experiment) -> dict[str, Any]:
 
 def fleet_totals(path: Path) -> dict[str, Any]:
     """What the online stage cost: robot-hours, takeovers, minutes that a human commanded."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines: list[Any] = list(read_jsonl(path)) if path.exists() else []
     seconds = sum(line["cycle_time_s"] for line in lines)
     human = sum(line["cycle_time_s"] * line["intervention_steps"] / max(line["steps"], 1) for line in lines)
     return {

@@ -35,7 +35,7 @@ def plan(experiment: Experiment, snapshot: int) -> list[Assignment]:
     config = experiment.evaluate
     return [
         Assignment(task=name, seed=config.first_seed + i, source=Source.ROLLOUT, snapshot=snapshot)
-        for name in reversed(tasks)
+        for name in reversed(list(tasks))
         for i in range(config.episodes)
     ]
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import time
 
-import jax
-
 from lwd.config import Experiment
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
 from lwd.fleet.policies import find_snapshot, load_policy, publish
 from lwd.fleet.process import ProcessContext
 from lwd.fleet.services import RunFolder, Services, open_replay, open_services
-from lwd.fleet.training import own
+from lwd.fleet.training import own, stage_key
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.stages import rl_stage, run_block
 from lwd.learner.state import LearnerState, with_fresh_optimizers
@@ -61,18 +59,21 @@ class OnlineLearner:
         self._block = self._stage.publish_every_learner_steps
         reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
         self._update = rl_stage(self._stage.learner, reference)
-        self._key = jax.random.key(experiment.seed + 1_000)
+        self._key = stage_key("online", experiment.seed)
         self._state = self._first_state()
         self._began = time.monotonic()
         self._waited_s = 0.0
 
     def run(self) -> None:
-        """Blocks of learner steps as fast as the rate limit allows."""
-        while not self._context.should_stop():
+        """Blocks of learner steps as fast as the rate limit allows; told to stop, it first catches up with the fleet."""
+        while True:
+            stopping = self._context.should_stop()  # asked before the manifest is read, so that none is missed
             sampler = self._fresh_sampler()
             why = self._stage.rate.learner_waits_for(self._step, self._block, self._control_steps(sampler))
             if why is None:
                 self._run_block(sampler)
+            elif stopping:
+                break
             else:
                 self._wait(why)
         self._checkpoint()
@@ -112,7 +113,8 @@ class OnlineLearner:
             manifest=sampler.manifest,
             sha256=snapshot.sha256[:12],
         )
-        if self._step % self._stage.checkpoint_every_learner_steps == 0:
+        every = self._stage.checkpoint_every_learner_steps
+        if self._step // every > (self._step - self._block) // every:
             self._checkpoint()
         self._context.say(
             learner_step=self._step, snapshot=snapshot.number, manifest=sampler.manifest, waits_for=None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 from rich.console import Console
@@ -121,7 +121,7 @@ def _sampler(replay: Replay, mixture: Mixture, experiment: Experiment) -> Sample
 @contextmanager
 def _stage_run(
     stage: str, experiment: Experiment, services: Services, loop: LoopConfig, bar: Task, shown: str
-) -> Iterator[StageRun]:
+) -> Generator[StageRun]:
     checkpoints = Checkpoints(services.folder.checkpoints(stage))
 
     def show(step: int, metrics: dict[str, float]) -> None:

@@ -46,7 +46,7 @@ def describe(status: Status) -> str:
     parts = [f"learner step {learner.get('learner_step', 0)}", f"snapshot {learner.get('snapshot', '-')}"]
     if "last" in actor:
         parts.append(f"robots run {actor['last']['snapshot']}")
-    for name, who in (("learner", learner), ("robots", actor)):
+    for waiting, who in (("learner waits", learner), ("robots wait", actor)):
         if who.get("waits_for"):
-            parts.append(f"{name} wait for {who['waits_for']}")
+            parts.append(f"{waiting} for {who['waits_for']}")
     return ", ".join(parts)

@@ -15,6 +15,8 @@ from lwd.models.arrays import from_arrays, to_arrays
 from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
 from lwd.snapshot.store import Snapshot
 
+_COMMANDS = {"sft": "lwd train sft", "offline": "lwd train offline", "online": "lwd fleet up"}
+
 
 def model_config(experiment: Experiment) -> MlpConfig:
     """Sizes of policy and critic for this fleet's robot."""
@@ -93,7 +95,7 @@ def find_snapshot(services: Services, stage: str) -> Snapshot:
     found = [s for s in services.snapshots.list() if s.meta.get("stage") == stage]
     if not found:
         raise SnapshotError(
-            f"no snapshot of stage {stage!r} in {services.folder.path}. Train it first: lwd train {stage}."
+            f"no snapshot of stage {stage!r} in {services.folder.path}. Make it first: {_COMMANDS[stage]}."
         )
     return found[-1]
 

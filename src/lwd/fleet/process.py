@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -19,7 +19,7 @@ from lwd.errors import LwdError
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 120.0
-"""How long a process may take to finish its work after it was told to stop."""
+"""How long a process that was told to stop may go without a word before it is killed."""
 
 
 class FleetError(LwdError):
@@ -69,11 +69,20 @@ def _child(
         filename=log_path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
     context = ProcessContext(name, stop, status)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         main(context, *arguments)
     except BaseException:
         context.say(error=traceback.format_exc())
         raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    """A fleet whose main process was killed must not run on unseen; spool, log and checkpoints survive this."""
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class RunningFleet:
@@ -108,6 +117,7 @@ class RunningFleet:
         for name, process in self.processes.items():
             if process.is_alive() or self._stops[name].is_set():
                 continue
+            self._receive()  # what it said last may have come after the first look
             if process.exitcode != 0:
                 raise FleetError(
                     f"process {name} (pid {process.pid}) ended with code {process.exitcode}.\n"
@@ -127,11 +137,12 @@ class RunningFleet:
             process, deadline = self.processes[name], time.monotonic() + STOP_TIMEOUT_S
             self._stops[name].set()
             while process.is_alive() and time.monotonic() < deadline:
-                self._receive()
+                if name in self._receive():
+                    deadline = time.monotonic() + STOP_TIMEOUT_S
                 process.join(0.05)
             if process.is_alive():
                 process.kill()
-                raise FleetError(f"process {name} did not stop within {STOP_TIMEOUT_S:.0f} s and was killed.")
+                raise FleetError(f"process {name} was told to stop, said nothing for {STOP_TIMEOUT_S:.0f} s and was killed.")
             self._receive()
             if process.exitcode != 0:
                 raise FleetError(f"process {name} failed while stopping.\n{self.status[name].get('error', '')}")
@@ -145,17 +156,21 @@ class RunningFleet:
         for pipe in self._pipes.values():
             pipe.close()
 
-    def _receive(self) -> None:
+    def _receive(self) -> set[str]:
+        """Take in what was said; the names of those who said something."""
+        heard: set[str] = set()
         for name, pipe in self._pipes.items():
             try:
                 while pipe.poll():
                     self.status[name].update(pipe.recv())
-            except EOFError:
+                    heard.add(name)
+            except (EOFError, OSError):  # it ended, perhaps in mid-message
                 continue
+        return heard
 
 
 @contextmanager
-def _environment(extra: Mapping[str, str]) -> Iterator[None]:
+def _environment(extra: Mapping[str, str]) -> Generator[None]:
     """Environment variables for a child that reads them before its first import."""
     before = {name: os.environ.get(name) for name in extra}
     os.environ.update(extra)

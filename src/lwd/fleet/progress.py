@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -43,7 +43,7 @@ class Task:
 
 
 @contextmanager
-def progress(console: Console, name: str, total: int) -> Iterator[Task]:
+def progress(console: Console, name: str, total: int) -> Generator[Task]:
     """Show the progress of one piece of work."""
     if not console.is_terminal:
         task = Task(console, None, name, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from lwd.config import Experiment
@@ -48,7 +48,7 @@ class FleetRecorder:
 
 
 @contextmanager
-def recording(experiment: Experiment, services: Services) -> Iterator[FleetRecorder]:
+def recording(experiment: Experiment, services: Services) -> Generator[FleetRecorder]:
     """Record, deliver and catalogue: the edge clients with a coordinator beside them, in this process.
 
     On leaving, everything recorded has been delivered and is part of a manifest.

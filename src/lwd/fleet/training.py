@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
+from lwd.episode import Source
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.learner.checkpoint import Checkpoints
@@ -20,7 +23,7 @@ from lwd.replay.prefetch import Prefetcher
 from lwd.replay.sampler import Sampler
 from lwd.replay.table import SOURCES
 from lwd.replay.view import View
-from lwd.episode import Source
+from lwd.transition import Transition
 
 State = TypeVar("State", bound=Stepped)
 
@@ -43,7 +46,7 @@ class StageRun:
     ) -> None:
         self.stage, self.seed, self.loop, self.metrics = stage, seed, loop, metrics
         self.checkpoints, self.progress = checkpoints, progress
-        self.key = jax.random.key(seed)
+        self.key = stage_key(stage, seed)
         self._began = time.monotonic()
 
     def restore(self, state: State) -> State:
@@ -68,7 +71,7 @@ class StageRun:
             while step < until_step:
                 batches = prefetch.next().batch
                 if until_step - step < block:
-                    batches = jax.tree.map(lambda x: x[: until_step - step], batches)
+                    batches = _first(batches, until_step - step)
                 state, metrics = run_block(one_update, state, batches, self.key)
                 if pending:
                     self._report(*pending, prefetch)
@@ -93,6 +96,16 @@ class StageRun:
         if self.checkpoints is not None:
             position = {"stage": self.stage, "seed": self.seed, "manifest": manifest}
             self.checkpoints.save(step, state, position)
+
+
+def _first(batches: Transition, count: int) -> Transition:
+    """The first learner steps of a block."""
+    return jax.tree.map(lambda x: x[:count], batches)
+
+
+def stage_key(stage: str, seed: int) -> PRNGKeyArray:
+    """The base key of a stage; learner steps start at 0 in each, so two stages must not share one."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
 
 
 def own(state: State) -> State:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from lwd.config import Experiment
 from lwd.errors import UnknownNameError
 from lwd.recipes.fast import metaworld
-from lwd.recipes.sim import scene
+from lwd.recipes.sim import quick, scene
 
-RECIPES: Mapping[str, Callable[[int], Experiment]] = {"scene": scene, "metaworld": metaworld}
+RECIPES: Mapping[str, Callable[[int], Experiment]] = {"scene": scene, "scene_quick": quick, "metaworld": metaworld}
 
 
 def recipe(name: str, seed: int = 0) -> Experiment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lwd.config import (
     CloneStage,
     CollectConfig,
@@ -82,4 +84,18 @@ def scene(seed: int = 0) -> Experiment:
         ),
         evaluate=EvaluateConfig(episodes=40),
         seed=seed,
+    )
+
+
+def quick(seed: int = 0) -> Experiment:
+    """The demo's robots and networks with hardly any steps: shows the loop turn in two minutes, learns nothing."""
+    x = scene(seed)
+    return replace(
+        x,
+        name="scene_quick",
+        collect=replace(x.collect, demos={"careful": 2}, play=1, rollouts=1),
+        clone=replace(x.clone, steps=500, loop=LoopConfig(block_steps=100)),
+        offline=replace(x.offline, critic_steps=100, steps=200, loop=LoopConfig(block_steps=50)),
+        online=replace(x.online, control_steps=4_000),
+        evaluate=EvaluateConfig(episodes=1),
     )

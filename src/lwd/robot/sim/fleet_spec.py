@@ -37,6 +37,10 @@ class FleetSpec:
     styles: Mapping[str, ExpertStyle] = field(default_factory=_styles)
     tasks: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.tasks is not None and not self.tasks:
+            raise ConfigError("FleetSpec.tasks must name at least one task, or be None for all of them.")
+
     def chosen(self, tasks: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
         """Those of the tier's tasks that this fleet is asked for, in the tier's order.
 
@@ -49,10 +53,6 @@ class FleetSpec:
             if name not in tasks:
                 raise UnknownNameError("task", name, tasks)
         return {name: task for name, task in tasks.items() if name in self.tasks}
-
-    def __post_init__(self) -> None:
-        if self.tasks is not None and not self.tasks:
-            raise ConfigError("FleetSpec.tasks must name at least one task, or be None for all of them.")
 
     def build(self) -> tuple[Environment, dict[str, Operator]]:
         """One robot and its operators.

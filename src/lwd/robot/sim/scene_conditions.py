@@ -70,15 +70,15 @@ DEMONSTRATED = Conditions(
 )
 """The narrow conditions in which people demonstrate."""
 DEPLOYED = Conditions(
-    cube_offset_xy=(0.02, 0.03),
-    cube_xy_range_m=(0.06, 0.06),
-    cube_yaw_range=math.pi,
-    drawer_jitter_m=0.02,
-    window_jitter_m=0.02,
-    arm_range=1.0,
-    arm_yaw_range=math.pi,
+    cube_offset_xy=(-0.01, 0.01),
+    cube_xy_range_m=(0.03, 0.03),
+    cube_yaw_range=0.8,
+    drawer_jitter_m=0.01,
+    window_jitter_m=0.01,
+    arm_range=0.7,
+    arm_yaw_range=2.0,
 )
-"""What the fleet meets: the cube shifted and anywhere around, any yaw, any arm pose, sloppier drawer and window."""
+"""What the fleet meets: the cube shifted and twice as spread, more yaw, more of the arm's poses, sloppier slides."""
 
 
 @dataclass(frozen=True, kw_only=True)
