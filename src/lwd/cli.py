@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -203,10 +203,10 @@ class LogShow(Read):
     """Everything the catalogue knows of one episode, and whether its file is intact.
 
     Attributes:
-        episode_id: of the episode; the first characters are enough if they are unique.
+        episode_id: id of the episode; the first characters are enough if they are unique.
     """
 
-    episode_id: tyro.conf.Positional[str]
+    episode_id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EPISODE-ID")]
 
     def run(self) -> None:
         """Run it."""

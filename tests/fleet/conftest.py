@@ -33,7 +33,7 @@ from lwd.robot.operator import TakeoverRule
 from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.robot.sim.style import EXPERT, ExpertStyle
 
-LIMITS = {"coffee-button": 60, "handle-press": 45}
+LIMITS = {"coffee-button": 50, "handle-press": 36}
 """Deployed robots get little time. The demonstrations were slow and of any speed, so a clone of them is often too late;
 from outcomes and a discount one can learn that faster is better."""
 
@@ -42,11 +42,11 @@ def fast_experiment(seed: int = 0) -> Experiment:
     """Slow demonstrations, an SFT policy that is often too late, and a fleet that learns to be faster."""
     fleet = FleetSpec(
         tier="metaworld",
-        styles={"expert": EXPERT, "slow": ExpertStyle(noise=(0.05, 0.1), speed=(0.15, 0.7))},
+        styles={"expert": EXPERT, "slow": ExpertStyle(noise=(0.05, 0.1), speed=(0.15, 1.0))},
         tasks=tuple(LIMITS),
     )
     learner = LearnerConfig(
-        policy=OptimizerConfig(learning_rate=3e-4, decay_steps=5000),
+        policy=OptimizerConfig(learning_rate=4e-4, decay_steps=6000),
         critic=OptimizerConfig(learning_rate=1e-3, decay_steps=5000),
         qam=QamConfig(temperature=0.003, flow_steps=5),
         batch=64,
@@ -82,11 +82,11 @@ def fast_experiment(seed: int = 0) -> Experiment:
         ),
         online=OnlineStage(
             learner=LearnerConfig(**{**vars(learner), "divl": DivlConfig(tau_base=0.9)}),
-            control_steps=4000,
+            control_steps=5000,
             rate=RateLimit(learner_steps_per_control_step=0.5, actor_slack_steps=500),
-            takeover=TakeoverRule(stall_steps=30, max_steps=40),
+            takeover=TakeoverRule(stall_steps=25, max_steps=40),
         ),
-        evaluate=EvaluateConfig(episodes=30),
+        evaluate=EvaluateConfig(episodes=40),
         gamma=0.98,
         seed=seed,
     )

@@ -40,7 +40,7 @@ def test_every_method_was_evaluated_on_the_same_held_out_starts(fast_demo, servi
         name: {(r.task, r.seed) for r in read_records(fast_demo.folder.path / "evaluations" / f"{name}.json")}
         for name in METHODS
     }
-    assert len(starts["sft"]) == 60
+    assert len(starts["sft"]) == 80
     assert starts["sft"] == starts["lwd_offline"] == starts["lwd_online"]
     trained_on = {row.seed for row in services.catalogue.episodes()}
     assert not trained_on & {seed for _, seed in starts["sft"]}
@@ -49,7 +49,7 @@ def test_every_method_was_evaluated_on_the_same_held_out_starts(fast_demo, servi
 def test_every_online_episode_names_the_snapshot_that_drove_it_and_later_ones_newer_snapshots(services):
     rows = services.catalogue.episodes(source="online")
     published = {s.number: s for s in services.snapshots.list()}
-    assert sum(row.steps for row in rows) >= 4000
+    assert sum(row.steps for row in rows) >= 5000
     for robot in {row.robot for row in rows}:
         driven = [row.snapshot for row in sorted(rows, key=lambda r: r.started_at) if row.robot == robot]
         assert set(driven) <= set(published)

@@ -29,9 +29,9 @@ def _chunks(
     shape: tuple[int, int],
     flow_steps: int,
 ) -> jax.Array:
-    def one(p: jax.Array, l: jax.Array, seed: jax.Array, index: jax.Array) -> jax.Array:
+    def one(sensed: jax.Array, text: jax.Array, seed: jax.Array, index: jax.Array) -> jax.Array:
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), shape)
-        return sample_chunk(policy, Observation(p, l, {}), noise, flow_steps)
+        return sample_chunk(policy, Observation(sensed, text, {}), noise, flow_steps)
 
     return jax.vmap(one)(proprio, instruction, seeds, chunk_index)
 

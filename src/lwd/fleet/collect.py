@@ -44,7 +44,7 @@ def first_seed(experiment: Experiment, source: Source) -> int:
 def collect(
     experiment: Experiment, services: Services, sources: Sequence[Source], console: Console
 ) -> None:
-    """Make the episodes of these sources and see them through to a manifest; those that the log holds already are not made again.
+    """Make the episodes of these sources and see them through to a manifest; what the log holds already is not made again.
 
     Raises:
         SnapshotError: rollouts were asked for before a policy was published.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -17,7 +16,7 @@ import orbax.checkpoint as ocp
 from lwd.errors import CheckpointError, SnapshotError
 from lwd.models.arrays import from_arrays, to_arrays
 
-State = TypeVar("State", bound=eqx.Module)
+State = TypeVar("State")
 
 
 class Checkpoints:
@@ -28,7 +27,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, step: int, state: eqx.Module, position: dict[str, Any]) -> None:
+    def save(self, step: int, state: object, position: dict[str, Any]) -> None:
         """Write state and position; returns once the arrays are copied, the disk is written in the background."""
         arrays = {name: np.array(leaf) for name, leaf in to_arrays(state).items()}
         self._manager.save(

@@ -74,7 +74,7 @@ def step(
 
 
 def ema(average: Module, live: Module, rate: float) -> Module:
-    """average + rate (live - average), leaf by leaf."""
+    """Moved towards `live`: average + rate (live - average), leaf by leaf."""
     return jax.tree.map(lambda a, b: a + rate * (b - a), average, live)
 
 

@@ -66,7 +66,7 @@ def critic_stage(config: LearnerConfig) -> Update[LearnerState]:
 
 
 def rl_stage(config: LearnerConfig, reference: MlpPolicy) -> Update[LearnerState]:
-    """Stages 2 and 3. Offline and online differ in `config` and in what `draw` mixes. Paper: Algorithm 1 (around Algorithm 2)."""
+    """Stages 2 and 3; offline and online differ in `config` and in what is drawn. Paper: Algorithm 1 (around Algorithm 2)."""
     return eqx.Partial(update, config, reference)  # pyright: ignore
 
 

@@ -72,21 +72,15 @@ def trained_policy(policy: MlpPolicy) -> MlpPolicy:
 
 
 def trained_value(critic: MlpCritic) -> MlpCritic:
-    """Mask of Eq 12's leaves: backbone and value head."""
+    """Mask of Eq 12's leaves."""
     mask = jax.tree.map(lambda _: False, critic)
-    return eqx.tree_at(
-        lambda c: (c.backbone, c.value_layer, c.value_out),
-        mask,
-        all_leaves((critic.backbone, critic.value_layer, critic.value_out)),
-    )
+    return eqx.tree_at(lambda c: c.value, mask, all_leaves(critic.value))
 
 
 def trained_critic(critic: MlpCritic) -> MlpCritic:
-    """Mask of Eq 15's leaves: backbone and critic heads."""
+    """Mask of Eq 15's leaves."""
     mask = jax.tree.map(lambda _: False, critic)
-    return eqx.tree_at(
-        lambda c: (c.backbone, c.heads), mask, all_leaves((critic.backbone, critic.heads))
-    )
+    return eqx.tree_at(lambda c: c.heads, mask, all_leaves(critic.heads))
 
 
 def copied(module: Module) -> Module:

@@ -8,14 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from lwd.errors import SnapshotError
 
-Module = TypeVar("Module", bound=PyTree)
+Module = TypeVar("Module")
 
 
-def to_arrays(module: PyTree) -> dict[str, np.ndarray]:
+def to_arrays(module: object) -> dict[str, np.ndarray]:
     """Every array leaf by its path, e.g. "hidden.0.weight". Order follows the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(module, eqx.is_array))
     return {_name(path): np.asarray(leaf) for path, leaf in leaves}

@@ -122,63 +122,60 @@ class MlpPolicy(eqx.Module):
         return self.out(x).reshape(a_w.shape)
 
 
-class CriticHead(eqx.Module):
-    """One scalar head Q(z, chunk)."""
+class Stack(eqx.Module):
+    """Hidden layers with layer norm, and a linear output."""
 
     layers: tuple[Linear, ...]
     out: Linear
 
     @staticmethod
-    def init(key: PRNGKeyArray, config: MlpConfig) -> CriticHead:
-        """A new head of `depth` hidden layers."""
+    def init(key: PRNGKeyArray, inputs: int, outputs: int, config: MlpConfig, out_scale: float = 1.0) -> Stack:
+        """A new stack of `depth` hidden layers."""
         keys = jax.random.split(key, config.depth + 1)
-        sizes = [config.width + config.chunk_steps * config.action_dim] + [config.width] * config.depth
+        sizes = [inputs] + [config.width] * config.depth
         layers = tuple(Linear.init(k, i, o) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=False))
-        return CriticHead(layers, Linear.init(keys[-1], config.width, 1))
+        return Stack(layers, Linear.init(keys[-1], config.width, outputs, out_scale))
 
-    def __call__(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, ""]:
-        """Q of one chunk."""
-        x = jnp.concatenate([z, chunk.ravel()])
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        """One example."""
         for layer in self.layers:
             x = layer_norm(jax.nn.gelu(layer(x)))
-        return self.out(x)[0]
+        return self.out(x)
 
 
 class MlpCritic(eqx.Module):
-    """Value and critic on one backbone (Section 6 of the specification)."""
+    """Value and critic side by side. Their common state representation z is the normalised observation itself.
+
+    A VLA shares a pretrained backbone between the two (Section 6). For a state vector there is nothing to share, and behind a
+    shared stack the chunk's few numbers drown among z's many: decision record 0007 has the measurement.
+    """
 
     normalizer: Normalizer
-    backbone: tuple[Linear, ...]
-    value_layer: Linear
-    value_out: Linear
-    heads: CriticHead
+    value: Stack
+    heads: Stack
 
     @staticmethod
     def init(key: PRNGKeyArray, config: MlpConfig, normalizer: Normalizer) -> MlpCritic:
-        """A new critic; `heads` is one CriticHead whose arrays carry a leading axis of heads."""
-        k_backbone, k_value, k_out, k_heads = jax.random.split(key, 4)
-        sizes = [config.proprio_dim + config.instruction_dim] + [config.width] * (config.depth - 1)
-        keys = jax.random.split(k_backbone, config.depth - 1)
-        head_keys = jax.random.split(k_heads, config.heads)
+        """A new critic; `heads` is one Stack whose arrays carry a leading axis of heads."""
+        k_value, k_heads = jax.random.split(key)
+        state = config.proprio_dim + config.instruction_dim
+        chunk = config.chunk_steps * config.action_dim
+        make_head = eqx.filter_vmap(lambda k: Stack.init(k, state + chunk, 1, config))
         return MlpCritic(
             normalizer=normalizer,
-            backbone=tuple(Linear.init(k, i, o) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True)),
-            value_layer=Linear.init(k_value, config.width, config.width),
-            value_out=Linear.init(k_out, config.width, config.atoms, scale=0.1),
-            heads=eqx.filter_vmap(CriticHead.init, in_axes=(0, None))(head_keys, config),
+            value=Stack.init(k_value, state, config.atoms, config, out_scale=0.1),
+            heads=make_head(jax.random.split(k_heads, config.heads)),
         )
 
     def encode(self, observation: Observation) -> Float[Array, " Z"]:
-        """State representation z_t, shared by value and critic."""
-        x = jnp.concatenate([self.normalizer(observation.proprio), observation.instruction])
-        for layer in self.backbone:
-            x = layer_norm(jax.nn.gelu(layer(x)))
-        return x
+        """State representation z_t: standardised proprio and instruction."""
+        return jnp.concatenate([self.normalizer(observation.proprio), observation.instruction])
 
     def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
         """Logits over the atoms."""
-        return self.value_out(layer_norm(jax.nn.gelu(self.value_layer(z))))
+        return self.value(z)
 
     def q(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, " heads"]:
         """All heads at once."""
-        return eqx.filter_vmap(lambda head: head(z, chunk))(self.heads)
+        x = jnp.concatenate([z, chunk.ravel()])
+        return eqx.filter_vmap(lambda head: head(x)[0])(self.heads)

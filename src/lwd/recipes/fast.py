@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lwd.config import EvaluateConfig, Experiment, FleetConfig
-from lwd.recipes.sim import CAREFUL, HESITANT, scene
+from lwd.recipes.sim import SHAKY, scene
 from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.robot.sim.style import EXPERT
 
@@ -14,7 +14,7 @@ def metaworld(seed: int = 0) -> Experiment:
     """Eight Meta-World tasks; the scene's recipe with the other simulator."""
     base = scene(seed)
     fleet = FleetSpec(
-        tier="metaworld", styles={"expert": EXPERT, "careful": CAREFUL, "hesitant": HESITANT}
+        tier="metaworld", styles={"expert": EXPERT, "shaky": SHAKY}
     )
     return replace(
         base,

@@ -14,6 +14,7 @@ from lwd.config import (
     OfflineStage,
     OnlineStage,
 )
+from lwd.episode import Source
 from lwd.learner.clone import CloneConfig
 from lwd.learner.divl import DivlConfig
 from lwd.learner.optimizers import OptimizerConfig
@@ -28,46 +29,38 @@ from lwd.robot.sim.scene_conditions import DEMONSTRATED, DEPLOYED
 from lwd.robot.sim.scene_tasks import SCENE_TASKS
 from lwd.robot.sim.style import EXPERT, ExpertStyle
 
-CAREFUL = ExpertStyle(noise=(0.1, 0.2))
-"""A practised demonstrator."""
-HESITANT = ExpertStyle(
-    noise=(0.1, 0.2),
-    speed=(0.6, 1.0),
-    pause_probability=0.006,
-    detour_probability=0.12,
-    mistake_probability=0.08,
-)
-"""A demonstrator who hesitates, takes detours and corrects mistakes: a clone copies that, a learner from outcomes drops it."""
+SHAKY = ExpertStyle(noise=(0.2, 0.45))
+"""A demonstrator with an unsteady hand: a converged clone copies the unsteadiness, a learner from outcomes drops it."""
 PATIENCE = 3
 """Demonstrations may take this many times the deployed time limit."""
 
 
 def scene(seed: int = 0) -> Experiment:
     """The demo: eight tasks of ogbench's scene, sixteen robots, about twenty minutes on two cores."""
-    styles = {"expert": EXPERT, "careful": CAREFUL, "hesitant": HESITANT}
+    styles = {"expert": EXPERT, "shaky": SHAKY}
     patience = {name: PATIENCE * task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
-    policy = OptimizerConfig(learning_rate=2e-4, decay_steps=6_000, final_share=0.1)
-    critic = OptimizerConfig(learning_rate=3e-4, decay_steps=12_000, final_share=0.3)
+    policy = OptimizerConfig(learning_rate=3e-4, decay_steps=4_000, final_share=0.1)
+    critic = OptimizerConfig(learning_rate=5e-4, decay_steps=12_000, final_share=0.2)
     return Experiment(
         name="scene",
         fleet=FleetConfig(
             deployed=FleetSpec(conditions=DEPLOYED, styles=styles),
             demonstrated=FleetSpec(conditions=DEMONSTRATED, styles=styles, time_limits=patience),
         ),
-        collect=CollectConfig(demos={"careful": 30, "hesitant": 30}, play=20, rollouts=20),
+        collect=CollectConfig(demos={"shaky": 40}, play=14, rollouts=48),
         model=ModelConfig(),
         clone=CloneStage(
-            learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=40_000)),
-            steps=40_000,
+            learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=30_000)),
+            steps=30_000,
             loop=LoopConfig(block_steps=500, checkpoint_every_blocks=20),
         ),
         offline=OfflineStage(
             learner=LearnerConfig(
                 policy=policy, critic=critic, qam=QamConfig(temperature=0.03), batch=256, policy_batch=64
             ),
-            critic_steps=6_000,
-            steps=9_000,
-            mixture=Mixture(offline=Pool(n_long=10)),
+            critic_steps=8_000,
+            steps=12_000,
+            mixture=Mixture(offline=Pool(n_long=10, balance="tasks")),
         ),
         online=OnlineStage(
             learner=LearnerConfig(
@@ -81,8 +74,14 @@ def scene(seed: int = 0) -> Experiment:
             control_steps=60_000,
             rate=RateLimit(learner_steps_per_control_step=0.05, actor_slack_steps=400),
             takeover=TakeoverRule(),
+            mixture=Mixture(
+                offline=Pool(balance="tasks"),
+                online=Pool(sources=(Source.ONLINE,), balance="tasks"),
+                online_share=0.5,
+            ),
         ),
         evaluate=EvaluateConfig(episodes=40),
+        gamma=0.995,
         seed=seed,
     )
 
@@ -93,7 +92,7 @@ def quick(seed: int = 0) -> Experiment:
     return replace(
         x,
         name="scene_quick",
-        collect=replace(x.collect, demos={"careful": 2}, play=1, rollouts=1),
+        collect=replace(x.collect, demos={"shaky": 2}, play=1, rollouts=1),
         clone=replace(x.clone, steps=500, loop=LoopConfig(block_steps=100)),
         offline=replace(x.offline, critic_steps=100, steps=200, loop=LoopConfig(block_steps=50)),
         online=replace(x.online, control_steps=4_000),

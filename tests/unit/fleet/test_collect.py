@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import toy_fleet
@@ -77,7 +78,7 @@ def test_no_two_sources_no_two_runs_and_no_evaluation_share_a_seed():
     assert not held_out & seeds
     assert min(held_out) >= end_of_online
     starts = [first_seed(toy_fleet.experiment(seed=run), s) for run in range(20) for s in Source]
-    assert min(b - a for a, b in zip(sorted(starts), sorted(starts)[1:], strict=False)) >= collecting.SEEDS_PER_RUN
+    assert min(b - a for a, b in pairwise(sorted(starts))) >= collecting.SEEDS_PER_RUN
 
 
 @pytest.mark.parametrize("seed", [-1, 20])

@@ -22,7 +22,7 @@ PHASES = [
 ]
 
 
-class Interrupted(Exception):
+class InterruptedPhaseError(Exception):
     pass
 
 
@@ -37,7 +37,7 @@ def calls(monkeypatch):
 
     def note(name):
         if name == made.cut:
-            raise Interrupted
+            raise InterruptedPhaseError
         made.append(name)
 
     def noted_collect(x, services, sources, console):
@@ -85,7 +85,7 @@ def test_the_phases_run_in_the_order_of_algorithm_1(tmp_path, console, calls):
 @pytest.mark.parametrize("cut", ["demonstrations", "offline", "evaluate online"])
 def test_a_run_that_was_cut_goes_on_with_the_phase_that_it_was_cut_in(tmp_path, console, calls, cut):
     calls.cut = cut
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedPhaseError):
         demo(tmp_path, console).run()
     before, calls.cut = list(calls), None
     calls.clear()
@@ -100,7 +100,7 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(tmp_path, cons
     demo(tmp_path, console).run()
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     calls.clear()
-    with pytest.raises(ConfigError, match="holds a run of another experiment or seed. Choose another --out"):
+    with pytest.raises(ConfigError, match=r"holds a run of another experiment or seed\. Choose another --out"):
         demo(tmp_path, console, seed=1).run()
     assert calls == []
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == run

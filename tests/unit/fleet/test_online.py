@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 import toy_fleet
@@ -43,14 +44,15 @@ def kill_learner_in_mid_run(folder):
     fleet = RunningFleet(program(X, folder), str(folder.path / "logs"))
     deadline = time.monotonic() + 150
     try:
-        while fleet.status["learner"].get("learner_step", 0) < 15:
+        checkpoint = folder.checkpoints("online") / "10"
+        while fleet.status["learner"].get("learner_step", 0) < 15 or not checkpoint.exists():
             assert time.monotonic() < deadline, fleet.status
             assert fleet.poll(), fleet.status
             time.sleep(0.01)
         os.kill(fleet.processes["learner"].pid, signal.SIGKILL)
+        fleet.processes["learner"].join()
         with pytest.raises(FleetError, match=r"learner \(pid \d+\) ended with code -9"):
-            while time.monotonic() < deadline:
-                assert fleet.poll()
+            fleet.poll()
         return dict(fleet.status["learner"])
     finally:
         fleet.kill()
@@ -77,11 +79,12 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_nothing_shrinks(traine
 
     after = read_metrics(trained_copy.metrics("online"))[len(before) :]
     resumed_from = after[0]["learner_step"] - EVERY
-    assert resumed_from in (10, 20, 30), "a checkpoint, every 10 learner steps"
+    assert resumed_from > 0
+    assert resumed_from % 10 == 0, "a checkpoint, every 10 learner steps"
     assert resumed_from <= before[-1]["learner_step"]
     for rows in (before, after):
-        assert all(b["learner_step"] - a["learner_step"] == EVERY for a, b in zip(rows, rows[1:], strict=False))
-        assert all(b["snapshot"] - a["snapshot"] == 1 for a, b in zip(rows, rows[1:], strict=False))
+        assert all(b["learner_step"] - a["learner_step"] == EVERY for a, b in pairwise(rows))
+        assert all(b["snapshot"] - a["snapshot"] == 1 for a, b in pairwise(rows))
         assert [r["replay/manifest"] for r in rows] == sorted(r["replay/manifest"] for r in rows)
 
     collected = sum(row.steps for row in more_episodes if row.source == "online")

@@ -60,7 +60,7 @@ def test_the_snapshot_of_another_instruction_encoder_is_refused(services, policy
     number = publish(
         toy_fleet.experiment(), services, policy, stage="sft", learner_step=0, manifest=None
     ).number
-    with pytest.raises(SnapshotError, match="instruction_encoder .* Use the recipe that it was made with"):
+    with pytest.raises(SnapshotError, match=r"instruction_encoder .* Use the recipe that it was made with"):
         load_policy(other(instruction_dim=16), services, number)
 
 

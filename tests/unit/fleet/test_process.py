@@ -111,7 +111,7 @@ def test_an_error_while_stopping_is_not_lost(tmp_path):
 def test_a_process_that_does_not_stop_is_killed_one_that_says_something_may_take_its_time(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(process, "STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(process, "STOP_TIMEOUT_S", 4.0)
     with running(
         tmp_path,
         spec("deaf", toy_fleet.deaf, tmp_path),
@@ -120,7 +120,7 @@ def test_a_process_that_does_not_stop_is_killed_one_that_says_something_may_take
         wait_for(fleet, lambda status: "pid" in status["deaf"] and "pid" in status["slow"])
         fleet.stop(["slow"])
         assert fleet.status["slow"]["left"] == 1
-        with pytest.raises(FleetError, match="deaf was told to stop, said nothing for 1 s and was killed"):
+        with pytest.raises(FleetError, match="deaf was told to stop, said nothing for 4 s and was killed"):
             fleet.stop(["deaf"])
 
 

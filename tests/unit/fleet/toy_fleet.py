@@ -143,10 +143,10 @@ def experiment(seed: int = 0, **changes: Any) -> Experiment:
         clone=CloneStage(
             learner=CloneConfig(policy=optimizer, batch=8), steps=20, loop=LoopConfig(block_steps=10)
         ),
-        offline=OfflineStage(learner=learner, critic_steps=4, steps=10, loop=LoopConfig(block_steps=4)),
+        offline=OfflineStage(learner=learner, critic_steps=0, steps=10, loop=LoopConfig(block_steps=4)),
         online=OnlineStage(
             learner=replace(learner, divl=DivlConfig(atoms=11, tau_base=0.9)),
-            control_steps=1200,
+            control_steps=1000,
             rate=RateLimit(
                 learner_steps_per_control_step=0.05, learner_slack_steps=10, actor_slack_steps=20
             ),
@@ -201,10 +201,10 @@ def deaf(context: ProcessContext, folder: str) -> None:
 
 
 def slow_but_talking(context: ProcessContext, folder: str) -> None:
-    """Takes three times the stop timeout of the test, but keeps saying where it is."""
+    """Takes almost twice the stop timeout of the test, but keeps saying where it is."""
     context.say(pid=os.getpid())
     while not context.should_stop():
         time.sleep(0.01)
     for i in range(15):
-        time.sleep(0.2)
+        time.sleep(0.5)
         context.say(left=15 - i)

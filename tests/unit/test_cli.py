@@ -1,0 +1,255 @@
+"""The command line: help worth reading, JSON on every read command, sentences and exit codes for mistakes, a quick start."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from log_cases import make_episode, open_fleet
+
+from lwd import cli
+from lwd.episode import Source
+from lwd.fleet.folder import RunFolder, open_services
+from lwd.log.verify import VerifyReport
+
+OPTIONS = {
+    "demo": ["--recipe", "--seed", "--out"],
+    "collect": ["--recipe", "--seed", "--out", "--sources"],
+    "train sft": ["--recipe", "--seed", "--out"],
+    "train offline": ["--recipe", "--seed", "--out"],
+    "fleet up": ["--recipe", "--seed", "--out"],
+    "evaluate": ["--recipe", "--seed", "--out", "--json", "sft", "offline", "online"],
+    "report": ["--out"],
+    "log ls": ["--out", "--json", "--task", "--source", "--limit", "--quarantine"],
+    "log show": ["--out", "--json", "EPISODE-ID"],
+    "log verify": ["--out", "--json"],
+    "snapshot ls": ["--out", "--json", "--limit"],
+    "show": ["--recipe", "--seed"],
+}
+IDS = [f"0199aa{i:02d}" + "f" * 24 for i in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """Tables and help do not wrap."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def lwd(capsys, monkeypatch):
+    """Run a command line; exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lwd", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Three episodes, of which one was sent twice, one refused, and two snapshots."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open_fleet(folder) as fleet:
+        for i, episode_id in enumerate(IDS):
+            fleet.send_episode(
+                make_episode(10 + i, episode_id=episode_id, source=Source.ONLINE if i else Source.DEMO)
+            )
+        wrong = make_episode(5, episode_id="0199bb" + "e" * 26, proprio_dim=4)
+        fleet.send_episode(wrong)
+        fleet.drain()
+        fleet.coordinator.commit()
+    with open_services(RunFolder(folder)) as services:
+        for step in (50, 100):
+            arrays = {"weight": np.full(3, step, np.float32)}
+            services.snapshots.publish(arrays, step, 1, {"stage": "online"})
+    return folder
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_tested_here():
+    assert set(OPTIONS) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_of_every_command_names_its_options_and_says_what_it_does(lwd, command):
+    code, out, _ = lwd(*command.split(), "--help")
+    assert code == 0
+    for option in OPTIONS[command]:
+        assert option in out, out
+    purpose = cli.COMMANDS[command].__doc__.split(".")[0].split("\n")[0][:40]
+    assert purpose in out
+
+
+@pytest.mark.parametrize(
+    ("group", "verbs"),
+    [
+        ((), ["demo", "collect", "train sft", "fleet up", "evaluate", "log ls", "snapshot ls", "show"]),
+        (("train",), ["sft", "offline"]),
+        (("log",), ["ls", "show", "verify"]),
+        (("fleet",), ["up"]),
+        (("snapshot",), ["ls"]),
+    ],
+)
+def test_help_of_a_group_lists_its_verbs(lwd, group, verbs):
+    code, out, _ = lwd(*group, "--help")
+    assert code == 0
+    for verb in verbs:
+        assert verb in out
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_log_ls_lists_episodes_and_filters(lwd, run_folder):
+    code, out, _ = lwd("log", "ls", "--out", run_folder, "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["episode_id"] for row in rows] == IDS
+    assert [row["steps"] for row in rows] == [10, 11, 12]
+    rows = json.loads(lwd("log", "ls", "--out", run_folder, "--json", "--source", "online")[1])
+    assert [row["episode_id"] for row in rows] == IDS[1:]
+    rows = json.loads(lwd("log", "ls", "--out", run_folder, "--json", "--limit", "1")[1])
+    assert [row["episode_id"] for row in rows] == IDS[2:]
+    assert json.loads(lwd("log", "ls", "--out", run_folder, "--json", "--task", "nothing")[1]) == []
+    table = lwd("log", "ls", "--out", run_folder)[1]
+    assert all(name in table for name in [*IDS, "stage_score", "drawer", "success"])
+
+
+def test_log_ls_quarantine_lists_what_was_refused_and_why(lwd, run_folder):
+    rows = json.loads(lwd("log", "ls", "--out", run_folder, "--quarantine", "--json")[1])
+    assert [(row["episode_id"], row["reason"]) for row in rows] == [("0199bb" + "e" * 26, "shape")]
+    assert "4" in rows[0]["detail"]
+    assert "shape" in lwd("log", "ls", "--out", run_folder, "--quarantine")[1]
+
+
+def test_log_show_takes_the_first_characters_of_an_id(lwd, run_folder):
+    code, out, _ = lwd("log", "show", IDS[1][:8], "--out", run_folder, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["episode_id"] == IDS[1]
+    assert (facts["proprio"], facts["actions"]) == ([12, 6], [11, 3])
+    text = lwd("log", "show", IDS[1][:8], "--out", run_folder)[1]
+    assert IDS[1] in text
+
+
+def test_log_verify_reads_everything_again(lwd, run_folder):
+    code, out, _ = lwd("log", "verify", "--out", run_folder, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["episodes"], report["problems"]) == (3, [])
+    assert set(report) == set(VerifyReport.__dataclass_fields__)
+
+
+def test_log_verify_exits_with_1_where_an_episode_is_damaged(lwd, run_folder):
+    victim = next((run_folder / "objects" / "episodes" / IDS[0]).iterdir())
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(bytes(data))
+    code, out, _ = lwd("log", "verify", "--out", run_folder, "--json")
+    assert code == 1
+    problem = json.loads(out)["problems"][0]
+    assert (problem["episode_id"], problem["reason"]) == (IDS[0], "hash")
+
+
+def test_snapshot_ls(lwd, run_folder):
+    rows = json.loads(lwd("snapshot", "ls", "--out", run_folder, "--json")[1])
+    assert [(row["number"], row["learner_step"], row["stage"]) for row in rows] == [
+        (1, 50, "online"),
+        (2, 100, "online"),
+    ]
+    rows = json.loads(lwd("snapshot", "ls", "--out", run_folder, "--json", "--limit", "1")[1])
+    assert [row["number"] for row in rows] == [2]
+    assert "learner_step" in lwd("snapshot", "ls", "--out", run_folder)[1]
+
+
+def test_show_prints_a_recipe_whole(lwd):
+    code, out, _ = lwd("show", "--recipe", "metaworld", "--seed", "7")
+    assert code == 0
+    assert "Experiment(" in out
+    assert "seed=7" in out
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_recipe_names_the_nearest(lwd, tmp_path):
+    code, out, err = lwd("train", "sft", "--recipe", "sceen", "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert err.startswith("lwd: unknown recipe 'sceen'. Did you mean 'scene'? Known: metaworld, scene")
+
+
+@pytest.mark.parametrize("command", ["log ls", "log show x", "log verify", "snapshot ls"])
+def test_reading_a_folder_without_a_run_is_refused_and_makes_nothing(lwd, tmp_path, command):
+    code, out, err = lwd(*command.split(), "--out", tmp_path / "nothing")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lwd: {tmp_path / 'nothing'} is no run folder: it has no catalogue.db.")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_id_that_fits_several_episodes_or_none_is_refused(lwd, run_folder):
+    code, out, err = lwd("log", "show", "0199aa", "--out", run_folder)
+    assert (code, out) == (2, "")
+    assert "3 episodes begin with '0199aa'" in err
+    assert "give more characters" in err
+    code, _, err = lwd("log", "show", "ffff", "--out", run_folder)
+    assert code == 2
+    assert err == "lwd: no episode begins with 'ffff'; `lwd log ls` lists them.\n"
+
+
+def test_evaluating_before_training_says_what_to_run(lwd, tmp_path):
+    code, _, err = lwd("evaluate", "offline", "--recipe", "metaworld", "--out", tmp_path / "run")
+    assert code == 2
+    assert "Make it first: lwd train offline." in err
+
+
+def test_an_unknown_command_and_a_missing_verb_end_with_usage(lwd):
+    for arguments in (["fly"], ["log"], ["log", "fly"], ["train"]):
+        code, out, err = lwd(*arguments)
+        assert code == 2, arguments
+        assert "lwd" in out + err
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(lwd, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Show, "run", interrupted)
+    code, _, err = lwd("show")
+    assert code == 130
+    assert "run the same command again to go on" in err
+
+
+# ---- quick start -----------------------------------------------------------------------------------------------------
+
+HEAVY = ("jax", "equinox", "optax", "orbax", "matplotlib", "mujoco", "gymnasium")
+WATCH = f"""
+import sys
+sys.argv = ["lwd"] + sys.argv[1:]
+from lwd.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print("imported:", [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("command", ["log ls", "log verify", "log show 0199aa01", "snapshot ls", "--help"])
+def test_reading_imports_no_jax(run_folder, command):
+    """What a robot computer can run, and what a person wants to be quick."""
+    out = [] if command == "--help" else ["--out", str(run_folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, *command.split(), *out], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "imported: []", done.stderr
