@@ -1,7 +1,7 @@
 """Learner steps per second of Algorithm 2, at the sizes of spec/qam.md part D: 10 flow steps, chunks of D = 25.
 
-The public QAM code on this kind of machine does 50 steps/s at (2x256, batch 64) and 1.3 at (4x512, 10 critics, batch 256); it is not
-committed here, so the ratios are to those figures and not within one run.
+The public QAM code on this kind of machine does 50 steps/s at (2x256, batch 64) and 1.3 at (4x512, 10 critics, batch 256);
+it is not committed here, so the ratios are to those figures and not within one run.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_a_fleet_can_be_asked_only_some_tasks(tier, chosen):
 
 
 def test_a_task_that_the_tier_does_not_have_is_named():
-    with pytest.raises(UnknownNameError, match="unknown task 'coffee-buton'. Did you mean 'coffee-button'"):
+    with pytest.raises(UnknownNameError, match=r"unknown task 'coffee-buton'\. Did you mean 'coffee-button'"):
         describe(FleetSpec(tier="metaworld", tasks=("coffee-buton",)))
 
 

@@ -72,11 +72,10 @@ def test_masks():
     critic = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
     for mask, other in (
         (trained_value(critic), lambda c: (c.normalizer, c.heads)),
-        (trained_critic(critic), lambda c: (c.normalizer, c.value_layer, c.value_out)),
+        (trained_critic(critic), lambda c: (c.normalizer, c.value)),
     ):
         assert trained(mask, other) == {False}
-        assert trained(mask, lambda c: c.backbone) == {True}
-    assert trained(trained_value(critic), lambda c: (c.value_layer, c.value_out)) == {True}
+    assert trained(trained_value(critic), lambda c: c.value) == {True}
     assert trained(trained_critic(critic), lambda c: c.heads) == {True}
 
 

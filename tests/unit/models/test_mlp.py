@@ -39,9 +39,9 @@ def test_shapes(policy, critic):
     context = policy.encode(OBSERVATION)
     assert context.shape == (16,)
     assert policy.velocity(context, CHUNK, jnp.float32(0.3)).shape == (2, 5)
-    assert (len(policy.hidden), len(critic.backbone), len(critic.heads.layers)) == (2, 2, 3)
+    assert (len(policy.hidden), len(critic.value.layers), len(critic.heads.layers)) == (2, 3, 3)
     z = critic.encode(OBSERVATION)
-    assert z.shape == (16,)
+    assert z.shape == (7,)
     assert critic.value_logits(z).shape == (21,)
     assert critic.q(z, CHUNK).shape == (3,)
 
@@ -111,11 +111,12 @@ def test_heads_are_independent_and_start_apart(critic):
     np.testing.assert_allclose(moved.q(z, CHUNK) - q, [0.0, 1.0, 0.0], atol=1e-5)
 
 
-def test_value_and_critic_share_the_backbone_and_nothing_else(critic):
+def test_value_and_critic_share_the_observation_and_nothing_else(critic):
     z = critic.encode(OBSERVATION)
-    value = eqx.filter_grad(lambda c: jnp.sum(c.value_logits(z) ** 2))(critic)
-    for leaf in jax.tree.leaves((value.heads, value.backbone)):
+    value = eqx.filter_grad(lambda c: jnp.sum(c.value_logits(c.encode(OBSERVATION)) ** 2))(critic)
+    for leaf in jax.tree.leaves((value.heads, value.normalizer)):
         np.testing.assert_array_equal(leaf, 0.0)
+    np.testing.assert_array_equal(z[-len(OBSERVATION.instruction) :], OBSERVATION.instruction)
 
 
 def test_layer_norm():
