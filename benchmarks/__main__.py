@@ -54,7 +54,9 @@ def measure(name: str) -> dict[str, float]:
 def committed(name: str) -> dict[str, object]:
     """The last committed file of this benchmark; empty if there is none."""
     where = f"HEAD:{(RESULTS / f'{name}.json').as_posix()}"
-    done = subprocess.run(["git", "-C", str(ROOT), "show", where], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "show", where], capture_output=True, text=True, check=False
+    )
     return json.loads(done.stdout) if done.returncode == 0 else {}
 
 
@@ -76,7 +78,11 @@ def comparison(name: str, numbers: Mapping[str, float], before: Mapping[str, obj
     """The table of one benchmark."""
     old = before.get("numbers")
     old_numbers: Mapping[str, float] = old if isinstance(old, dict) else {}
-    against = f"against {before.get('commit', '?')}, {before.get('date', '?')}" if before else "nothing committed yet"
+    against = (
+        f"against {before.get('commit', '?')}, {before.get('date', '?')}"
+        if before
+        else "nothing committed yet"
+    )
     table = Table("number", title=f"{name}  ({against})", title_justify="left")
     for column in ("now", "committed", "ratio"):
         table.add_column(column, justify="right")
@@ -107,7 +113,9 @@ def write(name: str, numbers: Mapping[str, float]) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named benchmarks, or all; 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
-    parser.add_argument("names", nargs="*", help=f"of: {', '.join(names()) or 'none yet'}; all if none is given")
+    parser.add_argument(
+        "names", nargs="*", help=f"of: {', '.join(names()) or 'none yet'}; all if none is given"
+    )
     chosen = parser.parse_args(arguments).names or names()
     for name in chosen:
         if name not in names():
@@ -121,7 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             numbers = measure(name)
         except subprocess.CalledProcessError as error:
             failed.append(name)
-            console.print(f"[bold red]{name} failed[/] with exit status {error.returncode}; its file was not touched.")
+            console.print(
+                f"[bold red]{name} failed[/] with exit status {error.returncode}; its file was not touched."
+            )
             continue
         console.print(comparison(name, numbers, before))
         console.print(f"wrote {write(name, numbers).relative_to(ROOT)}", style="dim")

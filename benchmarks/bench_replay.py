@@ -22,7 +22,13 @@ from lwd.spec import RobotSpec, TaskSpec
 
 SPEC = RobotSpec(name="bench", proprio_dim=40, action_dim=5, control_hz=20.0, chunk_steps=5)
 TASKS = [
-    TaskSpec(name=f"task{i}", instruction=f"do task {i}", milestones=("done",), time_limit_steps=300, horizon="long")
+    TaskSpec(
+        name=f"task{i}",
+        instruction=f"do task {i}",
+        milestones=("done",),
+        time_limit_steps=300,
+        horizon="long",
+    )
     for i in range(8)
 ]
 EPISODES, STEPS, SECONDS = 1000, 200, 2.0

@@ -26,7 +26,9 @@ def summaries(root: Path = ROOT) -> list[Summary]:
 
 
 def _measured_on(runs: Sequence[Summary]) -> str:
-    machines = sorted({f"{run.hardware.get('processor', '?')}, {run.hardware.get('cores', '?')} cores" for run in runs})
+    machines = sorted(
+        {f"{run.hardware.get('processor', '?')}, {run.hardware.get('cores', '?')} cores" for run in runs}
+    )
     minutes = [run.wall_s / 60 for run in runs]
     span = f"{min(minutes):.0f}" if len(runs) == 1 else f"{min(minutes):.0f} to {max(minutes):.0f}"
     commits = sorted({run.commit for run in runs})
@@ -56,7 +58,9 @@ def fill(text: str, content: str) -> str:
 def main() -> int:
     """Write or check the README."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="do not write; exit 1 if the README is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="do not write; exit 1 if the README is out of date"
+    )
     arguments = parser.parse_args()
     path = ROOT / README
     old = path.read_text(encoding="utf-8")

@@ -40,7 +40,9 @@ ALGORITHMS = {1: "the three stages", 2: "one learner step"}
 
 _NUMBER = r"\d{1,2}(?!\d|\.\d)"
 _LIST = rf"{_NUMBER}(?:\s*[-–]\s*{_NUMBER})?"
-_CITED = re.compile(rf"\b(Eqs?|Equations?|Algorithms?)\.?\s*({_LIST}(?:\s*(?:,\s*and|,|and|&|/)\s*{_LIST})*)", re.I)
+_CITED = re.compile(
+    rf"\b(Eqs?|Equations?|Algorithms?)\.?\s*({_LIST}(?:\s*(?:,\s*and|,|and|&|/)\s*{_LIST})*)", re.I
+)
 _NUMBERS = re.compile(r"(\d{1,2})(?:\s*[-–]\s*(\d{1,2}))?")
 _PAPER = re.compile(r"\bPaper:(.*?)(?=\n\s*\n|\n\s*[A-Z]\w+:|\Z)", re.S)
 _DIFFERS = re.compile(r"\bDiffers:(.*?)(?=\n\s*\n|\n\s*[A-Z]\w+:|\Z)", re.S)
@@ -117,7 +119,10 @@ def _row(label: str, title: str, places: list[Place], files: list[str]) -> str:
 def page(root: Path = ROOT) -> str:
     """The whole page as markdown."""
     places, files = code(root), exercised(root)
-    rows = [_row(f"Eq {n}", title, places.get(("eq", n), []), files.get(("eq", n), [])) for n, title in EQUATIONS.items()]
+    rows = [
+        _row(f"Eq {n}", title, places.get(("eq", n), []), files.get(("eq", n), []))
+        for n, title in EQUATIONS.items()
+    ]
     rows += [
         _row(f"Algorithm {n}", title, places.get(("algorithm", n), []), files.get(("algorithm", n), []))
         for n, title in ALGORITHMS.items()
@@ -142,7 +147,9 @@ def page(root: Path = ROOT) -> str:
 def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="do not write; exit 1 if the page is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="do not write; exit 1 if the page is out of date"
+    )
     arguments = parser.parse_args()
     target, text = ROOT / PAGE, page()
     if arguments.check:

@@ -80,8 +80,8 @@ class TrainSft(RunOptions):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.fleet.offline import train_sft
         from lwd.fleet.folder import open_services
+        from lwd.fleet.offline import train_sft
 
         with open_services(_folder(self.out)) as services:
             snapshot = train_sft(_experiment(self), services, Console())
@@ -94,8 +94,8 @@ class TrainOffline(RunOptions):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.fleet.offline import train_offline
         from lwd.fleet.folder import open_services
+        from lwd.fleet.offline import train_offline
 
         with open_services(_folder(self.out)) as services:
             snapshot = train_offline(_experiment(self), services, Console())
@@ -263,7 +263,8 @@ class SnapshotLs(Read):
 
         with open_services(_existing(self.out)) as services:
             rows = [
-                asdict(s) | {"stage": s.meta.get("stage"), "sha256": s.sha256[:12]} for s in services.snapshots.list()
+                asdict(s) | {"stage": s.meta.get("stage"), "sha256": s.sha256[:12]}
+                for s in services.snapshots.list()
             ]
         columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
         _print_rows(rows[-self.limit :], columns, self.json)

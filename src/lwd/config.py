@@ -120,7 +120,9 @@ class OnlineStage:
 
     def __post_init__(self) -> None:
         if self.control_steps < 1 or self.publish_every_learner_steps < 1:
-            raise ConfigError("OnlineStage: control_steps and publish_every_learner_steps must be at least 1.")
+            raise ConfigError(
+                "OnlineStage: control_steps and publish_every_learner_steps must be at least 1."
+            )
         if self.checkpoint_every_learner_steps < 1:
             raise ConfigError("OnlineStage.checkpoint_every_learner_steps must be at least 1.")
         if self.publish_every_learner_steps > self.rate.learner_slack_steps:

@@ -42,7 +42,9 @@ class RobotSpec:
     def __post_init__(self) -> None:
         for field in ("proprio_dim", "action_dim", "control_hz", "chunk_steps"):
             if getattr(self, field) <= 0:
-                raise ConfigError(f"RobotSpec {self.name!r}: {field} must be positive, got {getattr(self, field)}.")
+                raise ConfigError(
+                    f"RobotSpec {self.name!r}: {field} must be positive, got {getattr(self, field)}."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ import pytest
 
 from tools import paper_map
 
-KEYS = [("eq", number) for number in paper_map.EQUATIONS] + [("algorithm", number) for number in paper_map.ALGORITHMS]
+KEYS = [("eq", number) for number in paper_map.EQUATIONS] + [
+    ("algorithm", number) for number in paper_map.ALGORITHMS
+]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,13 @@ def run(seed: int, solved: dict[str, int]) -> Summary:
     for name in METHODS:
         records = [
             EvaluationRecord(
-                task="reach", seed=i, success=i < solved[name], stage_score=1.0, cycle_time_s=2.0, steps=20, interventions=0
+                task="reach",
+                seed=i,
+                success=i < solved[name],
+                stage_score=1.0,
+                cycle_time_s=2.0,
+                steps=20,
+                interventions=0,
             )
             for i in range(10)
         ]
@@ -65,7 +71,10 @@ def test_section_says_how_much_on_what_and_by_which_command() -> None:
     text = make_table.section(runs)
     assert re.search(r"\| \*\*LWD online\*\*, mean \| 0\.90 ", text)
     assert "over 2 seeds" in text
-    assert "Test CPU, 2 cores; 10 to 11 minutes per run; jax 0.10.2; commit `0123456789ab`. Command: `lwd demo`." in text
+    assert (
+        "Test CPU, 2 cores; 10 to 11 minutes per run; jax 0.10.2; commit `0123456789ab`. Command: `lwd demo`."
+        in text
+    )
 
 
 def test_section_of_one_run_is_its_own_table() -> None:

@@ -57,9 +57,7 @@ def fast_experiment(seed: int = 0) -> Experiment:
     return Experiment(
         name="fast",
         fleet=FleetConfig(
-            deployed=FleetSpec(
-                tier=fleet.tier, styles=fleet.styles, tasks=fleet.tasks, time_limits=LIMITS
-            ),
+            deployed=FleetSpec(tier=fleet.tier, styles=fleet.styles, tasks=fleet.tasks, time_limits=LIMITS),
             demonstrated=fleet,
             robots=4,
             workers=1,

@@ -41,9 +41,7 @@ def first_seed(experiment: Experiment, source: Source) -> int:
     return _FIRST_SEED[source] + experiment.seed * SEEDS_PER_RUN
 
 
-def collect(
-    experiment: Experiment, services: Services, sources: Sequence[Source], console: Console
-) -> None:
+def collect(experiment: Experiment, services: Services, sources: Sequence[Source], console: Console) -> None:
     """Make the episodes of these sources and see them through to a manifest; what the log holds already is not made again.
 
     Raises:
@@ -164,4 +162,6 @@ def _run_plan(
 
 
 def _nobody_drives(batch: ActBatch) -> np.ndarray:
-    raise RobotError(f"robots {batch.robots} asked for a policy's chunk while operators drive; this is a bug.")
+    raise RobotError(
+        f"robots {batch.robots} asked for a policy's chunk while operators drive; this is a bug."
+    )

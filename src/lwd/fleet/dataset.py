@@ -62,7 +62,11 @@ def print_dataset(console: Console, rows: Sequence[Row]) -> None:
         total = sum(hours)
         failed = sum(row["failure_hours"] for row in mine) / total if total else 0.0
         table.add_row(
-            task or "all", *(f"{h:.2f}" for h in hours), f"{total:.2f}", f"{failed:.0%}", style="bold" if not task else ""
+            task or "all",
+            *(f"{h:.2f}" for h in hours),
+            f"{total:.2f}",
+            f"{failed:.0%}",
+            style="bold" if not task else "",
         )
     console.print(table)
     episodes = sum(row["episodes"] for row in rows)

@@ -97,7 +97,11 @@ class Demo:
         methods = {}
         for stage, method in METHOD_OF_STAGE.items():
             records = read_records(self._folder.path / "evaluations" / f"{method}.json")
-            cost: dict[str, Any] = fleet if stage == "online" else {"robot_hours": 0.0, "interventions": 0, "operator_minutes": 0.0}
+            cost: dict[str, Any] = (
+                fleet
+                if stage == "online"
+                else {"robot_hours": 0.0, "interventions": 0, "operator_minutes": 0.0}
+            )
             methods[method] = summarise(score(records, horizons(self._x)), **cost)
         summary = Summary(
             seed=self._x.seed,
@@ -158,7 +162,9 @@ def fleet_totals(path: Path) -> dict[str, Any]:
 
 def _sentence(stage: str, number: int, scores: Scores) -> str:
     average = scores.average.success
-    parts = [f"{stage} (snapshot {number}): success {average.value:.2f} [{average.low:.2f}, {average.high:.2f}]"]
+    parts = [
+        f"{stage} (snapshot {number}): success {average.value:.2f} [{average.low:.2f}, {average.high:.2f}]"
+    ]
     for name, part in (("short", scores.short), ("long", scores.long)):
         if part is not None:
             parts.append(f"{name} {part.success.value:.2f}")

@@ -6,6 +6,7 @@ import logging
 import time
 
 from lwd.config import Experiment
+from lwd.episode import Source
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
 from lwd.fleet.policies import find_snapshot, load_policy, publish
@@ -19,7 +20,6 @@ from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
 from lwd.replay.table import SOURCES
-from lwd.episode import Source
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ class OnlineLearner:
     def run(self) -> None:
         """Blocks of learner steps as fast as the rate limit allows; told to stop, it first catches up with the fleet."""
         while True:
-            stopping = self._context.should_stop()  # asked before the manifest is read, so that none is missed
+            stopping = (
+                self._context.should_stop()
+            )  # asked before the manifest is read, so that none is missed
             sampler = self._fresh_sampler()
             why = self._stage.rate.learner_waits_for(self._step, self._block, self._control_steps(sampler))
             if why is None:
@@ -138,12 +140,8 @@ class OnlineLearner:
     def _first_state(self) -> LearnerState:
         """Where the last online learner stopped; else the offline result under the online schedules."""
         if self._checkpoints.latest_step() is not None:
-            reference, _ = load_policy(
-                self._x, self._services, find_snapshot(self._services, "sft").number
-            )
-            state, position = self._checkpoints.restore(
-                first_state(self._x, self._stage.learner, reference)
-            )
+            reference, _ = load_policy(self._x, self._services, find_snapshot(self._services, "sft").number)
+            state, position = self._checkpoints.restore(first_state(self._x, self._stage.learner, reference))
             event(log, "learner_resumed", learner_step=int(state.step), manifest=position["manifest"])
             self._reader.refresh()
             return own(state)

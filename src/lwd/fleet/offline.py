@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Generator
+from contextlib import contextmanager
 
 import jax
 from rich.console import Console
@@ -20,9 +20,9 @@ from lwd.learner.clone import init_clone
 from lwd.learner.stages import LoopConfig, clone_stage, critic_stage, rl_stage
 from lwd.learner.state import LearnerConfig, LearnerState, init_state
 from lwd.models.mlp import MlpCritic, MlpPolicy
+from lwd.replay.mixture import Mixture
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
-from lwd.replay.mixture import Mixture
 from lwd.snapshot.store import Snapshot
 
 _SFT_STREAM, _CRITIC_STREAM = 1, 2

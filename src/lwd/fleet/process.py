@@ -63,7 +63,12 @@ class ProcessSpec:
 
 
 def _child(
-    main: Callable[..., None], name: str, stop: Any, status: Connection, arguments: tuple[Any, ...], log_path: str
+    main: Callable[..., None],
+    name: str,
+    stop: Any,
+    status: Connection,
+    arguments: tuple[Any, ...],
+    log_path: str,
 ) -> None:
     logging.basicConfig(
         filename=log_path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
@@ -142,10 +147,14 @@ class RunningFleet:
                 process.join(0.05)
             if process.is_alive():
                 process.kill()
-                raise FleetError(f"process {name} was told to stop, said nothing for {STOP_TIMEOUT_S:.0f} s and was killed.")
+                raise FleetError(
+                    f"process {name} was told to stop, said nothing for {STOP_TIMEOUT_S:.0f} s and was killed."
+                )
             self._receive()
             if process.exitcode != 0:
-                raise FleetError(f"process {name} failed while stopping.\n{self.status[name].get('error', '')}")
+                raise FleetError(
+                    f"process {name} failed while stopping.\n{self.status[name].get('error', '')}"
+                )
 
     def kill(self) -> None:
         """End whatever still runs, by pid."""

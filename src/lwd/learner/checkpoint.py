@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lwd.errors import CheckpointError, SnapshotError
-from lwd.models.arrays import from_arrays, to_arrays
+from lwd.errors import CheckpointError
+from lwd.models.arrays import from_arrays, mismatches, to_arrays
 
 State = TypeVar("State")
 
@@ -25,7 +25,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: object, position: dict[str, Any]) -> None:
         """Write state and position; returns once the arrays are copied, the disk is written in the background."""
@@ -49,22 +50,22 @@ class Checkpoints:
         """
         step = self.latest_step() if step is None else step
         if step is None:
-            raise CheckpointError(f"{self.folder} holds no checkpoint. Start the stage without --resume.")
-        shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in to_arrays(template).items()}
-        try:
-            saved = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(shapes), position=ocp.args.JsonRestore()
-                ),
-            )
-            arrays = {k: np.asarray(v) for k, v in saved["state"].items()}
-            state = from_arrays(template, arrays, f"checkpoint {step} in {self.folder}")
-        except (ValueError, KeyError, SnapshotError) as error:
+            raise CheckpointError(f"{self.folder} holds no checkpoint. Run the stage that writes it first.")
+        self._manager.wait_until_finished()  # the newest may still be on its way to disk
+        expected = to_arrays(template)
+        problems = mismatches(expected, self._manager.item_metadata(step)["state"].tree)
+        if problems:
             raise CheckpointError(
-                f"checkpoint {step} in {self.folder} does not fit this run: {error} "
+                f"checkpoint {step} in {self.folder} does not fit this run: {'; '.join(problems)}. "
                 "Resume with the settings it was made with, or start a new run directory."
-            ) from error
+            )
+        shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
+        saved = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), position=ocp.args.JsonRestore()),
+        )
+        arrays = {name: np.asarray(leaf) for name, leaf in saved["state"].items()}
+        state = from_arrays(template, arrays, f"checkpoint {step} in {self.folder}")
         return state, dict(saved["position"])
 
     def close(self) -> None:

@@ -78,6 +78,4 @@ def clone_update(
         make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
     )
     acting_policy = ema(state.acting_policy, policy, config.policy_ema_rate)
-    return CloneState(state.step + 1, policy, policy_opt, acting_policy), {
-        "policy/flow_matching_loss": loss
-    }
+    return CloneState(state.step + 1, policy, policy_opt, acting_policy), {"policy/flow_matching_loss": loss}

@@ -127,7 +127,9 @@ def value_loss(
     critic: Critic, target: Critic, batch: Transition, config: DivlConfig
 ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy between the projected target-critic value of the replay action and p_psi. Paper: Eq 12, 20, 21."""
-    labels = jax.lax.stop_gradient(jax.vmap(pessimistic_q, (None, 0, 0))(target, batch.observation, batch.chunk))
+    labels = jax.lax.stop_gradient(
+        jax.vmap(pessimistic_q, (None, 0, 0))(target, batch.observation, batch.chunk)
+    )
     projected = jax.vmap(project, (0, None))(labels, config.support())
     logits = jax.vmap(lambda o: critic.value_logits(critic.encode(o)))(batch.observation)
     loss = -jnp.mean(jnp.sum(projected * jax.nn.log_softmax(logits), axis=-1))
@@ -149,9 +151,7 @@ def bootstrap_target(
     }
 
 
-def critic_loss(
-    critic: Critic, batch: Transition, y: Float[Array, " B"]
-) -> tuple[Float[Array, ""], Metrics]:
+def critic_loss(critic: Critic, batch: Transition, y: Float[Array, " B"]) -> tuple[Float[Array, ""], Metrics]:
     """Squared error of every head to the same target, mean over heads and batch. Paper: Eq 15."""
     q = jax.vmap(lambda o, a: critic.q(critic.encode(o), a))(batch.observation, batch.chunk)
     error = q - y[:, None]

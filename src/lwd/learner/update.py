@@ -28,7 +28,9 @@ def fit_value(config: LearnerConfig, state: LearnerState, batch: Transition) -> 
 def fit_critic(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
     """Lines 2 and 3, y_Q from the updated psi, then phi: one step on Eq 15. Paper: Algorithm 2, Eq 15, 19."""
     y, target_metrics = divl.bootstrap_target(state.critic, batch, config.divl)
-    (_, metrics), gradients = eqx.filter_value_and_grad(divl.critic_loss, has_aux=True)(state.critic, batch, y)
+    (_, metrics), gradients = eqx.filter_value_and_grad(divl.critic_loss, has_aux=True)(
+        state.critic, batch, y
+    )
     critic, critic_opt = step(
         make_optimizer(config.critic), state.critic, trained_critic(state.critic), gradients, state.critic_opt
     )

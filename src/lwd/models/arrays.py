@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -33,18 +34,24 @@ def from_arrays(template: Module, arrays: dict[str, np.ndarray], where: str) -> 
     """
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(template, eqx.is_array))
     expected = {_name(path): leaf for path, leaf in leaves}
-    problems = [f"missing {name} {leaf.shape}" for name, leaf in expected.items() if name not in arrays]
-    problems += [f"unknown {name} {a.shape}" for name, a in arrays.items() if name not in expected]
-    problems += [
-        f"{name}: found {arrays[name].dtype} {arrays[name].shape}, expected {leaf.dtype} {leaf.shape}"
-        for name, leaf in expected.items()
-        if name in arrays and (arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype)
-    ]
+    problems = mismatches(expected, arrays)
     if problems:
         raise SnapshotError(f"{where} does not fit this model: {'; '.join(problems)}.")
     dynamic, static = eqx.partition(template, eqx.is_array)
     filled = jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), dynamic)
     return eqx.combine(filled, static)
+
+
+def mismatches(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What does not fit, leaf by leaf: missing, unknown, of another shape or type. Leaves need only shape and dtype."""
+    problems = [f"missing {name} {leaf.shape}" for name, leaf in expected.items() if name not in found]
+    problems += [f"unknown {name} {leaf.shape}" for name, leaf in found.items() if name not in expected]
+    problems += [
+        f"{name}: found {found[name].dtype} {found[name].shape}, expected {leaf.dtype} {leaf.shape}"
+        for name, leaf in expected.items()
+        if name in found and (found[name].shape != leaf.shape or found[name].dtype != leaf.dtype)
+    ]
+    return problems
 
 
 def _name(path: tuple[object, ...]) -> str:

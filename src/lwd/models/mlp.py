@@ -71,7 +71,9 @@ class Linear(eqx.Module):
     def init(key: PRNGKeyArray, inputs: int, outputs: int, scale: float = 1.0) -> Linear:
         """Xavier-uniform weights times `scale`, zero bias."""
         bound = scale * (6.0 / (inputs + outputs)) ** 0.5
-        return Linear(jax.random.uniform(key, (inputs, outputs), minval=-bound, maxval=bound), jnp.zeros(outputs))
+        return Linear(
+            jax.random.uniform(key, (inputs, outputs), minval=-bound, maxval=bound), jnp.zeros(outputs)
+        )
 
     def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
         """One example."""
@@ -108,9 +110,7 @@ class MlpPolicy(eqx.Module):
 
     def encode(self, observation: Observation) -> Float[Array, " width"]:
         """The part of the first layer that does not depend on the flow."""
-        return self.observe(
-            jnp.concatenate([self.normalizer(observation.proprio), observation.instruction])
-        )
+        return self.observe(jnp.concatenate([self.normalizer(observation.proprio), observation.instruction]))
 
     def velocity(
         self, context: Float[Array, " width"], a_w: Float[Array, "H A"], w: Float[Array, ""]
@@ -129,7 +129,9 @@ class Stack(eqx.Module):
     out: Linear
 
     @staticmethod
-    def init(key: PRNGKeyArray, inputs: int, outputs: int, config: MlpConfig, out_scale: float = 1.0) -> Stack:
+    def init(
+        key: PRNGKeyArray, inputs: int, outputs: int, config: MlpConfig, out_scale: float = 1.0
+    ) -> Stack:
         """A new stack of `depth` hidden layers."""
         keys = jax.random.split(key, config.depth + 1)
         sizes = [inputs] + [config.width] * config.depth

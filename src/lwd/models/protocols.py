@@ -23,7 +23,9 @@ class Policy(Protocol):
         """The part that does not depend on the flow: once per observation, reused by every flow step."""
         ...
 
-    def velocity(self, context: Context, a_w: Float[Array, "H A"], w: Float[Array, ""]) -> Float[Array, "H A"]:
+    def velocity(
+        self, context: Context, a_w: Float[Array, "H A"], w: Float[Array, ""]
+    ) -> Float[Array, "H A"]:
         """f(s, a^w, w) of Section 3: the flow's velocity at flow time w."""
         ...
 

@@ -9,7 +9,11 @@ from lwd.errors import UnknownNameError
 from lwd.recipes.fast import metaworld
 from lwd.recipes.sim import quick, scene
 
-RECIPES: Mapping[str, Callable[[int], Experiment]] = {"scene": scene, "scene_quick": quick, "metaworld": metaworld}
+RECIPES: Mapping[str, Callable[[int], Experiment]] = {
+    "scene": scene,
+    "scene_quick": quick,
+    "metaworld": metaworld,
+}
 
 
 def recipe(name: str, seed: int = 0) -> Experiment:

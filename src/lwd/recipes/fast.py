@@ -13,9 +13,7 @@ from lwd.robot.sim.style import EXPERT
 def metaworld(seed: int = 0) -> Experiment:
     """Eight Meta-World tasks; the scene's recipe with the other simulator."""
     base = scene(seed)
-    fleet = FleetSpec(
-        tier="metaworld", styles={"expert": EXPERT, "shaky": SHAKY}
-    )
+    fleet = FleetSpec(tier="metaworld", styles={"expert": EXPERT, "shaky": SHAKY})
     return replace(
         base,
         name="metaworld",

@@ -9,12 +9,12 @@ from multiprocessing import Pipe
 import pytest
 import toy_fleet
 
+from lwd.episode import Source
 from lwd.fleet.actor import Actor
 from lwd.fleet.collect import first_seed
 from lwd.fleet.folder import open_services
 from lwd.fleet.policies import load_policy, publish
 from lwd.fleet.process import ProcessContext
-from lwd.episode import Source
 from lwd.log.writer import EdgeClient
 from lwd.replay.rate import RateLimit
 from lwd.robot.memory import MemoryRecorder
@@ -118,7 +118,9 @@ def test_the_fleet_waits_for_the_learner_and_says_so(services, watched):
         time.sleep(0.02)
     assert given == []
     sentence = next(word["waits_for"] for word in watched.said if word.get("waits_for"))
-    assert sentence == "the learner, which is 25 learner steps behind (at 0 for 500 control steps; 20 allowed)"
+    assert (
+        sentence == "the learner, which is 25 learner steps behind (at 0 for 500 control steps; 20 allowed)"
+    )
     number = newer(services, 5)
     thread.join(timeout=30)
     assert given[0].snapshot == number

@@ -63,5 +63,12 @@ def test_the_table_shows_hours_and_the_share_that_failed(services):
     assert cells("near") == ["near", "0.75", "0.00", "0.20", "0.95", "47%"]  # 0.45 of 0.95
     assert cells("far") == ["far", "0.00", "1.70", "0.00", "1.70", "59%"]  # 1.0 of 1.7
     total = [line for line in lines if "2.65" in line]
-    assert total[0].replace("│", " ").split() == ["all", "0.75", "1.70", "0.20", "2.65", "55%"]  # 1.45 of 2.65
+    assert total[0].replace("│", " ").split() == [
+        "all",
+        "0.75",
+        "1.70",
+        "0.20",
+        "2.65",
+        "55%",
+    ]  # 1.45 of 2.65
     assert lines[-1] == "6 episodes, 2.65 robot-hours"

@@ -70,7 +70,9 @@ def test_a_learner_that_publishes_less_often_than_its_slack_is_refused():
     """It works in blocks of that size, so learner and fleet could wait for each other."""
     rate = RateLimit(learner_steps_per_control_step=1.0, learner_slack_steps=40)
     replace(X.online, rate=rate, publish_every_learner_steps=40)
-    with pytest.raises(ConfigError, match=r"blocks of 50 learner steps .* only 40 ahead .*wait for each other"):
+    with pytest.raises(
+        ConfigError, match=r"blocks of 50 learner steps .* only 40 ahead .*wait for each other"
+    ):
         replace(X.online, rate=rate, publish_every_learner_steps=50)
 
 

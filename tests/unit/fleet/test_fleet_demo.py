@@ -100,7 +100,9 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(tmp_path, cons
     demo(tmp_path, console).run()
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     calls.clear()
-    with pytest.raises(ConfigError, match=r"holds a run of another experiment or seed\. Choose another --out"):
+    with pytest.raises(
+        ConfigError, match=r"holds a run of another experiment or seed\. Choose another --out"
+    ):
         demo(tmp_path, console, seed=1).run()
     assert calls == []
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == run

@@ -64,7 +64,9 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_nothing_shrinks(traine
     told = kill_learner_in_mid_run(trained_copy)
     episodes, manifests, snapshots = state_of(trained_copy)
     before = read_metrics(trained_copy.metrics("online"))
-    assert [row["learner_step"] for row in before] == list(range(EVERY, before[-1]["learner_step"] + 1, EVERY))
+    assert [row["learner_step"] for row in before] == list(
+        range(EVERY, before[-1]["learner_step"] + 1, EVERY)
+    )
     assert before[-1]["learner_step"] >= told["learner_step"] >= 15
 
     newest = online(X, trained_copy, console)

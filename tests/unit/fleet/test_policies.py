@@ -44,7 +44,12 @@ def test_a_policy_is_published_announced_and_comes_back_exactly(services, policy
     for name, array in to_arrays(policy).items():
         assert array.tobytes() == to_arrays(back)[name].tobytes(), name
     meta = snapshot.meta
-    assert (meta["stage"], meta["robot_spec"], meta["chunk_steps"], meta["flow_steps"]) == ("sft", "line", 4, 3)
+    assert (meta["stage"], meta["robot_spec"], meta["chunk_steps"], meta["flow_steps"]) == (
+        "sft",
+        "line",
+        4,
+        3,
+    )
 
 
 def test_the_snapshot_of_another_robot_is_refused(services, policy):
@@ -52,7 +57,9 @@ def test_the_snapshot_of_another_robot_is_refused(services, policy):
     number = publish(x, services, policy, stage="sft", learner_step=0, manifest=None).number
     fleet = FleetSpec(tier="toy_fleet:other_line")
     elsewhere = replace(x, fleet=replace(x.fleet, deployed=fleet, demonstrated=fleet))
-    with pytest.raises(SnapshotError, match=f"snapshot {number} has robot_spec 'line', this fleet has 'other-line'"):
+    with pytest.raises(
+        SnapshotError, match=f"snapshot {number} has robot_spec 'line', this fleet has 'other-line'"
+    ):
         load_policy(elsewhere, services, number)
 
 
@@ -68,7 +75,9 @@ def test_the_snapshot_of_another_size_is_refused_leaf_by_leaf(services, policy):
     number = publish(
         toy_fleet.experiment(), services, policy, stage="sft", learner_step=0, manifest=None
     ).number
-    with pytest.raises(SnapshotError, match=rf"snapshot {number} does not fit this model: .*expected float32 \(9"):
+    with pytest.raises(
+        SnapshotError, match=rf"snapshot {number} does not fit this model: .*expected float32 \(9"
+    ):
         load_policy(other(width=9), services, number)
 
 

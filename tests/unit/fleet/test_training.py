@@ -120,7 +120,9 @@ def test_nothing_is_done_where_everything_is_done(run, sampler):
 def test_a_checkpoint_of_another_stage_or_seed_is_refused(run, sampler):
     run.train(count_up, own(zero()), sampler, batch=2, until_step=4)
     run.stage = "sft"
-    with pytest.raises(ConfigError, match="checkpoint of stage 'offline' with seed 3 cannot resume stage 'sft'"):
+    with pytest.raises(
+        ConfigError, match="checkpoint of stage 'offline' with seed 3 cannot resume stage 'sft'"
+    ):
         run.restore(own(zero()))
     run.stage, run.seed = "offline", 4
     with pytest.raises(ConfigError, match="with seed 4; use another run directory"):

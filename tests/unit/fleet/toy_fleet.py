@@ -147,9 +147,7 @@ def experiment(seed: int = 0, **changes: Any) -> Experiment:
         online=OnlineStage(
             learner=replace(learner, divl=DivlConfig(atoms=11, tau_base=0.9)),
             control_steps=1000,
-            rate=RateLimit(
-                learner_steps_per_control_step=0.05, learner_slack_steps=10, actor_slack_steps=20
-            ),
+            rate=RateLimit(learner_steps_per_control_step=0.05, learner_slack_steps=10, actor_slack_steps=20),
             publish_every_learner_steps=5,
             takeover=TakeoverRule(stall_steps=12, max_steps=8),
             checkpoint_every_learner_steps=10,

@@ -90,14 +90,17 @@ def test_without_a_checkpoint_the_error_says_so(checkpoints):
 def test_the_checkpoint_of_another_model_is_refused_and_the_leaf_named(checkpoints):
     checkpoints.save(7, small(width=3), POSITION)
     again = reopened(checkpoints)
-    with pytest.raises(CheckpointError, match=r"checkpoint 7 in .* does not fit this run.*weight"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"7 in .* does not fit this run: weight: found float32 \(2, 3\), expected float32 \(2, 4\)\.",
+    ):
         again.restore(small(width=4))
 
     class Other(eqx.Module):
         step: jax.Array
         head: jax.Array
 
-    with pytest.raises(CheckpointError, match="head"):
+    with pytest.raises(CheckpointError, match=r"this run: missing head \(3,\); unknown weight \(2, 3\)\."):
         again.restore(Other(jnp.zeros((), jnp.int32), jnp.zeros(3)))
 
 
