@@ -70,13 +70,13 @@ DEMONSTRATED = Conditions(
 )
 """The narrow conditions in which people demonstrate."""
 DEPLOYED = Conditions(
-    cube_offset_xy=(-0.01, 0.01),
-    cube_xy_range_m=(0.03, 0.03),
-    cube_yaw_range=0.8,
+    cube_offset_xy=(-0.005, 0.005),
+    cube_xy_range_m=(0.025, 0.025),
+    cube_yaw_range=0.6,
     drawer_jitter_m=0.01,
     window_jitter_m=0.01,
-    arm_range=0.7,
-    arm_yaw_range=2.0,
+    arm_range=0.6,
+    arm_yaw_range=1.5,
 )
 """What the fleet meets: the cube shifted and twice as spread, more yaw, more of the arm's poses, sloppier slides."""
 
