@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import NamedTuple
 
 from lwd.config import Experiment
 from lwd.episode import Source
@@ -20,6 +21,7 @@ from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
 from lwd.replay.table import SOURCES
+from lwd.transition import Transition
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,13 @@ def run_learner(context: ProcessContext, experiment: Experiment, folder: RunFold
             OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints).run()
         finally:
             checkpoints.close()
+
+
+class Drawn(NamedTuple):
+    """A block's batches and the sampler that they came from."""
+
+    sampler: Sampler
+    batches: Transition
 
 
 class OnlineLearner:
@@ -63,17 +72,20 @@ class OnlineLearner:
         self._state = self._first_state()
         self._began = time.monotonic()
         self._waited_s = 0.0
+        self._ahead: Drawn | None = None
 
     def run(self) -> None:
         """Blocks of learner steps as fast as the rate limit allows; told to stop, it first catches up with the fleet."""
         while True:
-            stopping = (
-                self._context.should_stop()
-            )  # asked before the manifest is read, so that none is missed
-            sampler = self._fresh_sampler()
-            why = self._stage.rate.learner_waits_for(self._step, self._block, self._control_steps(sampler))
+            # Asked before the manifest is read, so that none is missed.
+            stopping = self._context.should_stop()
+            drawn = self._ahead or self._draw()
+            control_steps = self._control_steps(drawn.sampler)
+            why = self._stage.rate.learner_waits_for(self._step, self._block, control_steps)
             if why is None:
-                self._run_block(sampler)
+                self._run_block(drawn)
+            elif self._ahead is not None:
+                self._ahead = None  # look at the newest manifest before waiting
             elif stopping:
                 break
             else:
@@ -84,9 +96,10 @@ class OnlineLearner:
     def _step(self) -> int:
         return int(self._state.step)
 
-    def _run_block(self, sampler: Sampler) -> None:
-        batches = sampler.draw(self._step, self._block, self._stage.learner.batch)
-        self._state, metrics = run_block(self._update, self._state, batches, self._key)
+    def _run_block(self, drawn: Drawn) -> None:
+        sampler, step = drawn.sampler, self._step + self._block
+        self._state, metrics = run_block(self._update, self._state, drawn.batches, self._key)
+        self._ahead = self._draw(step)  # while the block is being computed
         numbers = {name: float(value) for name, value in metrics.items()} | sampler.metrics
         snapshot = publish(
             self._x,
@@ -122,9 +135,12 @@ class OnlineLearner:
             learner_step=self._step, snapshot=snapshot.number, manifest=sampler.manifest, waits_for=None
         )
 
-    def _fresh_sampler(self) -> Sampler:
+    def _draw(self, step: int | None = None) -> Drawn:
+        """The batches of the block that begins at `step` (by default the present one), from the newest manifest."""
         self._reader.refresh()
-        return self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed)
+        sampler = self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed)
+        step = self._step if step is None else step
+        return Drawn(sampler, sampler.draw(step, self._block, self._stage.learner.batch))
 
     def _control_steps(self, sampler: Sampler) -> int:
         """Control steps that the fleet has delivered up to the sampler's manifest."""

@@ -21,7 +21,7 @@ from lwd.transition import Observation
 def value_traces(
     experiment: Experiment, critic: MlpCritic, episodes: Sequence[Episode], config: DivlConfig
 ) -> list[dict[str, Any]]:
-    """One success and one failure of the same task, the longest pair of a long task, value read at every chunk boundary."""
+    """One success and one failure of the same long task, of median length each, value read at every chunk boundary."""
     pair = _pair(experiment, episodes)
     return [_trace(experiment, critic, episode, config) for episode in pair]
 
@@ -32,8 +32,13 @@ def _pair(experiment: Experiment, episodes: Sequence[Episode]) -> list[Episode]:
         here = [e for e in episodes if e.header.task == name]
         wins, losses = [e for e in here if e.success], [e for e in here if not e.success]
         if wins and losses:
-            return [max(wins, key=lambda e: e.steps), max(losses, key=lambda e: e.steps)]
+            return [_typical(wins), _typical(losses)]
     return list(episodes[:1])
+
+
+def _typical(episodes: list[Episode]) -> Episode:
+    """The one of median length."""
+    return sorted(episodes, key=lambda e: e.steps)[len(episodes) // 2]
 
 
 @eqx.filter_jit

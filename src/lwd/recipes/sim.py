@@ -39,15 +39,15 @@ def scene(seed: int = 0) -> Experiment:
     """The demo: eight tasks of ogbench's scene, sixteen robots, about twenty minutes on two cores."""
     styles = {"expert": EXPERT, "shaky": SHAKY}
     patience = {name: PATIENCE * task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
-    policy = OptimizerConfig(learning_rate=3e-4, decay_steps=5_000, final_share=0.1)
-    critic = OptimizerConfig(learning_rate=5e-4, decay_steps=15_000, final_share=0.2)
+    policy = OptimizerConfig(learning_rate=3e-4, decay_steps=4_000, final_share=0.1)
+    critic = OptimizerConfig(learning_rate=5e-4, decay_steps=14_000, final_share=0.2)
     return Experiment(
         name="scene",
         fleet=FleetConfig(
             deployed=FleetSpec(conditions=DEPLOYED, styles=styles),
             demonstrated=FleetSpec(conditions=DEMONSTRATED, styles=styles, time_limits=patience),
         ),
-        collect=CollectConfig(demos={"shaky": 64}, play=12, rollouts=24, rollout_noise=0.3),
+        collect=CollectConfig(demos={"shaky": 72}, play=5, rollouts=40, rollout_noise=0.3),
         model=ModelConfig(),
         clone=CloneStage(
             learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=30_000)),
@@ -56,22 +56,22 @@ def scene(seed: int = 0) -> Experiment:
         ),
         offline=OfflineStage(
             learner=LearnerConfig(
-                policy=policy, critic=critic, qam=QamConfig(temperature=0.02), batch=256, policy_batch=64
+                policy=policy, critic=critic, qam=QamConfig(temperature=0.03), batch=256, policy_batch=64
             ),
             critic_steps=10_000,
-            steps=15_000,
+            steps=14_000,
             mixture=Mixture(offline=Pool(n_long=10, balance="tasks")),
         ),
         online=OnlineStage(
             learner=LearnerConfig(
-                policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=5_000, final_share=0.1),
-                critic=OptimizerConfig(learning_rate=3e-4, decay_steps=5_000, final_share=0.2),
+                policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=6_500, final_share=0.1),
+                critic=OptimizerConfig(learning_rate=3e-4, decay_steps=6_500, final_share=0.2),
                 divl=DivlConfig(tau_base=0.9),
                 qam=QamConfig(temperature=0.015),
                 batch=256,
                 policy_batch=64,
             ),
-            control_steps=100_000,
+            control_steps=130_000,
             rate=RateLimit(learner_steps_per_control_step=0.05, actor_slack_steps=400),
             takeover=TakeoverRule(),
             mixture=Mixture(
