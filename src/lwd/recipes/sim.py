@@ -29,7 +29,7 @@ from lwd.robot.sim.scene_conditions import DEMONSTRATED, DEPLOYED
 from lwd.robot.sim.scene_tasks import SCENE_TASKS
 from lwd.robot.sim.style import EXPERT, ExpertStyle
 
-SHAKY = ExpertStyle(noise=(0.2, 0.45))
+SHAKY = ExpertStyle(noise=(0.3, 0.5))
 """A demonstrator with an unsteady hand: a converged clone copies the unsteadiness, a learner from outcomes drops it."""
 PATIENCE = 3
 """Demonstrations may take this many times the deployed time limit."""

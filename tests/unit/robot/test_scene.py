@@ -190,7 +190,7 @@ def test_deployment_differs_from_demonstration():
         for c in (DEMONSTRATED, DEPLOYED)
     )
     outside = (met < shown.min(0)) | (met > shown.max(0))
-    assert outside.any(1).mean() > 0.8
+    assert outside.any(1).mean() > 0.5  # most deployed cubes lie where none was demonstrated
 
 
 def test_expert_does_every_task_from_any_start():
