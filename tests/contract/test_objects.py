@@ -112,7 +112,7 @@ def test_an_allowed_key_stays_below_the_root(key: str):
         check_key(key)
     except StoreError:
         return
-    assert os.path.normpath(f"/root/{key}") == f"/root/{key}"
+    assert os.path.normpath(f"/base/{key}") == f"/base/{key}"
 
 
 def test_large_objects_and_odd_bytes(store: ObjectStore):
