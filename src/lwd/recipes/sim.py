@@ -29,14 +29,14 @@ from lwd.robot.sim.scene_conditions import DEMONSTRATED, DEPLOYED
 from lwd.robot.sim.scene_tasks import SCENE_TASKS
 from lwd.robot.sim.style import EXPERT, ExpertStyle
 
-SHAKY = ExpertStyle(noise=(0.3, 0.5))
+SHAKY = ExpertStyle(noise=(0.2, 0.45))
 """A demonstrator with an unsteady hand: a converged clone copies the unsteadiness, a learner from outcomes drops it."""
 PATIENCE = 3
 """Demonstrations may take this many times the deployed time limit."""
 
 
 def scene(seed: int = 0) -> Experiment:
-    """The demo: eight tasks of ogbench's scene, sixteen robots, about twenty minutes on two cores."""
+    """The demo: eight tasks of ogbench's scene, sixteen robots, about fifteen minutes on two cores."""
     styles = {"expert": EXPERT, "shaky": SHAKY}
     patience = {name: PATIENCE * task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
     policy = OptimizerConfig(learning_rate=3e-4, decay_steps=4_000, final_share=0.1)
