@@ -31,23 +31,27 @@ from lwd.robot.sim.style import EXPERT, ExpertStyle
 
 SHAKY = ExpertStyle(noise=(0.2, 0.45))
 """A demonstrator with an unsteady hand: a converged clone copies the unsteadiness, a learner from outcomes drops it."""
+PACE = 0.6
+"""The deployment's time limits, as a share of the tasks' own: 1.2 to 1.4 times what the expert needs on the long tasks."""
 PATIENCE = 3
-"""Demonstrations may take this many times the deployed time limit."""
+"""Demonstrations may take this many times the tasks' own limits: people take their time, a deployment does not."""
 
 
 def scene(seed: int = 0) -> Experiment:
     """The demo: eight tasks of ogbench's scene, sixteen robots, about fifteen minutes on two cores."""
     styles = {"expert": EXPERT, "shaky": SHAKY}
-    patience = {name: PATIENCE * task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
+    limits = {name: task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
+    pace = {name: round(PACE * limit) for name, limit in limits.items()}
+    patience = {name: PATIENCE * limit for name, limit in limits.items()}
     policy = OptimizerConfig(learning_rate=3e-4, decay_steps=4_000, final_share=0.1)
     critic = OptimizerConfig(learning_rate=5e-4, decay_steps=14_000, final_share=0.2)
     return Experiment(
         name="scene",
         fleet=FleetConfig(
-            deployed=FleetSpec(conditions=DEPLOYED, styles=styles),
+            deployed=FleetSpec(conditions=DEPLOYED, styles=styles, time_limits=pace),
             demonstrated=FleetSpec(conditions=DEMONSTRATED, styles=styles, time_limits=patience),
         ),
-        collect=CollectConfig(demos={"shaky": 72}, play=5, rollouts=40, rollout_noise=0.3),
+        collect=CollectConfig(demos={"shaky": 72}, play=8, rollouts=56, rollout_noise=0.3),
         model=ModelConfig(),
         clone=CloneStage(
             learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=30_000)),
@@ -73,7 +77,7 @@ def scene(seed: int = 0) -> Experiment:
             ),
             control_steps=130_000,
             rate=RateLimit(learner_steps_per_control_step=0.05, actor_slack_steps=400),
-            takeover=TakeoverRule(),
+            takeover=TakeoverRule(stall_steps=60, max_steps=100),
             mixture=Mixture(
                 offline=Pool(balance="tasks"),
                 online=Pool(sources=(Source.ONLINE,), balance="tasks"),
