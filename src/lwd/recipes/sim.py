@@ -33,7 +33,7 @@ SHAKY = ExpertStyle(noise=(0.2, 0.45))
 """A demonstrator with an unsteady hand: a converged clone copies the unsteadiness, a learner from outcomes drops it."""
 PACE = 0.6
 """The deployment's time limits, as a share of the tasks' own: 1.2 to 1.4 times what the expert needs on the long tasks."""
-PATIENCE = 3
+PATIENCE = 2
 """Demonstrations may take this many times the tasks' own limits: people take their time, a deployment does not."""
 
 
@@ -51,7 +51,7 @@ def scene(seed: int = 0) -> Experiment:
             deployed=FleetSpec(conditions=DEPLOYED, styles=styles, time_limits=pace),
             demonstrated=FleetSpec(conditions=DEMONSTRATED, styles=styles, time_limits=patience),
         ),
-        collect=CollectConfig(demos={"shaky": 72}, play=8, rollouts=56, rollout_noise=0.3),
+        collect=CollectConfig(demos={"shaky": 72}, play=4, rollouts=40, rollout_noise=0.3),
         model=ModelConfig(),
         clone=CloneStage(
             learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=30_000)),
@@ -84,7 +84,7 @@ def scene(seed: int = 0) -> Experiment:
                 online_share=0.5,
             ),
         ),
-        evaluate=EvaluateConfig(episodes=40),
+        evaluate=EvaluateConfig(episodes=50),
         gamma=0.995,
         seed=seed,
     )
