@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from lwd.errors import ConfigError
 from lwd.learner.clone import CloneConfig
+from lwd.learner.method import Method
 from lwd.learner.stages import LoopConfig
-from lwd.learner.state import LearnerConfig
 from lwd.replay.mixture import Mixture, demonstrations, offline_rl, online_rl
 from lwd.replay.rate import RateLimit
 from lwd.robot.operator import TakeoverRule
@@ -62,12 +62,19 @@ class CollectConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of the MLP policy and critic, and of the instruction's embedding."""
+    """Sizes of the MLP policy and critic, and of the instruction's embedding.
+
+    Attributes:
+        width, depth, heads: of the networks (`MlpConfig`).
+        instruction_dim: of the embedded instruction.
+        flow_steps: with which robots integrate the flow; QAM's own paths follow `QamConfig.flow_steps`.
+    """
 
     width: int = 256
     depth: int = 3
     heads: int = 2
     instruction_dim: int = 32
+    flow_steps: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +89,18 @@ class CloneStage:
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineStage:
-    """Stage 2: value and critic alone for `critic_steps`, then Algorithm 2 up to `steps` learner steps in all."""
+    """Stage 2: value and critic alone for `critic_steps`, then the whole update up to `steps` learner steps in all.
 
-    learner: LearnerConfig
+    Attributes:
+        learner: the method; LWD's settings are `Lwd(...)`.
+        warm_up_mixture: what the first `critic_steps` draw from, None for `mixture`.
+    """
+
+    learner: Method
     critic_steps: int
     steps: int
     mixture: Mixture = field(default_factory=offline_rl)
+    warm_up_mixture: Mixture | None = None
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -102,7 +115,7 @@ class OnlineStage:
     """Stage 3: learner and robots at the same time.
 
     Attributes:
-        learner: Algorithm 2 with online settings (tau_base 0.9).
+        learner: the method with its online settings (tau_base 0.9 for LWD); the state comes from the offline stage.
         control_steps: fleet experience after which no new episode begins.
         publish_every_learner_steps: the policy is sent to the robots this often (50 in the paper).
         rate: learner steps per new control step.
@@ -110,7 +123,7 @@ class OnlineStage:
         mixture: offline and online halves, 1:1 by default.
     """
 
-    learner: LearnerConfig
+    learner: Method
     control_steps: int
     rate: RateLimit
     publish_every_learner_steps: int = 50

@@ -23,10 +23,10 @@ from lwd.fleet.demo import Demo
 from lwd.fleet.folder import RunFolder
 from lwd.learner.clone import CloneConfig
 from lwd.learner.divl import DivlConfig
+from lwd.learner.method import Lwd
 from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.qam import QamConfig
 from lwd.learner.stages import LoopConfig
-from lwd.learner.state import LearnerConfig
 from lwd.replay.mixture import Mixture, Pool
 from lwd.replay.rate import RateLimit
 from lwd.robot.operator import TakeoverRule
@@ -45,7 +45,7 @@ def fast_experiment(seed: int = 0) -> Experiment:
         styles={"expert": EXPERT, "slow": ExpertStyle(noise=(0.05, 0.1), speed=(0.15, 1.0))},
         tasks=tuple(LIMITS),
     )
-    learner = LearnerConfig(
+    learner = Lwd(
         policy=OptimizerConfig(learning_rate=4e-4, decay_steps=6000),
         critic=OptimizerConfig(learning_rate=1e-3, decay_steps=5000),
         qam=QamConfig(temperature=0.003, flow_steps=5),
@@ -63,7 +63,7 @@ def fast_experiment(seed: int = 0) -> Experiment:
             workers=1,
         ),
         collect=CollectConfig(demos={"slow": 12}, play=0, rollouts=15),
-        model=ModelConfig(width=64, depth=2, instruction_dim=8),
+        model=ModelConfig(width=64, depth=2, instruction_dim=8, flow_steps=5),
         clone=CloneStage(
             learner=CloneConfig(
                 policy=OptimizerConfig(learning_rate=2e-3, decay_steps=4000), batch=128, policy_ema_rate=0.01
@@ -79,7 +79,7 @@ def fast_experiment(seed: int = 0) -> Experiment:
             loop=LoopConfig(block_steps=100, checkpoint_every_blocks=100),
         ),
         online=OnlineStage(
-            learner=LearnerConfig(**{**vars(learner), "divl": DivlConfig(tau_base=0.9)}),
+            learner=Lwd(**{**vars(learner), "divl": DivlConfig(tau_base=0.9)}),
             control_steps=5000,
             rate=RateLimit(learner_steps_per_control_step=0.5, actor_slack_steps=500),
             takeover=TakeoverRule(stall_steps=25, max_steps=40),

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from lwd.config import Experiment
 from lwd.errors import RobotError
 from lwd.fleet.services import encoder, fleet_description
-from lwd.learner.flow import sample_chunk
-from lwd.models.mlp import MlpPolicy
+from lwd.learner.method import Acting, act
 from lwd.robot.sim.run import ActBatch
 from lwd.transition import Observation
 
 
 @eqx.filter_jit
 def _chunks(
-    policy: MlpPolicy,
+    policy: Acting,
     proprio: jax.Array,
     instruction: jax.Array,
     seeds: jax.Array,
@@ -30,8 +29,8 @@ def _chunks(
     flow_steps: int,
 ) -> jax.Array:
     def one(sensed: jax.Array, text: jax.Array, seed: jax.Array, index: jax.Array) -> jax.Array:
-        noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), shape)
-        return sample_chunk(policy, Observation(sensed, text, {}), noise, flow_steps)
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        return act(policy, Observation(sensed, text, {}), key, shape, flow_steps)
 
     return jax.vmap(one)(proprio, instruction, seeds, chunk_index)
 
@@ -51,9 +50,9 @@ class PolicyDriver:
         pad_to: int,
     ) -> None:
         self._embed, self._shape, self._flow_steps, self._pad = embed, chunk_shape, flow_steps, pad_to
-        self._policies: dict[int, MlpPolicy] = {}
+        self._policies: dict[int, Acting] = {}
 
-    def load(self, snapshot: int, policy: MlpPolicy) -> None:
+    def load(self, snapshot: int, policy: Acting) -> None:
         """Make a snapshot available to episodes that begin from now on."""
         self._policies[snapshot] = policy
 
@@ -104,6 +103,6 @@ def fleet_driver(experiment: Experiment) -> PolicyDriver:
     return PolicyDriver(
         encoder(experiment),
         (spec.chunk_steps, spec.action_dim),
-        experiment.offline.learner.qam.flow_steps,
+        experiment.model.flow_steps,
         pad_to=-(-fleet.robots // fleet.workers),
     )

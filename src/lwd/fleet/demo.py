@@ -29,6 +29,7 @@ from lwd.fleet.online import online
 from lwd.fleet.policies import find_snapshot
 from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
 from lwd.fleet.traces import value_traces
+from lwd.learner.method import Lwd
 
 METHOD_OF_STAGE = {"sft": "sft", "offline": "lwd_offline", "online": "lwd_online"}
 FLEET_EPISODES = "episodes.jsonl"
@@ -135,9 +136,10 @@ def run_evaluation(experiment: Experiment, services: Services, stage: str, conso
                 "evaluate/success_high": scores.average.success.high,
             },
         )
-    if stage == "offline":
+    method = experiment.offline.learner
+    if stage == "offline" and isinstance(method, Lwd):
         state = offline_result(experiment, services)
-        traces = value_traces(experiment, state.critic, result.episodes, experiment.offline.learner.divl)
+        traces = value_traces(experiment, state.critic, result.episodes, method.divl)
         write_json(folder.path / "value_traces.json", traces)
     console.print(_sentence(stage, snapshot.number, scores))
     return scores

@@ -1,22 +1,21 @@
-"""The learner process: follow the manifests, run Algorithm 2, publish every N learner steps, checkpoint."""
+"""The learner process: follow the manifests, run the method's learner steps, publish every N learner steps, checkpoint."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lwd.config import Experiment
 from lwd.episode import Source
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
-from lwd.fleet.policies import find_snapshot, load_policy, publish
+from lwd.fleet.policies import load_reference, publish
 from lwd.fleet.process import ProcessContext
 from lwd.fleet.services import RunFolder, Services, open_replay, open_services
 from lwd.fleet.training import own, stage_key
 from lwd.learner.checkpoint import Checkpoints
-from lwd.learner.stages import rl_stage, run_block
-from lwd.learner.state import LearnerState, with_fresh_optimizers
+from lwd.learner.stages import run_block
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
@@ -66,8 +65,8 @@ class OnlineLearner:
         self._replay, self._reader, self._metrics, self._checkpoints = replay, reader, metrics, checkpoints
         self._stage = experiment.online
         self._block = self._stage.publish_every_learner_steps
-        reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
-        self._update = rl_stage(self._stage.learner, reference)
+        self._reference = load_reference(experiment, services)
+        self._update = self._stage.learner.update(self._reference)
         self._key = stage_key("online", experiment.seed)
         self._state = self._first_state()
         self._began = time.monotonic()
@@ -104,7 +103,7 @@ class OnlineLearner:
         snapshot = publish(
             self._x,
             self._services,
-            self._state.acting_policy,
+            self._stage.learner.acting(self._state),
             stage="online",
             learner_step=self._step,
             manifest=sampler.manifest,
@@ -153,16 +152,15 @@ class OnlineLearner:
         time.sleep(_POLL_S)
         self._waited_s += _POLL_S
 
-    def _first_state(self) -> LearnerState:
+    def _first_state(self) -> Any:
         """Where the last online learner stopped; else the offline result under the online schedules."""
         if self._checkpoints.latest_step() is not None:
-            reference, _ = load_policy(self._x, self._services, find_snapshot(self._services, "sft").number)
-            state, position = self._checkpoints.restore(first_state(self._x, self._stage.learner, reference))
+            template = first_state(self._x, self._stage.learner, self._reference)
+            state, position = self._checkpoints.restore(template)
             event(log, "learner_resumed", learner_step=int(state.step), manifest=position["manifest"])
             self._reader.refresh()
             return own(state)
-        offline = offline_result(self._x, self._services)
-        return own(with_fresh_optimizers(self._stage.learner, offline))
+        return own(self._stage.learner.continued(offline_result(self._x, self._services)))
 
     def _checkpoint(self) -> None:
         position = {"stage": "online", "seed": self._x.seed, "manifest": self._replay.manifest}

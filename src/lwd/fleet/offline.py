@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -11,15 +12,15 @@ from rich.console import Console
 from lwd.config import Experiment
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog
-from lwd.fleet.policies import find_snapshot, load_policy, model_config, publish
+from lwd.fleet.policies import load_reference, model_config, publish
 from lwd.fleet.progress import Task, progress
 from lwd.fleet.services import Services, open_replay
 from lwd.fleet.training import StageRun, demonstration_normalizer, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
-from lwd.learner.stages import LoopConfig, clone_stage, critic_stage, rl_stage
-from lwd.learner.state import LearnerConfig, LearnerState, init_state
-from lwd.models.mlp import MlpCritic, MlpPolicy
+from lwd.learner.method import Method
+from lwd.learner.stages import LoopConfig, clone_stage
+from lwd.models.mlp import MlpPolicy
 from lwd.replay.mixture import Mixture
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
@@ -63,12 +64,13 @@ def train_sft(experiment: Experiment, services: Services, console: Console) -> S
 
 
 def train_offline(experiment: Experiment, services: Services, console: Console) -> Snapshot:
-    """Offline RL from the SFT snapshot: critic alone, then Algorithm 2. Resumes from its checkpoints."""
+    """Offline learning from the SFT snapshot: critic alone, then the method's whole update. Resumes from its checkpoints."""
     stage = experiment.offline
-    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    reference = load_reference(experiment, services)
     with open_replay(experiment, services, "learner") as (replay, reader):
         reader.refresh()
         sampler = _sampler(replay, stage.mixture, experiment)
+        warm_up = _sampler(replay, stage.warm_up_mixture or stage.mixture, experiment)
         with (
             progress(console, "train offline", stage.steps) as bar,
             _stage_run("offline", experiment, services, stage.loop, bar, "value/quantile") as run,
@@ -76,31 +78,31 @@ def train_offline(experiment: Experiment, services: Services, console: Console) 
             state = run.restore(first_state(experiment, stage.learner, reference))
             batch = stage.learner.batch
             state = run.train(
-                critic_stage(stage.learner), state, sampler, batch=batch, until_step=stage.critic_steps
+                stage.learner.warm_up(reference), state, warm_up, batch=batch, until_step=stage.critic_steps
             )
             state = run.train(
-                rl_stage(stage.learner, reference), state, sampler, batch=batch, until_step=stage.steps
+                stage.learner.update(reference), state, sampler, batch=batch, until_step=stage.steps
             )
+            run.keep(state, sampler.manifest)
         return publish(
             experiment,
             services,
-            state.acting_policy,
+            stage.learner.acting(state),
             stage="offline",
             learner_step=stage.steps,
             manifest=sampler.manifest,
         )
 
 
-def first_state(experiment: Experiment, learner: LearnerConfig, reference: MlpPolicy) -> LearnerState:
-    """The state that offline RL starts from; also the template that checkpoints are read into."""
+def first_state(experiment: Experiment, learner: Method, reference: MlpPolicy) -> Any:
+    """The state that offline learning starts from; also the template that checkpoints are read into."""
     key = jax.random.fold_in(jax.random.key(experiment.seed), _CRITIC_STREAM)
-    critic = MlpCritic.init(key, model_config(experiment), reference.normalizer)
-    return own(init_state(learner, reference, critic))
+    return own(learner.start(reference, model_config(experiment), key))
 
 
-def offline_result(experiment: Experiment, services: Services) -> LearnerState:
+def offline_result(experiment: Experiment, services: Services) -> Any:
     """Networks and optimisers at the end of stage 2, from its last checkpoint."""
-    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    reference = load_reference(experiment, services)
     checkpoints = Checkpoints(services.folder.checkpoints("offline"))
     try:
         state, _ = checkpoints.restore(first_state(experiment, experiment.offline.learner, reference))

@@ -11,6 +11,7 @@ import numpy as np
 from lwd.config import Experiment
 from lwd.errors import SnapshotError
 from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.learner.method import Acting
 from lwd.models.arrays import from_arrays, to_arrays
 from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
 from lwd.snapshot.store import Snapshot
@@ -29,20 +30,28 @@ def model_config(experiment: Experiment) -> MlpConfig:
         width=experiment.model.width,
         depth=experiment.model.depth,
         heads=experiment.model.heads,
-        atoms=experiment.offline.learner.divl.atoms,
     )
 
 
 def policy_template(experiment: Experiment) -> MlpPolicy:
-    """A policy of the right shapes, to read a snapshot into."""
+    """A flow policy of the right shapes, to read an SFT snapshot into."""
     config = model_config(experiment)
     return MlpPolicy.init(jax.random.key(0), config, Normalizer.identity(config.proprio_dim))
+
+
+def acting_template(experiment: Experiment, stage: str) -> Acting:
+    """What this stage's snapshots hold, of the right shapes: a flow policy, or what the stage's method acts with."""
+    policy = policy_template(experiment)
+    if stage == "sft":
+        return policy
+    method = (experiment.offline if stage == "offline" else experiment.online).learner
+    return method.acting(method.start(policy, model_config(experiment), jax.random.key(0)))
 
 
 def publish(
     experiment: Experiment,
     services: Services,
-    policy: MlpPolicy,
+    policy: Acting,
     *,
     stage: str,
     learner_step: int,
@@ -55,12 +64,13 @@ def publish(
     meta: dict[str, Any] = {
         "stage": stage,
         "model": "mlp",
+        "acting": type(policy).__name__,
         "width": config.width,
         "depth": config.depth,
         "robot_spec": spec.name,
         "chunk_steps": spec.chunk_steps,
         "instruction_encoder": encoder(experiment).version,
-        "flow_steps": experiment.offline.learner.qam.flow_steps,
+        "flow_steps": experiment.model.flow_steps,
         "normalizer": normalizer_fingerprint(arrays),
     }
     snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
@@ -68,8 +78,8 @@ def publish(
     return snapshot
 
 
-def load_policy(experiment: Experiment, services: Services, number: int) -> tuple[MlpPolicy, Snapshot]:
-    """A verified snapshot as a policy.
+def load_policy(experiment: Experiment, services: Services, number: int) -> tuple[Acting, Snapshot]:
+    """A verified snapshot as what robots run.
 
     Raises:
         SnapshotError: it is missing, not intact, or was made for another robot, model or instruction encoder.
@@ -83,7 +93,25 @@ def load_policy(experiment: Experiment, services: Services, number: int) -> tupl
                 f"snapshot {number} has {name} {snapshot.meta.get(name)!r}, this fleet has {value!r}. "
                 "Use the recipe that it was made with."
             )
-    return from_arrays(policy_template(experiment), arrays, f"snapshot {number}"), snapshot
+    template = acting_template(experiment, str(snapshot.meta.get("stage")))
+    found = snapshot.meta.get("acting", "MlpPolicy")
+    if found != type(template).__name__:
+        raise SnapshotError(
+            f"snapshot {number} holds a {found}, this experiment's {snapshot.meta.get('stage')} stage acts with a "
+            f"{type(template).__name__}. Use the recipe that it was made with."
+        )
+    return from_arrays(template, arrays, f"snapshot {number}"), snapshot
+
+
+def load_reference(experiment: Experiment, services: Services) -> MlpPolicy:
+    """The SFT policy, which is pi_beta.
+
+    Raises:
+        SnapshotError: it has not been trained yet.
+    """
+    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    assert isinstance(reference, MlpPolicy)  # acting_template says so
+    return reference
 
 
 def find_snapshot(services: Services, stage: str) -> Snapshot:

@@ -83,6 +83,11 @@ class StageRun:
                 self._report(*pending, prefetch)
         return state
 
+    def keep(self, state: Stepped, manifest: int) -> None:
+        """See that there is a checkpoint of this state, even of a stage without a single learner step."""
+        if self.checkpoints is not None and self.checkpoints.latest_step() is None:
+            self._save(int(state.step), state, manifest)
+
     def _report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
         """Log a block; called one block late, so that reading the numbers does not stop the dispatch of the next."""
         numbers = {name: float(value) for name, value in metrics.items()}

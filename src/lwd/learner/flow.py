@@ -66,3 +66,10 @@ def sample_chunk(
     """The chunk that a robot executes: integrate the flow from this noise, clip to [-1, 1]."""
     context = policy.encode(observation)
     return jnp.clip(integrate(lambda a, w: policy.velocity(context, a, w), noise, flow_steps), -1.0, 1.0)
+
+
+def draw_chunk(
+    policy: Policy, observation: Observation, key: PRNGKeyArray, chunk_shape: tuple[int, int], flow_steps: int
+) -> Float[Array, "H A"]:
+    """`sample_chunk` from noise drawn with this key."""
+    return sample_chunk(policy, observation, jax.random.normal(key, chunk_shape), flow_steps)

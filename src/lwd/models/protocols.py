@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.transition import Observation
 
@@ -27,6 +27,17 @@ class Policy(Protocol):
         self, context: Context, a_w: Float[Array, "H A"], w: Float[Array, ""]
     ) -> Float[Array, "H A"]:
         """f(s, a^w, w) of Section 3: the flow's velocity at flow time w."""
+        ...
+
+
+@runtime_checkable
+class ChunkSampler(Protocol):
+    """Something that makes a robot's chunk in a way of its own, such as the best of several by the critic."""
+
+    def sample(
+        self, observation: Observation, key: PRNGKeyArray, chunk_shape: tuple[int, int], flow_steps: int
+    ) -> Float[Array, "H A"]:
+        """The chunk for one observation, in [-1, 1]; all randomness follows from `key`."""
         ...
 
 

@@ -17,10 +17,10 @@ from lwd.config import (
 from lwd.episode import Source
 from lwd.learner.clone import CloneConfig
 from lwd.learner.divl import DivlConfig
+from lwd.learner.method import Lwd
 from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.qam import QamConfig
 from lwd.learner.stages import LoopConfig
-from lwd.learner.state import LearnerConfig
 from lwd.replay.mixture import Mixture, Pool
 from lwd.replay.rate import RateLimit
 from lwd.robot.operator import TakeoverRule
@@ -59,7 +59,7 @@ def scene(seed: int = 0) -> Experiment:
             loop=LoopConfig(block_steps=500, checkpoint_every_blocks=20),
         ),
         offline=OfflineStage(
-            learner=LearnerConfig(
+            learner=Lwd(
                 policy=policy, critic=critic, qam=QamConfig(temperature=0.03), batch=256, policy_batch=64
             ),
             critic_steps=10_000,
@@ -67,7 +67,7 @@ def scene(seed: int = 0) -> Experiment:
             mixture=Mixture(offline=Pool(n_long=10, balance="tasks")),
         ),
         online=OnlineStage(
-            learner=LearnerConfig(
+            learner=Lwd(
                 policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=6_500, final_share=0.1),
                 critic=OptimizerConfig(learning_rate=3e-4, decay_steps=6_500, final_share=0.2),
                 divl=DivlConfig(tau_base=0.9),

@@ -28,10 +28,10 @@ from lwd.episode import Outcome
 from lwd.fleet.process import ProcessContext
 from lwd.learner.clone import CloneConfig
 from lwd.learner.divl import DivlConfig
+from lwd.learner.method import Lwd
 from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.qam import QamConfig
 from lwd.learner.stages import LoopConfig
-from lwd.learner.state import LearnerConfig
 from lwd.replay.rate import RateLimit
 from lwd.robot.environment import Sensed
 from lwd.robot.operator import TakeoverRule
@@ -126,7 +126,7 @@ def other_line(spec: FleetSpec) -> Any:
 def experiment(seed: int = 0, **changes: Any) -> Experiment:
     """Everything as small as it goes."""
     optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1000)
-    learner = LearnerConfig(
+    learner = Lwd(
         policy=optimizer,
         critic=optimizer,
         divl=DivlConfig(atoms=11),
@@ -139,7 +139,7 @@ def experiment(seed: int = 0, **changes: Any) -> Experiment:
         name="toy",
         fleet=FleetConfig(deployed=fleet, demonstrated=fleet, robots=4, workers=1),
         collect=CollectConfig(demos={"expert": 2, "slow": 1}, play=3, rollouts=2, long_task_weight=2.0),
-        model=ModelConfig(width=8, depth=2, instruction_dim=8),
+        model=ModelConfig(width=8, depth=2, instruction_dim=8, flow_steps=3),
         clone=CloneStage(
             learner=CloneConfig(policy=optimizer, batch=8), steps=20, loop=LoopConfig(block_steps=10)
         ),

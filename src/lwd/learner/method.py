@@ -1,0 +1,95 @@
+"""The seam between a learning method and the loop around it: LWD is one value of it, `lwd.baselines` holds the others.
+
+A method brings its state and its learner step. Replay, stages, checkpoints, fleet, snapshots and evaluation are the same for
+all, so that a comparison compares methods and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lwd.learner.flow import draw_chunk
+from lwd.learner.stages import Update, critic_stage, rl_stage
+from lwd.learner.state import LearnerConfig, LearnerState, init_state, with_fresh_optimizers
+from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
+from lwd.models.protocols import ChunkSampler, Policy
+from lwd.transition import Observation
+
+Acting = Policy | ChunkSampler
+"""What a robot runs: a flow policy as it is, or a module that makes chunks in a way of its own."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A learning method with its settings: a frozen dataclass. State is a pytree whose `step` counts learner steps.
+
+    Every stage that uses the method calls `start` once (also for a template to read checkpoints into) and then runs the
+    updates in blocks. What `acting` returns is published as a snapshot and must keep its structure throughout a stage.
+    """
+
+    @property
+    def batch(self) -> int:
+        """Transitions per learner step."""
+        ...
+
+    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> Any:
+        """The state that offline learning starts from, given the cloned policy."""
+        ...
+
+    def continued(self, state: Any) -> Any:
+        """The same networks at learner step 0 of new schedules: how a later stage starts."""
+        ...
+
+    def warm_up(self, reference: MlpPolicy) -> Update[Any]:
+        """The learner step of the first `critic_steps` of the offline stage."""
+        ...
+
+    def update(self, reference: MlpPolicy) -> Update[Any]:
+        """The learner step after that, and online."""
+        ...
+
+    def acting(self, state: Any) -> Acting:
+        """What robots run when this state is published."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lwd(LearnerConfig):
+    """Learning While Deploying: DIVL for the value, QAM for the policy. Paper: Algorithm 2."""
+
+    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> LearnerState:
+        """Policy from the reference, value and critic from scratch. Paper: Algorithm 1."""
+        sizes = replace(model, atoms=self.divl.atoms)
+        return init_state(self, reference, MlpCritic.init(key, sizes, reference.normalizer))
+
+    def continued(self, state: LearnerState) -> LearnerState:
+        """Fresh optimisers on the same networks."""
+        return with_fresh_optimizers(self, state)
+
+    def warm_up(self, reference: MlpPolicy) -> Update[LearnerState]:
+        """Value and critic alone."""
+        return critic_stage(self)
+
+    def update(self, reference: MlpPolicy) -> Update[LearnerState]:
+        """Algorithm 2."""
+        return rl_stage(self, reference)
+
+    def acting(self, state: LearnerState) -> Acting:
+        """The averaged policy."""
+        return state.acting_policy
+
+
+def act(
+    acting: Acting,
+    observation: Observation,
+    key: PRNGKeyArray,
+    chunk_shape: tuple[int, int],
+    flow_steps: int,
+) -> Float[Array, "H A"]:
+    """The chunk that a robot executes, for one observation; all randomness follows from `key`."""
+    if isinstance(acting, ChunkSampler):
+        return acting.sample(observation, key, chunk_shape, flow_steps)
+    return draw_chunk(acting, observation, key, chunk_shape, flow_steps)
