@@ -86,5 +86,6 @@ def _batches(count: int, batch: int) -> Transition:
         discount=np.full((count, batch), 0.99, np.float32),
         next_observation=observation(),
         intervention=np.zeros((count, batch), np.bool_),
+        exemplary=np.ones((count, batch), np.bool_),
         task=np.zeros((count, batch), np.int32),
     )

@@ -50,6 +50,7 @@ def tabular_batch(rows, n_states, n_actions):
         discount=np.asarray(discounts, np.float32),
         next_observation=state_observation(following, n_states),
         intervention=np.zeros(size, bool),
+        exemplary=np.zeros(size, bool),
         task=np.zeros(size, np.int32),
     )
 
@@ -108,6 +109,7 @@ def random_batch(seed, *lead):
         discount=(0.9 * (rng.uniform(size=lead) < 0.7)).astype(np.float32),
         next_observation=observation(),
         intervention=np.zeros(lead, bool),
+        exemplary=rng.uniform(size=lead) < 0.5,
         task=np.zeros(lead, np.int32),
     )
     return jax.tree.map(jnp.asarray, batch)

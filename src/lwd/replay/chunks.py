@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.episode import Source
 from lwd.replay import returns
-from lwd.replay.returns import Ints
-from lwd.replay.store import CHUNK_HUMAN
+from lwd.replay.returns import SUCCESS, Ints
+from lwd.replay.store import CHUNK_HUMAN, STEP_HUMAN
+from lwd.replay.table import SOURCES
 from lwd.replay.view import View
 from lwd.transition import Observation, Transition
 
@@ -35,9 +37,9 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
     rows, columns, H = view.episodes, view.columns, view.spec.chunk_steps
     first, steps = rows["first"][episode], rows["steps"][episode]
     base = first + start
-    window = returns.window(
-        start, steps, rows["outcome"][episode], columns.takeover[base], n, gamma=view.gamma, chunk_steps=H
-    )
+    outcome, flags = rows["outcome"][episode], columns.flags[base]
+    corrected = ((flags & STEP_HUMAN) != 0) & (rows["source"][episode] == SOURCES.index(Source.ONLINE))
+    window = returns.window(start, steps, outcome, columns.takeover[base], n, gamma=view.gamma, chunk_steps=H)
     ahead = np.arange(H)
     left = (steps - start)[..., None]
     actions = np.take(columns.actions, base[..., None] + np.minimum(ahead, left - 1), axis=0)
@@ -49,7 +51,8 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
         reward=window.reward,
         discount=window.discount,
         next_observation=_observe(view, first + window.end, sentences),
-        intervention=(columns.flags[base] & CHUNK_HUMAN) != 0,
+        intervention=(flags & CHUNK_HUMAN) != 0,
+        exemplary=(outcome == SUCCESS) | corrected,
         task=rows["task"][episode].astype(np.int32),
     )
 

@@ -68,6 +68,7 @@ class Steps(Sampler):
             discount=ones,
             next_observation=seen,
             intervention=ones > 1,
+            exemplary=ones > 0,
             task=ones.astype(np.int32),
         )
 

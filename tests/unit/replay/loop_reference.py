@@ -32,4 +32,6 @@ def transition(episode: Episode, start: int, n: int, gamma: float, H: int) -> di
         "discount": 0.0 if cut else gamma ** (end - start),
         "next_proprio": episode.proprio[end],
         "intervention": human(episode, start, H),
+        "exemplary": outcome is Outcome.SUCCESS
+        or (episode.header.source is Source.ONLINE and bool(episode.interventions[start])),
     }

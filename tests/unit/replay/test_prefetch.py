@@ -27,7 +27,7 @@ class Slow:
             raise ZeroDivisionError(f"at {step}")
         value = np.full((count, batch), step + 1000 * self.manifest)[:, rows]
         seen = Observation(value, value, {})
-        return Transition(seen, value, value, value, value, seen, value, value)
+        return Transition(seen, value, value, value, value, seen, value, value, value)
 
 
 def threads() -> set[str]:

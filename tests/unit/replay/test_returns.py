@@ -150,6 +150,7 @@ def test_the_store_and_the_gather_equal_the_loop(batch: list, n: int, gamma: flo
         "reward": got.reward,
         "discount": got.discount,
         "intervention": got.intervention,
+        "exemplary": got.exemplary,
     }.items():
         np.testing.assert_allclose(
             array, np.stack([row[name] for row in want]), rtol=1e-6, atol=0, err_msg=name

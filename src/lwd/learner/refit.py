@@ -1,0 +1,116 @@
+"""An option beyond the paper: LWD whose reference goes on learning from what is worth imitating.
+
+The paper freezes pi_beta after the demonstrations, so a skill that it lacks can never be tilted into being. The public QAM
+keeps training its behaviour flow on all of its data; here it learns from demonstrations, successes and corrections.
+Everything else is Algorithm 2. Decision record 0021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lwd.learner.clone import CloneConfig, CloneState, init_clone
+from lwd.learner.divl import Metrics
+from lwd.learner.flow import flow_matching_loss
+from lwd.learner.method import Acting, Lwd
+from lwd.learner.optimizers import ema, make_optimizer, step
+from lwd.learner.stages import Update
+from lwd.learner.state import LearnerState, trained_policy
+from lwd.learner.update import update, update_critic
+from lwd.models.mlp import MlpConfig, MlpPolicy
+from lwd.transition import Transition
+
+
+class RefitState(eqx.Module):
+    """LWD's state and the reference's own; the averaged copy of the reference is pi_beta."""
+
+    lwd: LearnerState
+    reference: CloneState
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """Learner steps done."""
+        return self.lwd.step
+
+
+def exemplary_loss(
+    policy: MlpPolicy, batch: Transition, key: PRNGKeyArray
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Flow-matching loss, mean over the batch's exemplary transitions; and their share."""
+    keys = jax.random.split(key, batch.reward.shape[0])
+    losses = jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
+        policy, batch.observation, batch.chunk, batch.valid, keys
+    )
+    share = jnp.mean(batch.exemplary.astype(losses.dtype))
+    return jnp.mean(jnp.where(batch.exemplary, losses, 0.0)) / jnp.maximum(share, 1e-3), share
+
+
+def fit_reference(
+    config: CloneConfig, state: CloneState, batch: Transition, key: PRNGKeyArray
+) -> tuple[CloneState, Metrics]:
+    """One step of the reference on the exemplary part of the batch; its averaged copy follows."""
+    (loss, share), gradients = eqx.filter_value_and_grad(exemplary_loss, has_aux=True)(
+        state.policy, batch, key
+    )
+    policy, policy_opt = step(
+        make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
+    )
+    acting = ema(state.acting_policy, policy, config.policy_ema_rate)
+    metrics = {"reference/flow_matching_loss": loss, "reference/exemplary_share": share}
+    return CloneState(state.step + 1, policy, policy_opt, acting), metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitLwd(Lwd):
+    """LWD with a reference that is refitted in every learner step.
+
+    Attributes:
+        reference: optimiser and averaging of the reference; its batch is the method's.
+    """
+
+    reference: CloneConfig
+
+    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> RefitState:  # pyright: ignore
+        """LWD's start, and a reference that starts from the demonstrations' clone."""
+        return RefitState(super().start(reference, model, key), init_clone(self.reference, reference))
+
+    def continued(self, state: RefitState) -> RefitState:  # pyright: ignore
+        """Fresh optimisers on the same networks; the reference goes on from its averaged copy."""
+        return RefitState(
+            super().continued(state.lwd), init_clone(self.reference, state.reference.acting_policy)
+        )
+
+    def warm_up(self, reference: MlpPolicy) -> Update[RefitState]:  # pyright: ignore
+        """Value, critic and reference."""
+        return eqx.Partial(_warm_up, self)  # pyright: ignore
+
+    def update(self, reference: MlpPolicy) -> Update[RefitState]:  # pyright: ignore
+        """The reference, then Algorithm 2 against its averaged copy."""
+        return eqx.Partial(_update, self)  # pyright: ignore
+
+    def acting(self, state: RefitState) -> Acting:  # pyright: ignore
+        """The averaged policy."""
+        return super().acting(state.lwd)
+
+
+def _warm_up(
+    config: RefitLwd, state: RefitState, batch: Transition, key: PRNGKeyArray
+) -> tuple[RefitState, Metrics]:
+    k_reference, k_critic = jax.random.split(key)
+    reference, reference_metrics = fit_reference(config.reference, state.reference, batch, k_reference)
+    lwd, metrics = update_critic(config, state.lwd, batch, k_critic)
+    return RefitState(lwd, reference), {**reference_metrics, **metrics}
+
+
+def _update(
+    config: RefitLwd, state: RefitState, batch: Transition, key: PRNGKeyArray
+) -> tuple[RefitState, Metrics]:
+    k_reference, k_lwd = jax.random.split(key)
+    reference, reference_metrics = fit_reference(config.reference, state.reference, batch, k_reference)
+    lwd, metrics = update(config, reference.acting_policy, state.lwd, batch, k_lwd)
+    return RefitState(lwd, reference), {**reference_metrics, **metrics}
