@@ -1,6 +1,6 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench results table docs lock venv
+.PHONY: help demo test check fix bench results results-demo table docs lock venv
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -16,7 +16,7 @@ export JAX_PLATFORMS ?= cpu
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 help:  ## print this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (about 15 minutes on two cores)
 	$(BIN)/lwd demo
@@ -39,16 +39,22 @@ fix: $(READY)  ## format, mend what ruff can mend, regenerate the paper map
 bench: $(READY)  ## write benchmarks/results/*.json and print them against the last committed ones
 	$(BIN)/python -m benchmarks
 
-results: $(READY)  ## run the demo once per seed (hours), keep each summary.json, then `make table`
-	for seed in $(SEEDS); do \
-	  $(BIN)/lwd demo --seed $$seed --out runs/results/seed_$$seed && \
-	  mkdir -p results/demo/seed_$$seed && \
-	  cp runs/results/seed_$$seed/summary.json results/demo/seed_$$seed/summary.json || exit 1; \
-	done
-	$(BIN)/python -m tools.make_table
+results: $(READY)  ## run what is missing of the evidence (days; goes on where it was cut), then `make table`
+	$(BIN)/lwd results run --jobs $(WORKERS)
+	$(MAKE) table
 
-table: $(READY)  ## write the README's measured table from results/demo/*/summary.json
+results-demo: $(READY)  ## run the demo once per seed (hours), keep each summary.json, then `make table`
+	for seed in $(SEEDS); do \
+	  $(BIN)/lwd demo --seed $$seed --out runs/demo/seed_$$seed && \
+	  mkdir -p results/demo/seed_$$seed && \
+	  cp runs/demo/seed_$$seed/summary.json results/demo/seed_$$seed/summary.json || exit 1; \
+	done
+	$(MAKE) table
+
+table: $(READY)  ## write the measured tables and figures (README, docs/reference/results.md, results/summary.json) from the committed runs
 	$(BIN)/python -m tools.make_table
+	$(BIN)/lwd results figures
+	$(BIN)/lwd results table
 
 docs: $(READY)  ## build the documentation site into site/, warnings are errors
 	$(BIN)/python -m tools.paper_map

@@ -3,6 +3,14 @@
 import os
 
 import pytest
+from servers import (  # noqa: F401 - fixtures
+    nats_process,
+    nats_server,
+    own_nats_server,
+    own_postgres_server,
+    postgres_server,
+    s3_server,
+)
 
 # Read by JAX when it is first imported: tests run on the CPU, and take no memory that they do not use.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

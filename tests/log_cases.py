@@ -163,8 +163,8 @@ class Fleet:
 
 
 @contextmanager
-def open_fleet(folder: Path) -> Iterator[Fleet]:
-    with Catalogue(folder / "catalogue.db") as catalogue:
+def open_fleet(folder: Path, url: str | None = None) -> Iterator[Fleet]:
+    with Catalogue(url or folder / "catalogue.db") as catalogue:
         objects, bus = ObjectStore(folder / "objects"), CatalogueBus(catalogue)
         specs = {spec.name: spec for spec in (SPEC, SEEING)}
         coordinator = Coordinator(catalogue, bus, objects, specs, {TASK.name: TASK})

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lwd.evaluate.summary import Summary, read_summary
-from lwd.evaluate.table import seeds_markdown, table_markdown
+from lwd.evaluate.table import between, seeds_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
 RESULTS = Path("results/demo")
-BEGIN, END = "<!-- table:demo -->", "<!-- /table:demo -->"
-EMPTY = "No run is committed yet; `make results` writes `results/demo/*/summary.json` and this table.\n"
+EMPTY = "No run is committed yet; `make results-demo` writes `results/demo/*/summary.json` and this table.\n"
 
 
 def summaries(root: Path = ROOT) -> list[Summary]:
@@ -49,10 +48,7 @@ def section(runs: Sequence[Summary]) -> str:
 
 def fill(text: str, content: str) -> str:
     """The text with `content` between its markers."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise SystemExit(f"{README}: expected one {BEGIN} and after it one {END}.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{content}\n{END}{rest.split(END)[1]}"
+    return between(text, "demo", content, str(README))
 
 
 def main() -> int:

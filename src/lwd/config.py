@@ -112,11 +112,13 @@ class OfflineStage:
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineStage:
-    """Stage 3: learner and robots at the same time.
+    """Stage 3: learner and robots at the same time, or in turn.
 
     Attributes:
         learner: the method with its online settings (tau_base 0.9 for LWD); the state comes from the offline stage.
         control_steps: fleet experience after which no new episode begins.
+        rounds: 0 for learner and robots at the same time. Else they take turns, this many times: an equal part of
+            `control_steps` is collected, then the offline stage is repeated on everything there is (`lwd.fleet.rounds`).
         publish_every_learner_steps: the policy is sent to the robots this often (50 in the paper).
         rate: learner steps per new control step.
         takeover: when the operator takes over, None for never.
@@ -130,8 +132,14 @@ class OnlineStage:
     takeover: TakeoverRule | None = field(default_factory=TakeoverRule)
     mixture: Mixture = field(default_factory=online_rl)
     checkpoint_every_learner_steps: int = 1000
+    rounds: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.rounds <= self.control_steps:
+            raise ConfigError(
+                f"OnlineStage.rounds must be 0 (learner and robots at the same time) or a number of turns up to "
+                f"control_steps, got {self.rounds}."
+            )
         if self.control_steps < 1 or self.publish_every_learner_steps < 1:
             raise ConfigError(
                 "OnlineStage: control_steps and publish_every_learner_steps must be at least 1."
@@ -161,6 +169,8 @@ class Experiment:
 
     Attributes:
         gamma: discount per control step.
+        takeover_fails: whether an operator's takeover counts as the policy's failure (decision record 0022); the paper
+            bootstraps from the state that the human takes over in.
         seed: of everything random.
     """
 
@@ -173,4 +183,5 @@ class Experiment:
     online: OnlineStage
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gamma: float = 0.998
+    takeover_fails: bool = False
     seed: int = 0

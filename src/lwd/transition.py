@@ -34,8 +34,8 @@ class Transition(NamedTuple):
             otherwise. It carries termination; nothing else in the learner knows about episode ends.
         next_observation: the state bootstrapped from.
         intervention: bool [], True if a human commanded any step of the chunk.
-        exemplary: bool [], True if the chunk is worth imitating: its episode succeeded, or a human corrects the policy
-            from its first step on.
+        exemplary: bool [], True if the chunk is worth imitating: its episode succeeded and nobody had to take over
+            later on, or a human corrects the policy from its first step on.
         task: int32 [], index into the fleet's tasks, for metrics per task only; no network sees it.
     """
 

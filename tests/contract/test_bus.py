@@ -4,8 +4,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,42 @@ import pytest
 from lwd.errors import StoreError
 from lwd.log.bus import MAX_PAYLOAD_BYTES, Bus, CatalogueBus
 from lwd.log.catalogue import Catalogue
+from lwd.log.nats_bus import NatsBus
+from lwd.log.nats_link import NatsLink
+
+NATS_SUBJECTS = ("s", "other", "episodes", "episodes.*", "episodes.r1.*", "episodesX.*", "status.*")
 
 
 @contextmanager
-def catalogue_bus(folder: Path) -> Iterator[Bus]:
-    with Catalogue(folder / "catalogue.db") as catalogue:
+def catalogue_bus(address: str) -> Iterator[CatalogueBus]:
+    with Catalogue(address) as catalogue:
         yield CatalogueBus(catalogue)
 
 
-BUSES: dict[str, Callable[[Path], AbstractContextManager[Bus]]] = {"catalogue": catalogue_bus}
+@contextmanager
+def nats_bus(address: str) -> Iterator[NatsBus]:
+    with NatsLink(address) as link:
+        bus = NatsBus(link, subjects=NATS_SUBJECTS)
+        bus.prepare("s")
+        yield bus
+
+
+BUSES = {"catalogue": catalogue_bus, "postgres": catalogue_bus, "nats": nats_bus}
+"""Opens a bus at an address, which another process can open too."""
 
 
 @pytest.fixture(params=BUSES)
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
-    with BUSES[request.param](tmp_path) as opened:
+def address(request: pytest.FixtureRequest) -> str:
+    if request.param == "nats":
+        return request.getfixturevalue("nats_server").url
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres_server").create_database(f"bus_{uuid.uuid4().hex}")
+    return str(request.getfixturevalue("tmp_path") / "catalogue.db")
+
+
+@pytest.fixture
+def bus(address: str) -> Iterator[NatsBus | CatalogueBus]:
+    with BUSES["nats" if address.startswith("nats:") else "catalogue"](address) as opened:
         yield opened
 
 
@@ -131,12 +154,24 @@ def test_waiting_ends_when_a_message_comes(bus: Bus):
 
 
 def test_a_clock_set_back_hides_nothing(bus: Bus, monkeypatch):
+    """Whatever the clock of a consumer says, a message comes again once its visibility is over."""
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 7 * 86400)
     bus.publish("s", {})
-    assert len(bus.consume("s", visibility_s=30.0)) == 1  # claimed in the future, then its consumer died
+    assert len(bus.consume("s", visibility_s=0.5)) == 1  # claimed in the future, then its consumer died
     monkeypatch.setattr(time, "time", lambda: now)
-    assert len(bus.consume("s")) == 1
+    assert len(bus.consume("s", wait_s=10.0)) == 1
+
+
+def test_in_the_catalogue_a_claim_from_the_future_does_not_count(tmp_path: Path, monkeypatch):
+    """Its claims are stamped with the consumers' clocks, so a stamp that cannot be is ignored at once."""
+    now = time.time()
+    with catalogue_bus(str(tmp_path / "catalogue.db")) as bus:
+        monkeypatch.setattr(time, "time", lambda: now + 7 * 86400)
+        bus.publish("s", {})
+        assert len(bus.consume("s", visibility_s=30.0)) == 1
+        monkeypatch.setattr(time, "time", lambda: now)
+        assert len(bus.consume("s")) == 1
 
 
 def test_two_consumers_share_and_neither_loses(bus: Bus):
@@ -161,23 +196,23 @@ def test_two_consumers_share_and_neither_loses(bus: Bus):
 
 PUBLISH = """
 import sys
-from lwd.log.bus import CatalogueBus
-from lwd.log.catalogue import Catalogue
-with Catalogue(sys.argv[1]) as catalogue:
+sys.path.insert(0, sys.argv[1])
+from test_bus import BUSES
+with BUSES["nats" if sys.argv[2].startswith("nats:") else "catalogue"](sys.argv[2]) as bus:
     for i in range(40):
-        CatalogueBus(catalogue).publish(f"episodes.{sys.argv[2]}", {"i": i})
+        bus.publish(f"episodes.{sys.argv[3]}", {"i": i})
 """
 
 
-def test_publishers_in_other_processes(tmp_path: Path):
-    path = tmp_path / "catalogue.db"
-    processes = [subprocess.Popen([sys.executable, "-c", PUBLISH, str(path), robot]) for robot in ("a", "b")]
+def test_publishers_in_other_processes(address: str, bus: NatsBus | CatalogueBus):
+    here = str(Path(__file__).parent)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PUBLISH, here, address, robot]) for robot in ("a", "b")
+    ]
     seen: list[tuple[str, int]] = []
-    with Catalogue(path) as catalogue:
-        bus = CatalogueBus(catalogue)
-        while any(process.poll() is None for process in processes) or bus.waiting("episodes.*"):
-            found = bus.consume("episodes.*", wait_s=0.05)
-            seen.extend((message.subject, message.payload["i"]) for message in found)
-            bus.ack(found)
+    while any(process.poll() is None for process in processes) or bus.waiting("episodes.*"):
+        found = bus.consume("episodes.*", wait_s=0.05)
+        seen.extend((message.subject, message.payload["i"]) for message in found)
+        bus.ack(found)
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(seen) == sorted((f"episodes.{robot}", i) for robot in ("a", "b") for i in range(40))

@@ -2,17 +2,26 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import S3Server, free_port
 
 from lwd.errors import ConfigError, StoreError
+from lwd.log.calls import LocalCalls
+from lwd.log.catalogue import Catalogue
+from lwd.log.granted_objects import GrantedObjects, Transfer
+from lwd.log.grants import Grants
 from lwd.log.objects import (
     MissingObjectError,
     ObjectSink,
@@ -21,6 +30,8 @@ from lwd.log.objects import (
     TooLargeError,
     check_key,
 )
+from lwd.log.robots import invite
+from lwd.log.s3 import Credentials, presign
 
 STORES: dict[str, Callable[[Path], ObjectStore]] = {
     "path": lambda folder: ObjectStore(folder / "objects"),
@@ -31,9 +42,21 @@ STORES: dict[str, Callable[[Path], ObjectStore]] = {
 }
 
 
-@pytest.fixture(params=STORES)
+KEY = Credentials(access_key="test", secret_key="test")
+
+
+@pytest.fixture(params=[*STORES, "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "s3":
+        return request.getfixturevalue("bucket")
     return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> ObjectStore:
+    name = f"b{uuid.uuid4().hex}"
+    s3_server.create_bucket(name)
+    return ObjectStore(f"s3://{name}/fleet?endpoint={s3_server.url}", KEY)
 
 
 def test_put_once_get_exists_size_list(store: ObjectStore):
@@ -66,6 +89,14 @@ def test_a_torn_object_under_its_own_hash_is_mended(store: ObjectStore):
     assert store.put_once(key, data) is True
     assert store.get(key) == data
     assert store.put_once(key, data) is False
+
+
+def test_delete(store: ObjectStore):
+    store.put_once("a/b", b"x")
+    assert store.delete("a/b") is True
+    assert store.delete("a/b") is False
+    assert store.exists("a/b") is False
+    assert store.put_once("a/b", b"y") is True
 
 
 def test_what_is_missing_or_too_large(store: ObjectStore):
@@ -175,3 +206,54 @@ def test_a_disk_that_refuses_is_a_store_error(tmp_path: Path):
     (tmp_path / "objects" / "folder").write_text("a file where a folder must be")
     with pytest.raises(StoreError, match="put 'folder/k' failed"):
         store.put_once("folder/k", b"x")
+
+
+def test_a_bucket_that_is_not_there_or_a_server_that_is_down_is_a_store_error(s3_server: S3Server):
+    missing = ObjectStore(f"s3://nosuchbucket?endpoint={s3_server.url}", KEY)
+    with pytest.raises(StoreError, match="nosuchbucket"):
+        missing.put_once("k", b"x")
+    down = ObjectStore(f"s3://bucket?endpoint=http://127.0.0.1:{free_port()}", KEY)
+    began = time.monotonic()
+    for use in (lambda: down.put_once("k", b"x"), lambda: down.get("k"), lambda: list(down.list())):
+        with pytest.raises(StoreError, match="failed"):
+            use()
+    assert time.monotonic() - began < 60
+
+
+@pytest.fixture
+def robot(bucket: ObjectStore, tmp_path: Path) -> Iterator[GrantedObjects]:
+    """What a robot has in place of the bucket's key."""
+    with Catalogue(tmp_path / "catalogue.db") as catalogue:
+        invite(catalogue, "robot-1", "arm")
+        calls = LocalCalls()
+        serving = Grants(catalogue, bucket).serve(calls)
+        limits = Transfer(tries=2, pause_s=(0.01, 0.02))
+        yield GrantedObjects(calls, "robot-1", limits=limits)
+        serving.close()
+
+
+def test_through_grants_moto_takes_an_episode_once(robot: GrantedObjects, bucket: ObjectStore):
+    data = os.urandom(300_000)
+    key = f"episodes/e1/{hashlib.sha256(data).hexdigest()}"
+    assert robot.put_once(key, data) is True
+    assert robot.put_once(key, data) is False
+    assert bucket.get(key) == robot.get(key) == data
+    torn = f"episodes/e2/{hashlib.sha256(b'other').hexdigest()}"
+    bucket.put_once(torn, b"OTHER")
+    with pytest.raises(StoreError, match="immutable"):
+        robot.put_once(torn, b"other")
+    bucket.delete(key)
+    with pytest.raises(MissingObjectError):
+        robot.get(key)
+
+
+def test_a_torn_upload_leaves_no_object(bucket: ObjectStore):
+    assert bucket.location is not None
+    url = urlsplit(presign(bucket.location, KEY, "PUT", "torn", expires_s=60))
+    with socket.create_connection((url.hostname or "", url.port or 0), 10) as connection:
+        head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode() + b"x" * 500)
+        time.sleep(0.3)
+    time.sleep(0.3)
+    assert bucket.exists("torn") is False
+    assert bucket.put_once("torn", b"all of it") is True

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("learner", "baselines")
 NAME = re.compile(r"(?:value|critic|policy)/[a-z_]+")
 
 
 def returned() -> set[str]:
-    """Keys of the metric dictionaries that src/lwd/learner builds."""
+    """Keys of the metric dictionaries that src/lwd/learner and src/lwd/baselines build."""
     found: set[str] = set()
-    for path in sorted((ROOT / "src/lwd/learner").rglob("*.py")):
+    for path in sorted(path for part in PARTS for path in (ROOT / "src/lwd" / part).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             keys = node.keys if isinstance(node, ast.Dict) else []
             names = [key.value for key in keys if isinstance(key, ast.Constant)]

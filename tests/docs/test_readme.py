@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from lwd.errors import ConfigError
 from lwd.evaluate.scores import EvaluationRecord, score
 from lwd.evaluate.summary import METHODS, Summary, summarise
 from tools import make_table
@@ -26,14 +27,14 @@ def test_links_exist() -> None:
 
 
 def test_content_replaces_what_stood_between_the_markers() -> None:
-    text = f"a\n{make_table.BEGIN}\nold\n{make_table.END}\nb\n"
-    once = make_table.fill(text, "new\n")
-    assert once == f"a\n{make_table.BEGIN}\n\nnew\n\n{make_table.END}\nb\n"
+    begin, end = "<!-- table:demo -->", "<!-- /table:demo -->"
+    once = make_table.fill(f"a\n{begin}\nold\n{end}\nb\n", "new\n")
+    assert once == f"a\n{begin}\n\nnew\n\n{end}\nb\n"
     assert make_table.fill(once, "new\n") == once
 
 
 def test_missing_marker_is_refused() -> None:
-    with pytest.raises(SystemExit, match="expected one"):
+    with pytest.raises(ConfigError, match="expected one"):
         make_table.fill("no markers", "new")
 
 

@@ -97,7 +97,15 @@ def test_cloning_a_gaussian_recovers_mean_and_sd_in_each_state():
     ]
     zeros = jnp.zeros((steps, size))
     batches = Transition(
-        observation, chunk, jnp.ones((steps, size, 1), bool), zeros, zeros, observation, zeros > 0, zeros > 0, zeros
+        observation,
+        chunk,
+        jnp.ones((steps, size, 1), bool),
+        zeros,
+        zeros,
+        observation,
+        zeros > 0,
+        zeros > 0,
+        zeros,
     )
     sizes = MlpConfig(proprio_dim=2, instruction_dim=1, chunk_steps=1, action_dim=1, width=32, depth=2)
     config = CloneConfig(

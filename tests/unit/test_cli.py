@@ -25,6 +25,10 @@ OPTIONS = {
     "log show": ["--out", "--json", "EPISODE-ID"],
     "log verify": ["--out", "--json"],
     "snapshot ls": ["--out", "--json", "--limit"],
+    "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
+    "results status": ["--benchmark", "--only", "--out", "--results", "--json"],
+    "results table": ["--root"],
+    "results figures": ["--root", "--png"],
     "show": ["--recipe", "--seed"],
 }
 IDS = [f"0199aa{i:02d}" + "f" * 24 for i in range(3)]
@@ -99,6 +103,7 @@ def test_help_of_every_command_names_its_options_and_says_what_it_does(lwd, comm
         (("log",), ["ls", "show", "verify"]),
         (("fleet",), ["up"]),
         (("snapshot",), ["ls"]),
+        (("results",), ["run", "status", "table", "figures"]),
     ],
 )
 def test_help_of_a_group_lists_its_verbs(lwd, group, verbs):
@@ -186,7 +191,7 @@ def test_show_prints_a_recipe_whole(lwd):
 def test_an_unknown_recipe_names_the_nearest(lwd, tmp_path):
     code, out, err = lwd("train", "sft", "--recipe", "sceen", "--out", tmp_path / "run")
     assert (code, out) == (2, "")
-    assert err.startswith("lwd: unknown recipe 'sceen'. Did you mean 'scene'? Known: metaworld, scene")
+    assert err.startswith("lwd: unknown recipe 'sceen'. Did you mean 'scene'? Known: metaworld, ")
 
 
 @pytest.mark.parametrize("command", ["log ls", "log show x", "log verify", "snapshot ls"])

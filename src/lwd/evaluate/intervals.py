@@ -80,6 +80,24 @@ def bootstrap_means(
     return np.concatenate(parts)
 
 
+def draw_counts(count: int, *, seed: int, stratum: str, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """[resamples, count]: how often each of `count` things occurs when as many are drawn with replacement."""
+    rng = np.random.default_rng([seed, zlib.crc32(stratum.encode())])
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+
+
+def crossed_means(
+    values: NDArray[np.float64], runs: NDArray[np.float64], episodes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[resamples, columns] means of `values` [runs, episodes, columns], runs and episodes drawn as counted.
+
+    For runs that were all evaluated on the same starts: a drawn start counts for every drawn run, so what is hard for one
+    run and hard for all of them is not taken for independent evidence.
+    """
+    drawn = np.einsum("br,rec,be->bc", runs, values, episodes, optimize=True)
+    return drawn / (values.shape[0] * values.shape[1])
+
+
 def percentile_interval(value: float, draws: NDArray[np.float64], confidence: float = CONFIDENCE) -> Estimate:
     """`value` between the (1 -+ confidence) / 2 points of its bootstrap draws."""
     tail = (1 - confidence) / 2

@@ -9,10 +9,15 @@ import difflib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import cast
 
 from lwd.errors import LwdError
+
+_PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\]")
+"""A list without lists or objects inside, as `json.dumps` indents it. A text inside cannot hold a line break."""
+_BREAK = re.compile(r"\n\s*")
 
 
 class ResultError(LwdError):
@@ -40,8 +45,11 @@ class Node:
 
     def error(self, key: str, detail: str) -> ResultError:
         """The error about a field of this object."""
-        path = ".".join(part for part in (self._prefix, key) if part)
+        path = self._path(key)
         return ResultError(f"{self.where}: {path}" if path else self.where, detail)
+
+    def _path(self, key: str) -> str:
+        return ".".join(part for part in (self._prefix, key) if part)
 
     def names(self) -> tuple[str, ...]:
         """Fields not taken yet, in the file's order."""
@@ -90,7 +98,7 @@ class Node:
 
     def child(self, key: str) -> Node:
         """An object inside this one."""
-        return Node(self.take(key), self.where, f"{self._prefix}.{key}" if self._prefix else key)
+        return Node(self.take(key), self.where, self._path(key))
 
     def optional_child(self, key: str) -> Node | None:
         """An object inside this one, or None where the file says null."""
@@ -99,14 +107,23 @@ class Node:
             return None
         return self.child(key)
 
+    def numbers(self, key: str, low: int | float = -math.inf, high: int | float = math.inf) -> list[float]:
+        """A list of finite numbers in [low, high]."""
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise self.error(key, f"expected a list of numbers, got {_shown(value)}.")
+        items = Node(
+            {str(i): item for i, item in enumerate(cast("list[object]", value))}, self.where, self._path(key)
+        )
+        return [items.number(name, low, high) for name in items.names()]
+
     def list_of_nodes(self, key: str) -> list[Node]:
         """A list of objects."""
         value = self.take(key)
         if not isinstance(value, list):
             raise self.error(key, f"expected a list, got {_shown(value)}.")
-        path = f"{self._prefix}.{key}" if self._prefix else key
         items = cast("list[object]", value)
-        return [Node(item, self.where, f"{path}[{index}]") for index, item in enumerate(items)]
+        return [Node(item, self.where, f"{self._path(key)}[{index}]") for index, item in enumerate(items)]
 
     def texts(self, key: str) -> dict[str, str]:
         """An object whose values are all strings."""
@@ -157,8 +174,11 @@ def read_node(path: Path, schema: int) -> Node:
     return node
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write whole or not at all: a reader never sees half a file. Refuses NaN and infinities."""
+def write_json(path: Path, value: object, *, flat_lists: bool = False) -> None:
+    """Write whole or not at all: a reader never sees half a file. Refuses NaN and infinities.
+
+    With `flat_lists`, a list of plain values stands on one line.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         text = json.dumps(value, indent=2, allow_nan=False)
@@ -166,6 +186,8 @@ def write_json(path: Path, value: object) -> None:
         raise ResultError(
             str(path), f"not written: {error}. Every number of a result must be finite."
         ) from error
+    if flat_lists:
+        text = _PLAIN_LIST.sub(lambda found: f"[{_BREAK.sub(' ', found[0][1:-1]).strip()}]", text)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lwd.errors import ConfigError
 from lwd.evaluate.seeds import Check, checks, in_order, mean_over_seeds
 from lwd.evaluate.summary import METHODS, Line, MethodSummary, Summary
 
@@ -172,3 +173,16 @@ def print_seeds(console: Console, summaries: Sequence[Summary]) -> None:
         table.add_row(str(run.seed), *row)
     console.print(table)
     _print_checks(console, checks(runs))
+
+
+def between(text: str, name: str, content: str, where: str) -> str:
+    """The text with `content` between the markers of this name.
+
+    Raises:
+        ConfigError: the markers are not there exactly once.
+    """
+    begin, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ConfigError(f"{where}: expected one {begin} and after it one {end}.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{content}\n{end}{rest.split(end)[1]}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ from rich.console import Console
 
 from lwd.config import Experiment
 from lwd.episode import Source
-from lwd.errors import ConfigError
 from lwd.evaluate.jsonfile import write_json
 from lwd.evaluate.jsonl import read_jsonl
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
@@ -26,8 +23,9 @@ from lwd.fleet.evaluator import evaluate
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.fleet.offline import offline_result, train_offline, train_sft
 from lwd.fleet.online import online
+from lwd.fleet.phases import Phases, claim, run_phases
 from lwd.fleet.policies import find_snapshot
-from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
+from lwd.fleet.services import RunFolder, Services, fleet_description
 from lwd.fleet.traces import value_traces
 from lwd.learner.method import Lwd
 
@@ -36,22 +34,10 @@ FLEET_EPISODES = "episodes.jsonl"
 
 
 class Demo:
-    """Runs the phases in order and remembers which are done, so that a cut run goes on where it stopped."""
+    """All phases of Algorithm 1 on one folder, and the summary of what they reached."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder, console: Console, command: str) -> None:
         self._x, self._folder, self._console, self._command = experiment, folder, console, command
-        self._phases: Mapping[str, Callable[[Services], object]] = {
-            "collect demonstrations and play": lambda s: collect(
-                self._x, s, (Source.DEMO, Source.PLAY), self._console
-            ),
-            "train SFT": lambda s: train_sft(self._x, s, self._console),
-            "collect rollouts": self._collect_rollouts,
-            "evaluate SFT": lambda s: run_evaluation(self._x, s, "sft", self._console),
-            "train LWD offline": lambda s: train_offline(self._x, s, self._console),
-            "evaluate LWD offline": lambda s: run_evaluation(self._x, s, "offline", self._console),
-            "LWD online": lambda s: online(self._x, self._folder, self._console),
-            "evaluate LWD online": lambda s: run_evaluation(self._x, s, "online", self._console),
-        }
 
     def run(self) -> Summary:
         """All phases that are not done yet; the summary is written and printed at the end.
@@ -59,39 +45,16 @@ class Demo:
         Raises:
             ConfigError: the folder belongs to another experiment.
         """
-        timing = self._resume()
-        for name, phase in self._phases.items():
-            if name in timing:
-                continue
-            self._console.rule(f"[bold]{name}", align="left")
-            began = time.monotonic()
-            with open_services(self._folder) as services:
-                phase(services)
-            timing[name] = time.monotonic() - began
-            write_json(self._folder.path / "timing.json", timing)
-        summary = self._summarise(timing)
+        claim(self._folder.path, repr(self._x), self._command, self._x.seed)
+        parts = (sft_phases, offline_phases, online_phases)
+        phases = {
+            name: phase
+            for part in parts
+            for name, phase in part(self._x, self._folder, self._console).items()
+        }
+        summary = self._summarise(run_phases(self._folder, phases, self._console))
         print_results(self._console, summary)
         return summary
-
-    def _resume(self) -> dict[str, float]:
-        """Seconds of the phases that an earlier process finished."""
-        path, mine = self._folder.path / "run.json", repr(self._x)
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))["experiment"]
-            if found != mine:
-                raise ConfigError(
-                    f"{self._folder.path} holds a run of another experiment or seed. Choose another --out, or delete it."
-                )
-        else:
-            self._folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"experiment": mine, "command": self._command, "seed": self._x.seed})
-        timing = self._folder.path / "timing.json"
-        return json.loads(timing.read_text(encoding="utf-8")) if timing.exists() else {}
-
-    def _collect_rollouts(self, services: Services) -> None:
-        collect(self._x, services, (Source.ROLLOUT,), self._console)
-        rows = write_dataset(self._x, services)
-        print_dataset(self._console, rows)
 
     def _summarise(self, timing: Mapping[str, float]) -> Summary:
         fleet = fleet_totals(self._folder.path / FLEET_EPISODES)
@@ -116,6 +79,39 @@ class Demo:
         )
         write_summary(self._folder.path / "summary.json", summary)
         return summary
+
+
+def sft_phases(experiment: Experiment, folder: RunFolder, console: Console) -> Phases:
+    """The offline data, and the SFT policy that is trained on its demonstrations and collects its rollouts."""
+
+    def collect_rollouts(services: Services) -> None:
+        collect(experiment, services, (Source.ROLLOUT,), console)
+        print_dataset(console, write_dataset(experiment, services))
+
+    return {
+        "collect demonstrations and play": lambda s: collect(
+            experiment, s, (Source.DEMO, Source.PLAY), console
+        ),
+        "train SFT": lambda s: train_sft(experiment, s, console),
+        "collect rollouts": collect_rollouts,
+        "evaluate SFT": lambda s: run_evaluation(experiment, s, "sft", console),
+    }
+
+
+def offline_phases(experiment: Experiment, folder: RunFolder, console: Console) -> Phases:
+    """The method's offline stage."""
+    return {
+        "train offline": lambda s: train_offline(experiment, s, console),
+        "evaluate offline": lambda s: run_evaluation(experiment, s, "offline", console),
+    }
+
+
+def online_phases(experiment: Experiment, folder: RunFolder, console: Console) -> Phases:
+    """The method's online stage, on the fleet."""
+    return {
+        "online": lambda s: online(experiment, folder, console),
+        "evaluate online": lambda s: run_evaluation(experiment, s, "online", console),
+    }
 
 
 def run_evaluation(experiment: Experiment, services: Services, stage: str, console: Console) -> Scores:

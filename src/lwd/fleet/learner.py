@@ -160,7 +160,8 @@ class OnlineLearner:
             event(log, "learner_resumed", learner_step=int(state.step), manifest=position["manifest"])
             self._reader.refresh()
             return own(state)
-        return own(self._stage.learner.continued(offline_result(self._x, self._services)))
+        before = offline_result(self._x, self._services)
+        return own(self._stage.learner.continued(self._reference, before))
 
     def _checkpoint(self) -> None:
         position = {"stage": "online", "seed": self._x.seed, "manifest": self._replay.manifest}

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lwd.config import Experiment
+from lwd.config import Experiment, OfflineStage
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.fleet.policies import load_reference, model_config, publish
@@ -64,18 +64,39 @@ def train_sft(experiment: Experiment, services: Services, console: Console) -> S
 
 
 def train_offline(experiment: Experiment, services: Services, console: Console) -> Snapshot:
-    """Offline learning from the SFT snapshot: critic alone, then the method's whole update. Resumes from its checkpoints."""
+    """Offline learning from the SFT snapshot; publishes what the stage ends with. Resumes from its checkpoints."""
     stage = experiment.offline
+    state = first_state(experiment, stage.learner, load_reference(experiment, services))
+    state, manifest = train_on_replay(experiment, services, console, stage, state, "offline")
+    return publish(
+        experiment,
+        services,
+        stage.learner.acting(state),
+        stage="offline",
+        learner_step=stage.steps,
+        manifest=manifest,
+    )
+
+
+def train_on_replay(
+    experiment: Experiment, services: Services, console: Console, stage: OfflineStage, state: Any, name: str
+) -> tuple[Any, int]:
+    """The value alone, then the method's whole update, on what the log holds now. Resumes from its checkpoints.
+
+    `stage` says what is learned, how long and from what; `state` is where it starts, if it has not been started before; `name`
+    is that of its checkpoints, its metrics and its stream of random numbers. Returns the state after the last learner step, and
+    the number of the manifest.
+    """
     reference = load_reference(experiment, services)
     with open_replay(experiment, services, "learner") as (replay, reader):
         reader.refresh()
         sampler = _sampler(replay, stage.mixture, experiment)
         warm_up = _sampler(replay, stage.warm_up_mixture or stage.mixture, experiment)
         with (
-            progress(console, "train offline", stage.steps) as bar,
-            _stage_run("offline", experiment, services, stage.loop, bar, "value/quantile") as run,
+            progress(console, f"train {name}", stage.steps) as bar,
+            _stage_run(name, experiment, services, stage.loop, bar, "value/quantile") as run,
         ):
-            state = run.restore(first_state(experiment, stage.learner, reference))
+            state = run.restore(state)
             batch = stage.learner.batch
             state = run.train(
                 stage.learner.warm_up(reference), state, warm_up, batch=batch, until_step=stage.critic_steps
@@ -84,14 +105,7 @@ def train_offline(experiment: Experiment, services: Services, console: Console) 
                 stage.learner.update(reference), state, sampler, batch=batch, until_step=stage.steps
             )
             run.keep(state, sampler.manifest)
-        return publish(
-            experiment,
-            services,
-            stage.learner.acting(state),
-            stage="offline",
-            learner_step=stage.steps,
-            manifest=sampler.manifest,
-        )
+        return state, sampler.manifest
 
 
 def first_state(experiment: Experiment, learner: Method, reference: MlpPolicy) -> Any:
@@ -102,18 +116,23 @@ def first_state(experiment: Experiment, learner: Method, reference: MlpPolicy) -
 
 def offline_result(experiment: Experiment, services: Services) -> Any:
     """Networks and optimisers at the end of stage 2, from its last checkpoint."""
-    reference = load_reference(experiment, services)
-    checkpoints = Checkpoints(services.folder.checkpoints("offline"))
-    try:
-        state, _ = checkpoints.restore(first_state(experiment, experiment.offline.learner, reference))
-    finally:
-        checkpoints.close()
+    state = last_state(experiment, services, experiment.offline.learner, "offline")
     if int(state.step) < experiment.offline.steps:
         raise ConfigError(
             f"offline RL stopped at learner step {int(state.step)} of {experiment.offline.steps}. "
             "Run `lwd train offline` to its end first; it resumes."
         )
     return state
+
+
+def last_state(experiment: Experiment, services: Services, learner: Method, name: str) -> Any:
+    """The newest checkpoint under this name."""
+    template = first_state(experiment, learner, load_reference(experiment, services))
+    checkpoints = Checkpoints(services.folder.checkpoints(name))
+    try:
+        return checkpoints.restore(template)[0]
+    finally:
+        checkpoints.close()
 
 
 def _sampler(replay: Replay, mixture: Mixture, experiment: Experiment) -> Sampler:

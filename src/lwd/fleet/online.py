@@ -1,4 +1,7 @@
-"""Stage 3 as a user runs it: `lwd fleet up` starts coordinator, learner and robots, and shows the loop turning."""
+"""Stage 3 as a user runs it: `lwd fleet up` starts coordinator, learner and robots, and shows the loop turning.
+
+A method that cannot learn while robots collect (`OnlineStage.rounds`) takes turns with them instead.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from lwd.fleet.policies import find_snapshot
 from lwd.fleet.process import FleetError
 from lwd.fleet.program import run_online
 from lwd.fleet.progress import progress
+from lwd.fleet.rounds import run_rounds
 from lwd.fleet.services import RunFolder, open_services
 from lwd.snapshot.store import Snapshot
 
@@ -26,18 +30,24 @@ def online(experiment: Experiment, folder: RunFolder, console: Console) -> Snaps
     """
     with open_services(folder) as services:
         find_snapshot(services, "offline")  # says what to run first, before any process starts
+    run_stage = run_rounds if experiment.online.rounds else run_concurrently
+    try:
+        run_stage(experiment, folder, console)
+    except FleetError:
+        console.print(f"[red]the fleet stopped; its logs are in {folder.path / 'logs'}")
+        raise
+    with open_services(folder) as services:
+        return find_snapshot(services, "online")
+
+
+def run_concurrently(experiment: Experiment, folder: RunFolder, console: Console) -> None:
+    """Learner and robots at the same time."""
     with progress(console, "LWD online (control steps)", experiment.online.control_steps) as bar:
 
         def watch(status: Status) -> None:
             bar.to(status["actor"].get("control_steps", 0), describe(status))
 
-        try:
-            run_online(experiment, folder, watch)
-        except FleetError:
-            console.print(f"[red]the fleet stopped; its logs are in {folder.path / 'logs'}")
-            raise
-    with open_services(folder) as services:
-        return find_snapshot(services, "online")
+        run_online(experiment, folder, watch)
 
 
 def describe(status: Status) -> str:

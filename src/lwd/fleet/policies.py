@@ -131,6 +131,6 @@ def find_snapshot(services: Services, stage: str) -> Snapshot:
 def normalizer_fingerprint(arrays: dict[str, np.ndarray]) -> str:
     """Twelve hex digits that change with the normaliser's mean or scale."""
     digest = hashlib.sha256()
-    for name in sorted(n for n in arrays if n.startswith("normalizer.")):
+    for name in sorted(n for n in arrays if "normalizer" in n.split(".")):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()[:12]

@@ -74,7 +74,7 @@ def _child(
         filename=log_path, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
     context = ProcessContext(name, stop, status)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         main(context, *arguments)
     except BaseException:
@@ -82,12 +82,11 @@ def _child(
         raise SystemExit(1) from None
 
 
-def _end_with_parent() -> None:
-    """A fleet whose main process was killed must not run on unseen; spool, log and checkpoints survive this."""
+def end_with_parent() -> None:
+    """End this process when its parent does: after a kill nothing runs on unseen. Spool, log and checkpoints survive this."""
     parent = mp.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 class RunningFleet:
@@ -106,7 +105,7 @@ class RunningFleet:
                 spec.main, spec.name, self._stops[spec.name], send, spec.arguments, f"{log_folder}/{spec.name}.log"
             )  # fmt: skip
             process = context.Process(target=_child, args=arguments, name=f"lwd-{spec.name}")
-            with _environment(spec.environment):
+            with environment(spec.environment):
                 process.start()
             send.close()
             self._pipes[spec.name], self.processes[spec.name] = receive, process
@@ -179,7 +178,7 @@ class RunningFleet:
 
 
 @contextmanager
-def _environment(extra: Mapping[str, str]) -> Generator[None]:
+def environment(extra: Mapping[str, str]) -> Generator[None]:
     """Environment variables for a child that reads them before its first import."""
     before = {name: os.environ.get(name) for name in extra}
     os.environ.update(extra)

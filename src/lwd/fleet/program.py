@@ -12,7 +12,7 @@ from lwd.fleet.learner import run_learner
 from lwd.fleet.process import ProcessSpec, RunningFleet
 from lwd.fleet.services import RunFolder
 
-_ONE_THREAD = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
@@ -26,28 +26,36 @@ def program(experiment: Experiment, folder: RunFolder) -> list[ProcessSpec]:
         # episodes -> catalogue -> manifests; the only singleton
         ProcessSpec("coordinator", run_coordinator, arguments),
         # manifests -> replay -> Algorithm 2 -> snapshots
-        ProcessSpec("learner", run_learner, arguments, _ONE_THREAD),
+        ProcessSpec("learner", run_learner, arguments, ONE_THREAD),
         # snapshots -> robots and operators -> episodes
-        ProcessSpec("actor", run_actor, arguments, _ONE_THREAD, ends_fleet=True),
+        ProcessSpec("actor", run_actor, arguments, ONE_THREAD, ends_fleet=True),
     ]
 
 
 def run_online(
-    experiment: Experiment, folder: RunFolder, watch: Callable[[dict[str, dict[str, Any]]], None]
+    experiment: Experiment,
+    folder: RunFolder,
+    watch: Callable[[dict[str, dict[str, Any]]], None],
+    *,
+    learner: bool = True,
 ) -> None:
     """Start the fleet, watch it until the robots have collected their experience, stop it in the loop's order.
+
+    Without `learner` it collects only: nothing learns meanwhile.
 
     Raises:
         FleetError: a process died.
     """
     logs = folder.path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    fleet = RunningFleet(program(experiment, folder), str(logs))
+    specs = [spec for spec in program(experiment, folder) if learner or spec.name != "learner"]
+    fleet = RunningFleet(specs, str(logs))
     try:
         while fleet.poll():
             watch(fleet.status)
             fleet.processes["actor"].join(0.2)
-        fleet.stop(["coordinator", "learner"])  # the last episodes are in a manifest before the learner ends
+        # The last episodes are in a manifest before the learner ends.
+        fleet.stop([spec.name for spec in specs if not spec.ends_fleet])
         watch(fleet.status)
     finally:
         fleet.kill()

@@ -46,9 +46,8 @@ def open_replay(experiment: Experiment, services: Services, name: str) -> Genera
     """The learner's replay and the reader that fills it from the log."""
     spec, tasks = fleet_description(experiment)
     folder = services.folder.path / "replay" / name
-    replay = Replay(
-        folder, spec, list(tasks.values()), encoder(experiment), ReplayConfig(gamma=experiment.gamma)
-    )
+    config = ReplayConfig(gamma=experiment.gamma, takeover_fails=experiment.takeover_fails)
+    replay = Replay(folder, spec, list(tasks.values()), encoder(experiment), config)
     try:
         yield replay, Reader(services.catalogue, services.objects, replay)
     finally:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lwd.errors import ConfigError
 from lwd.learner.divl import Metrics
@@ -60,13 +60,17 @@ def init_clone(config: CloneConfig, policy: MlpPolicy) -> CloneState:
     )
 
 
-def clone_loss(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> jax.Array:
-    """Flow-matching loss over a batch, mean."""
+def clone_losses(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
+    """Flow-matching loss of every transition of a batch."""
     keys = jax.random.split(key, batch.reward.shape[0])
-    losses = jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
+    return jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
         policy, batch.observation, batch.chunk, batch.valid, keys
     )
-    return jnp.mean(losses)
+
+
+def clone_loss(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> Float[Array, ""]:
+    """Flow-matching loss over a batch, mean."""
+    return jnp.mean(clone_losses(policy, batch, key))
 
 
 def clone_update(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lwd.errors import ConfigError
-from lwd.models.protocols import Critic
+from lwd.models.protocols import Critic, Value
 from lwd.transition import Observation, Transition
 
 Metrics = dict[str, Float[Array, ""]]
@@ -123,16 +123,27 @@ def fill_tail(
     return jnp.where(valid[:, None], chunk, jnp.clip(chunk + noise, -1.0, 1.0))
 
 
+def target_values(target: Critic, batch: Transition) -> Float[Array, " B"]:
+    """What the value learns from: the target critic's pessimistic value of every replay action, no gradient."""
+    values = jax.vmap(pessimistic_q, (None, 0, 0))(target, batch.observation, batch.chunk)
+    return jax.lax.stop_gradient(values)
+
+
+def cross_entropy(
+    value: Value, observation: Observation, labels: Float[Array, " B"], atoms: Float[Array, " K"]
+) -> Float[Array, ""]:
+    """Between scalars projected onto the atoms and the value's distribution, mean over a batch. Paper: Eq 12, 20, 21."""
+    projected = jax.vmap(project, (0, None))(labels, atoms)
+    logits = jax.vmap(lambda o: value.value_logits(value.encode(o)))(observation)
+    return -jnp.mean(jnp.sum(projected * jax.nn.log_softmax(logits), axis=-1))
+
+
 def value_loss(
     critic: Critic, target: Critic, batch: Transition, config: DivlConfig
 ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy between the projected target-critic value of the replay action and p_psi. Paper: Eq 12, 20, 21."""
-    labels = jax.lax.stop_gradient(
-        jax.vmap(pessimistic_q, (None, 0, 0))(target, batch.observation, batch.chunk)
-    )
-    projected = jax.vmap(project, (0, None))(labels, config.support())
-    logits = jax.vmap(lambda o: critic.value_logits(critic.encode(o)))(batch.observation)
-    loss = -jnp.mean(jnp.sum(projected * jax.nn.log_softmax(logits), axis=-1))
+    labels = target_values(target, batch)
+    loss = cross_entropy(critic, batch.observation, labels, config.support())
     return loss, {"value/cross_entropy": loss, "value/label": jnp.mean(labels)}
 
 

@@ -39,8 +39,8 @@ class Method(Protocol):
         """The state that offline learning starts from, given the cloned policy."""
         ...
 
-    def continued(self, state: Any) -> Any:
-        """The same networks at learner step 0 of new schedules: how a later stage starts."""
+    def continued(self, reference: MlpPolicy, state: Any) -> Any:
+        """What the method has learned, at learner step 0 of new schedules: how a later stage starts."""
         ...
 
     def warm_up(self, reference: MlpPolicy) -> Update[Any]:
@@ -56,16 +56,22 @@ class Method(Protocol):
         ...
 
 
+def from_scratch(
+    config: LearnerConfig, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray
+) -> LearnerState:
+    """Policy from the reference, a new value (of `model.atoms` outputs) and critic. Paper: Algorithm 1."""
+    return init_state(config, reference, MlpCritic.init(key, model, reference.normalizer))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lwd(LearnerConfig):
     """Learning While Deploying: DIVL for the value, QAM for the policy. Paper: Algorithm 2."""
 
     def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> LearnerState:
         """Policy from the reference, value and critic from scratch. Paper: Algorithm 1."""
-        sizes = replace(model, atoms=self.divl.atoms)
-        return init_state(self, reference, MlpCritic.init(key, sizes, reference.normalizer))
+        return from_scratch(self, reference, replace(model, atoms=self.divl.atoms), key)
 
-    def continued(self, state: LearnerState) -> LearnerState:
+    def continued(self, reference: MlpPolicy, state: LearnerState) -> LearnerState:
         """Fresh optimisers on the same networks."""
         return with_fresh_optimizers(self, state)
 

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lwd.learner.clone import CloneConfig, CloneState, init_clone
+from lwd.learner.clone import CloneConfig, CloneState, clone_losses, init_clone
 from lwd.learner.divl import Metrics
-from lwd.learner.flow import flow_matching_loss
 from lwd.learner.method import Acting, Lwd
 from lwd.learner.optimizers import ema, make_optimizer, step
 from lwd.learner.stages import Update
@@ -42,10 +41,7 @@ def exemplary_loss(
     policy: MlpPolicy, batch: Transition, key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Flow-matching loss, mean over the batch's exemplary transitions; and their share."""
-    keys = jax.random.split(key, batch.reward.shape[0])
-    losses = jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
-        policy, batch.observation, batch.chunk, batch.valid, keys
-    )
+    losses = clone_losses(policy, batch, key)
     share = jnp.mean(batch.exemplary.astype(losses.dtype))
     return jnp.mean(jnp.where(batch.exemplary, losses, 0.0)) / jnp.maximum(share, 1e-3), share
 
@@ -79,11 +75,14 @@ class RefitLwd(Lwd):
         """LWD's start, and a reference that starts from the demonstrations' clone."""
         return RefitState(super().start(reference, model, key), init_clone(self.reference, reference))
 
-    def continued(self, state: RefitState) -> RefitState:  # pyright: ignore
-        """Fresh optimisers on the same networks; the reference goes on from its averaged copy."""
-        return RefitState(
-            super().continued(state.lwd), init_clone(self.reference, state.reference.acting_policy)
-        )
+    def continued(  # pyright: ignore
+        self, reference: MlpPolicy, state: LearnerState | RefitState
+    ) -> RefitState:
+        """Fresh optimisers on the same networks. After plain LWD the reference begins as the demonstrations' clone."""
+        if isinstance(state, LearnerState):
+            state = RefitState(state, init_clone(self.reference, reference))
+        lwd = super().continued(reference, state.lwd)
+        return RefitState(lwd, init_clone(self.reference, state.reference.acting_policy))
 
     def warm_up(self, reference: MlpPolicy) -> Update[RefitState]:  # pyright: ignore
         """Value, critic and reference."""

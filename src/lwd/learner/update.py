@@ -1,52 +1,61 @@
-"""One learner step, in the order of the paper. Pure functions; metrics are returned, never logged here. Paper: Algorithm 2."""
+"""One learner step, in the order of the paper. Pure functions; metrics are returned, never logged here. Paper: Algorithm 2.
+
+The four steps at the top move one part of the state each; Algorithm 2 below, and the baselines, are made of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.learner import divl, qam
 from lwd.learner.divl import Metrics
 from lwd.learner.optimizers import ema, make_optimizer, step
 from lwd.learner.state import LearnerConfig, LearnerState, trained_critic, trained_policy, trained_value
-from lwd.models.mlp import MlpPolicy
+from lwd.models.mlp import MlpCritic, MlpPolicy
 from lwd.transition import Transition
 
+Loss = tuple[Float[Array, ""], Metrics]
 
-def fit_value(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
-    """Line 1, psi: one step on Eq 12. Paper: Algorithm 2, Eq 12."""
-    (_, metrics), gradients = eqx.filter_value_and_grad(divl.value_loss, has_aux=True)(
-        state.critic, state.target, batch, config.divl
-    )
+
+def value_step(
+    config: LearnerConfig, state: LearnerState, loss: Callable[[MlpCritic], Loss]
+) -> tuple[LearnerState, Metrics]:
+    """psi: one step of the value's leaves on this loss."""
+    (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.critic)
     critic, value_opt = step(
         make_optimizer(config.critic), state.critic, trained_value(state.critic), gradients, state.value_opt
     )
     return eqx.tree_at(lambda s: (s.critic, s.value_opt), state, (critic, value_opt)), metrics
 
 
-def fit_critic(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
-    """Lines 2 and 3, y_Q from the updated psi, then phi: one step on Eq 15. Paper: Algorithm 2, Eq 15, 19."""
-    y, target_metrics = divl.bootstrap_target(state.critic, batch, config.divl)
+def critic_step(
+    config: LearnerConfig, state: LearnerState, batch: Transition, y: Float[Array, " B"]
+) -> tuple[LearnerState, Metrics]:
+    """phi: one step of the critic's heads towards y. Paper: Eq 15."""
     (_, metrics), gradients = eqx.filter_value_and_grad(divl.critic_loss, has_aux=True)(
         state.critic, batch, y
     )
     critic, critic_opt = step(
         make_optimizer(config.critic), state.critic, trained_critic(state.critic), gradients, state.critic_opt
     )
-    state = eqx.tree_at(lambda s: (s.critic, s.critic_opt), state, (critic, critic_opt))
-    return state, {**target_metrics, **metrics}
+    return eqx.tree_at(lambda s: (s.critic, s.critic_opt), state, (critic, critic_opt)), metrics
 
 
-def fit_policy(
-    config: LearnerConfig, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
+def target_step(config: LearnerConfig, state: LearnerState) -> LearnerState:
+    """The target follows the critic, and the learner step is counted."""
+    target = ema(state.target, state.critic, config.ema_rate)
+    return eqx.tree_at(lambda s: (s.target, s.step), state, (target, state.step + 1))
+
+
+def policy_step(
+    config: LearnerConfig, state: LearnerState, loss: Callable[[MlpPolicy], Loss]
 ) -> tuple[LearnerState, Metrics]:
-    """Line 5, theta: paths from noise, adjoint, one step on Eq 9; then the published copy follows. Paper: Algorithm 2, Eq 9."""
-    observation = jax.tree.map(lambda x: x[: config.policy_batch], batch.observation)
-    chunk_shape = batch.chunk.shape[-2:]
-    (_, metrics), gradients = eqx.filter_value_and_grad(qam.policy_loss, has_aux=True)(
-        state.policy, reference, state.target, observation, chunk_shape, key, config.qam
-    )
+    """theta: one step of the policy on this loss; then the published copy follows."""
+    (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.policy)
     policy, policy_opt = step(
         make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
     )
@@ -57,18 +66,45 @@ def fit_policy(
     return state, metrics
 
 
+def with_filled_tails(batch: Transition, key: PRNGKeyArray) -> Transition:
+    """The batch as the critic sees it: every chunk with `fill_tail`."""
+    keys = jax.random.split(key, batch.reward.shape[0])
+    return batch._replace(chunk=jax.vmap(divl.fill_tail)(batch.chunk, batch.valid, keys))
+
+
+def fit_value(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
+    """Line 1, psi: one step on Eq 12. Paper: Algorithm 2, Eq 12."""
+    return value_step(config, state, lambda critic: divl.value_loss(critic, state.target, batch, config.divl))
+
+
+def fit_critic(config: LearnerConfig, state: LearnerState, batch: Transition) -> tuple[LearnerState, Metrics]:
+    """Lines 2 and 3, y_Q from the updated psi, then phi: one step on Eq 15. Paper: Algorithm 2, Eq 15, 19."""
+    y, target_metrics = divl.bootstrap_target(state.critic, batch, config.divl)
+    state, metrics = critic_step(config, state, batch, y)
+    return state, {**target_metrics, **metrics}
+
+
+def fit_policy(
+    config: LearnerConfig, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
+) -> tuple[LearnerState, Metrics]:
+    """Line 5, theta: paths from noise, adjoint, one step on Eq 9; then the published copy follows. Paper: Algorithm 2, Eq 9."""
+    observation = jax.tree.map(lambda x: x[: config.policy_batch], batch.observation)
+    chunk_shape = batch.chunk.shape[-2:]
+
+    def loss(policy: MlpPolicy) -> Loss:
+        return qam.policy_loss(policy, reference, state.target, observation, chunk_shape, key, config.qam)
+
+    return policy_step(config, state, loss)
+
+
 def update_critic(
     config: LearnerConfig, state: LearnerState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[LearnerState, Metrics]:
     """Lines 1 to 4 of Algorithm 2: value, target, critic, EMA. Alone, it warms the critic up before the policy moves."""
-    batch = batch._replace(
-        chunk=jax.vmap(divl.fill_tail)(batch.chunk, batch.valid, jax.random.split(key, batch.reward.shape[0]))
-    )
+    batch = with_filled_tails(batch, key)
     state, value_metrics = fit_value(config, state, batch)
     state, critic_metrics = fit_critic(config, state, batch)
-    target = ema(state.target, state.critic, config.ema_rate)
-    state = eqx.tree_at(lambda s: (s.target, s.step), state, (target, state.step + 1))
-    return state, {**value_metrics, **critic_metrics}
+    return target_step(config, state), {**value_metrics, **critic_metrics}
 
 
 def update(

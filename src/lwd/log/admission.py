@@ -74,7 +74,7 @@ class Admission:
                 detail = f"robot {event.robot!r} was announced under {message.subject!r}."
                 raise EpisodeError(event.episode_id, "schema", detail)
             episode = self._fetch(event)
-            return Accepted(row=_catalogue_row(event, episode))
+            return Accepted(row=_catalogue_row(event, episode, message.published_at))
         except EpisodeError as error:
             return Refused(row=_quarantine_row(message, event, error))
         except MissingObjectError as error:
@@ -121,7 +121,7 @@ def _pause_s(message: Message) -> float:
     return min(0.1 * 2 ** min(message.deliveries, 10), 15.0)
 
 
-def _catalogue_row(event: EpisodeEvent, episode: Episode) -> dict[str, Any]:
+def _catalogue_row(event: EpisodeEvent, episode: Episode, received_at: float) -> dict[str, Any]:
     header = vars(episode.header)
     return {
         **header,
@@ -135,6 +135,7 @@ def _catalogue_row(event: EpisodeEvent, episode: Episode) -> dict[str, Any]:
         "sha256": event.sha256,
         "size": event.size,
         "catalogued_at": time.time(),
+        "received_at": received_at,
     }
 
 
@@ -143,8 +144,11 @@ def _quarantine_row(message: Message, event: EpisodeEvent | None, error: Episode
     return {
         "episode_id": error.episode_id if event is None else event.episode_id,
         "reason": error.reason,
-        # A hostile header can bring lone surrogates into an error's text; no database stores them.
-        "detail": error.detail[:MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode(),
+        # A hostile header can bring lone surrogates and NULs into an error's text; not every database stores them.
+        "detail": error.detail[:MAX_DETAIL_CHARS]
+        .encode("utf-8", "backslashreplace")
+        .decode()
+        .replace("\0", "\\0"),
         "key": "" if event is None else event.key,
         # Without bytes to name, the event itself is what must not be listed twice.
         "sha256": hashlib.sha256(text.encode()).hexdigest() if event is None else event.sha256,

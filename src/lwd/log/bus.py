@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import sqlalchemy as sa
 
@@ -92,6 +92,38 @@ def encode_payload(subject: str, payload: Mapping[str, Any]) -> str:
             "put the data into the object store and send its key."
         )
     return text
+
+
+def decode_payload(where: str, data: bytes) -> dict[str, Any]:
+    """Read a JSON object that came over a network, trusting nothing in it; StoreError if it is none.
+
+    The limit is twice that of what is sent: answers wrap a payload.
+    """
+    if len(data) > 2 * MAX_PAYLOAD_BYTES:
+        raise StoreError(
+            f"bus: {len(data)} bytes arrived for {where!r}, at most {2 * MAX_PAYLOAD_BYTES} are read."
+        )
+    try:
+        found = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise StoreError(f"bus: what arrived for {where!r} is not JSON: {error!s:.200}.") from error
+    if not isinstance(found, dict):
+        raise StoreError(
+            f"bus: what arrived for {where!r} is {type(found).__name__}, expected a JSON object."
+        )
+    return cast(dict[str, Any], found)
+
+
+def check_consumed(subject: str) -> None:
+    """Check a subject that is consumed, where ".*" may stand at the end; StoreError if refused."""
+    if not _SUBJECT.fullmatch(subject) or len(subject) > 200:
+        raise StoreError(
+            f"bus: subject {subject[:80]!r} is not allowed; expected words joined by dots, '.*' at the end."
+        )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class CatalogueBus:
@@ -180,10 +212,7 @@ class CatalogueBus:
 
 
 def _matches(subject: str) -> sa.ColumnElement[bool]:
-    if not _SUBJECT.fullmatch(subject):
-        raise StoreError(
-            f"bus: subject {subject[:80]!r} is not allowed; expected words joined by dots, '.*' at the end."
-        )
+    check_consumed(subject)
     if not subject.endswith("*"):
         return tables.events.c.subject == subject
     prefix = _like(subject[:-1])

@@ -1,27 +1,19 @@
-"""The catalogue: one small database of what exists. SQLite (WAL) by default; the URL decides."""
+"""The catalogue: one small database of what exists. SQLite (WAL) by default, Postgres for a fleet; the URL decides."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sqlite3
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
 
 from lwd.errors import StoreError
-from lwd.log import tables
-
-log = logging.getLogger(__name__)
-
-BUSY_TIMEOUT_S = 30.0
-"""How long a writer waits for another process's write transaction before it gives up with StoreError."""
+from lwd.log import migrations, tables
+from lwd.log.engine import BUSY_TIMEOUT_S, Database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +26,7 @@ class EpisodeRow:
         cycle_time_s: seconds from reset to outcome.
         key, sha256, size: object key, hex digest and bytes of the episode file.
         started_at, catalogued_at: seconds since the epoch.
+        received_at: when the bus had the event, seconds since the epoch; None in rows older than schema version 2.
     """
 
     seq: int
@@ -58,6 +51,7 @@ class EpisodeRow:
     sha256: str
     size: int
     catalogued_at: float
+    received_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +72,22 @@ class Catalogue:
     """The database behind catalogue, bus and heads. Thread-safe; several processes may open the same URL.
 
     Args:
-        url: a path, `sqlite:///path`, or any SQLAlchemy URL (`postgresql+psycopg://...`).
+        url: a path, `sqlite:///path` or `postgresql://user@host/database` (psycopg 3).
+        timeout_s: longest statement, and longest wait for another process's write transaction.
+
+    Raises:
+        StoreError: it cannot be opened, or its tables have another version than this program.
 
     Open it after a fork, not before; close it, or use it as a context manager.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        text = str(url)
-        self.url = text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
-        self._engine = _engine(self.url)
+    def __init__(self, url: str | Path, timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self._database = Database(url, timeout_s)
+        self.url = self._database.url
         try:
-            self._create()
+            migrations.prepare(self._database)
         except BaseException:
-            self._engine.dispose()
+            self._database.close()
             raise
 
     def __enter__(self) -> Catalogue:
@@ -99,26 +96,26 @@ class Catalogue:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def shown(self) -> str:
+        """The URL without its password, for messages."""
+        return self._database.shown
+
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._database.close()
 
-    @contextlib.contextmanager
-    def read(self) -> Generator[sa.Connection]:
+    def read(self) -> AbstractContextManager[sa.Connection]:
         """A read transaction: one consistent view. Database errors become StoreError."""
-        with _reporting(self.url, "read"), self._engine.connect() as connection, connection.begin():
-            yield connection
+        return self._database.read()
 
-    @contextlib.contextmanager
-    def write(self) -> Generator[sa.Connection]:
+    def write(self) -> AbstractContextManager[sa.Connection]:
         """A write transaction: commits when the block ends, rolls back when it raises.
 
-        On SQLite it takes the write lock at once, so what is read inside cannot change before it commits.
+        It takes the one write lock at once, on both engines: what is read inside cannot change before it commits, and
+        numbers that the database hands out inside (such as seq) become visible in their order.
         """
-        with _reporting(self.url, "write"), self._engine.connect() as connection:
-            connection = connection.execution_options(lwd_write=True)
-            with connection.begin():
-                yield connection
+        return self._database.write()
 
     def episode(self, episode_id: str) -> EpisodeRow | None:
         """One catalogued episode, None if there is none of this id."""
@@ -174,21 +171,6 @@ class Catalogue:
         with self.read() as connection:
             return read_head(connection, name)
 
-    def _create(self) -> None:
-        """Make the tables if they are missing; refuse a catalogue of another version."""
-        with self.write() as connection:
-            tables.metadata.create_all(connection)
-            query = sa.select(tables.info.c.value).where(tables.info.c.key == "schema_version")
-            found = connection.execute(query).scalar_one_or_none()
-            if found is None:
-                values = {"key": "schema_version", "value": str(tables.CATALOGUE_VERSION)}
-                connection.execute(sa.insert(tables.info).values(values))
-            elif found != str(tables.CATALOGUE_VERSION):
-                raise StoreError(
-                    f"catalogue {self.url!r} has schema version {found}, this program knows "
-                    f"{tables.CATALOGUE_VERSION}. Install the lwd version that wrote it."
-                )
-
 
 def read_head(connection: sa.Connection, name: str) -> int | None:
     """The number of a head, inside a transaction."""
@@ -208,61 +190,3 @@ def move_head(connection: sa.Connection, name: str, number: int) -> None:
         connection.execute(sa.insert(tables.heads).values(name=name, **values))
     else:
         connection.execute(sa.update(tables.heads).where(tables.heads.c.name == name).values(**values))
-
-
-def _engine(url: str) -> sa.Engine:
-    """An engine; on SQLite with WAL, full durability, a busy timeout and explicit transactions."""
-    with _reporting(url, "open"):
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return sa.create_engine(parsed, pool_pre_ping=True)
-    if not parsed.database or parsed.database == ":memory:":
-        raise StoreError("catalogue: an in-memory SQLite cannot be shared between processes; give it a file.")
-    try:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"catalogue {url!r}: its folder cannot be made: {error}. Choose a writable path."
-        ) from error
-    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
-    return engine
-
-
-def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-    """Set SQLite up. The driver must not begin transactions itself: it would do so too late and too weakly."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:  # the switch to WAL needs the file alone and does not honour the busy timeout
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _on_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("lwd_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-@contextlib.contextmanager
-def _reporting(url: str, action: str) -> Generator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        shown = url
-        with contextlib.suppress(SQLAlchemyError):  # never print a password
-            shown = sa.make_url(url).render_as_string(hide_password=True)
-        reason = str(getattr(error, "orig", None) or error).splitlines()
-        raise StoreError(
-            f"catalogue {shown!r}: {action} failed: {reason[0] if reason else type(error).__name__}. Check that the path "
-            "or server exists, is writable and has space; the work is kept and tried again."
-        ) from error

@@ -135,7 +135,7 @@ class Coordinator:
             log.warning("coordinator_stopped_early cause=%r", str(error))
 
     def _known(self, messages: Sequence[Message]) -> set[str]:
-        """Receipts of messages whose very bytes are catalogued or quarantined already: nothing to fetch."""
+        """Receipts of messages whose bytes are catalogued or quarantined, or whose episode is deleted: nothing to fetch."""
         wanted: dict[str, tuple[str, str]] = {}
         for message in messages:
             with contextlib.suppress(
@@ -149,7 +149,11 @@ class Coordinator:
             for table in (tables.episodes, tables.quarantine):
                 query = sa.select(table.c.episode_id, table.c.sha256).where(table.c.episode_id.in_(ids))
                 seen.update((row[0], row[1]) for row in connection.execute(query))
-        return {receipt for receipt, content in wanted.items() if content in seen}
+            column = tables.deletions.c.episode_id
+            deleted = set(connection.execute(sa.select(column).where(column.in_(ids))).scalars())
+        return {
+            receipt for receipt, content in wanted.items() if content in seen or content[0] in deleted
+        }  # whatever its bytes, a deleted episode does not come back
 
     def _judge_all(self, messages: Sequence[Message]) -> list[Judgement]:
         if len(messages) <= 1:
@@ -167,6 +171,8 @@ class Coordinator:
         quarantined: list[Mapping[str, Any]] = []
         with self._catalogue.write() as connection:
             for row in accepted:
+                if _has(connection, tables.deletions, row["episode_id"]):
+                    continue
                 held = connection.execute(
                     sa.select(tables.episodes.c.sha256).where(
                         tables.episodes.c.episode_id == row["episode_id"]
@@ -175,6 +181,8 @@ class Coordinator:
                 if held is None:
                     connection.execute(sa.insert(tables.episodes).values(row))
                     catalogued.append(row)
+                    claims = tables.claims  # from now on this row says whose the id is
+                    connection.execute(sa.delete(claims).where(claims.c.episode_id == row["episode_id"]))
                 elif held != row["sha256"]:
                     refused.append(_duplicate_row(row, held))
             same = tables.quarantine.c
@@ -198,6 +206,11 @@ class Coordinator:
                 row["detail"],
             )
         return len(catalogued), len(quarantined)
+
+
+def _has(connection: sa.Connection, table: sa.Table, episode_id: str) -> bool:
+    query = sa.select(table.c.episode_id).where(table.c.episode_id == episode_id)
+    return connection.execute(query).first() is not None
 
 
 def _duplicate_row(row: Mapping[str, Any], held: str) -> dict[str, Any]:

@@ -7,17 +7,27 @@ import hashlib
 import os
 import re
 from collections.abc import Generator, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, S3Store, from_url
 
 from lwd.errors import ConfigError, StoreError
+from lwd.log.s3 import Credentials, S3Location
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 MAX_KEY_CHARS = 512
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 30
+"""How long a remote store may send nothing."""
+RETRIES, RETRY_S = 2, 20
+"""How often, and until how long after the first try, a request to a remote store is repeated before it is an error."""
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
@@ -61,18 +71,33 @@ def check_key(key: str) -> str:
 class ObjectStore:
     """Immutable objects. Thread- and process-safe; a reader never sees a half-written object.
 
-    `url` is a path, `file:///path`, or `s3://bucket/prefix` and the like, with credentials from the environment.
+    Args:
+        url: a path, `file:///path`, `s3://bucket/prefix?endpoint=http://host:port&region=name` (the options name a server
+            that is not AWS), or anything else that obstore opens by URL.
+        credentials: the bucket's key; by default from AWS_ACCESS_KEY_ID and the like.
+
+    Attributes:
+        url: as it was given.
+        root: the directory of a local store, None for others.
+        location: of an S3 store, None for others.
+        credentials: of an S3 store; None where the machine's role is used.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, credentials: Credentials | None = None) -> None:
         self.url = str(url)
-        self._root = _local_root(self.url)
+        self.root = _local_root(self.url)
+        self.location = S3Location.parse(self.url) if self.url.startswith("s3:") else None
+        self.credentials = (
+            (credentials or Credentials.from_environment()) if self.location is not None else None
+        )
         try:
-            if self._root is None:
+            if self.location is not None:
+                self._store = _s3(self.location, self.credentials)
+            elif self.root is None:
                 self._store = from_url(self.url)
             else:
-                self._root.mkdir(parents=True, exist_ok=True)
-                self._store = LocalStore(str(self._root))
+                self.root.mkdir(parents=True, exist_ok=True)
+                self._store = LocalStore(str(self.root))
         except (BaseError, OSError, ValueError) as error:
             raise StoreError(
                 f"object store {self.url!r} cannot be opened: {_line(error)}. Check the URL, the directory's "
@@ -137,6 +162,15 @@ class ObjectStore:
             for batch in obstore.list(self._store, prefix or None):
                 yield from (meta["path"] for meta in batch)
 
+    def delete(self, key: str) -> bool:
+        """Remove an object for good; False if there was none. Only for what nobody may use any more."""
+        check_key(key)
+        if not self.exists(key):
+            return False
+        with self._reporting("delete", key):
+            obstore.delete(self._store, key)
+        return True
+
     def _confirm(self, key: str, data: bytes) -> bool:
         """Whether what is there is what was to be stored; a torn object under its own hash is mended."""
         if self.get(key, max_bytes=None) == data:
@@ -153,14 +187,14 @@ class ObjectStore:
 
     def _sync(self, key: str) -> None:
         """Make a local object outlive a power cut: the robot deletes its own copy once this one is acknowledged."""
-        if self._root is None:
+        if self.root is None:
             return
-        path = self._root / key
+        path = self.root / key
         folders: list[Path] = []
         for parent in path.parents:
             folders.append(parent)
             if (
-                parent == self._root or len(folders) == 2
+                parent == self.root or len(folders) == 2
             ):  # the file's folder and the one that may be new above it
                 break
         for name in [path, *folders]:
@@ -181,6 +215,28 @@ class ObjectStore:
                 f"object store {self.url!r}: {action} {key!r} failed: {_line(error)}. It will be tried again; check "
                 "the network, the credentials and the free space."
             ) from error
+
+
+def _s3(location: S3Location, credentials: Credentials | None) -> S3Store:
+    """A bucket, with waits that end: nobody waits for a silent server for minutes without a log line."""
+    config: S3Config = {"endpoint": location.endpoint, "region": location.region}
+    if credentials is not None:
+        config["access_key_id"] = credentials.access_key
+        config["secret_access_key"] = credentials.secret_key
+        if credentials.session_token:
+            config["session_token"] = credentials.session_token
+    return S3Store(
+        location.bucket,
+        prefix=location.prefix or None,
+        config=config,
+        client_options={
+            "allow_http": location.endpoint.startswith("http:"),
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+            "timeout": timedelta(hours=1),  # of a whole transfer: a large snapshot over a slow line
+        },
+        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)},
+    )
 
 
 def _local_root(url: str) -> Path | None:

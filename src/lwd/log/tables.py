@@ -1,10 +1,10 @@
-"""The catalogue's tables. Every change here needs a new SCHEMA_VERSION and a migration."""
+"""The catalogue's tables. Every change here needs a new CATALOGUE_VERSION and a step in `migrations`."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-CATALOGUE_VERSION = 1
+CATALOGUE_VERSION = 2
 """Version of these tables; a program refuses a catalogue of another version."""
 
 metadata = sa.MetaData()
@@ -43,6 +43,7 @@ episodes = sa.Table(
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("catalogued_at", sa.Double, nullable=False),
+    sa.Column("received_at", sa.Double),
     sqlite_autoincrement=True,
 )
 
@@ -111,4 +112,45 @@ heads = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
+)
+
+# Who may take part. A robot is invited once; revoking is for good, its computer gets a new name.
+robots = sa.Table(
+    "robots",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("public_key", sa.Text),
+    sa.Column("invited_at", sa.Double, nullable=False),
+    sa.Column("revoked_at", sa.Double),
+)
+
+# Which robot an episode id belongs to, from the first time that it asked to upload until the episode is catalogued.
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("episode_id", sa.Text, primary_key=True),
+    sa.Column("robot", sa.Text, nullable=False),
+    sa.Column("claimed_at", sa.Double, nullable=False),
+)
+
+# Tombstones: what was deleted, what had used it, and that it must never come back. `snapshots` is a JSON list of the
+# numbers that may have learned from it; the manifests from `first_manifest` to `last_manifest` held it.
+deletions = sa.Table(
+    "deletions",
+    metadata,
+    sa.Column("episode_id", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("task", sa.Text, nullable=False),
+    sa.Column("robot", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("first_manifest", sa.BigInteger),
+    sa.Column("last_manifest", sa.BigInteger),
+    sa.Column("snapshots", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("deleted_by", sa.Text, nullable=False),
+    sa.Column("deleted_at", sa.Double, nullable=False),
+    sa.Column("object_deleted_at", sa.Double),
 )

@@ -22,7 +22,7 @@ class MlpConfig:
         chunk_steps, action_dim: H and A of an action chunk.
         width, depth: of every hidden stack.
         heads: critic heads; their minimum is used wherever one scalar is needed (2 in the paper).
-        atoms: K, size of the value's support (201 in the paper).
+        atoms: K, size of the value's support (201 in the paper); 1 for a scalar value.
     """
 
     proprio_dim: int
@@ -35,13 +35,19 @@ class MlpConfig:
     atoms: int = 201
 
     def __post_init__(self) -> None:
-        for field in ("proprio_dim", "instruction_dim", "chunk_steps", "action_dim", "width", "heads"):
+        for field in (
+            "proprio_dim",
+            "instruction_dim",
+            "chunk_steps",
+            "action_dim",
+            "width",
+            "heads",
+            "atoms",
+        ):
             if getattr(self, field) < 1:
                 raise ConfigError(f"MlpConfig.{field} must be at least 1, got {getattr(self, field)}.")
         if self.depth < 2:
             raise ConfigError(f"MlpConfig.depth must be at least 2, got {self.depth}.")
-        if self.atoms < 2:
-            raise ConfigError(f"MlpConfig.atoms must be at least 2, got {self.atoms}.")
 
 
 class Normalizer(eqx.Module):
@@ -54,6 +60,10 @@ class Normalizer(eqx.Module):
         """Standardise, clipped to +-10 so that a sensor spike cannot saturate the network. Never trained."""
         mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
         return jnp.clip((proprio - mean) / scale, -10.0, 10.0)
+
+    def observe(self, observation: Observation) -> Float[Array, " Z"]:
+        """Standardised proprio and instruction in one vector: what every network here sees."""
+        return jnp.concatenate([self(observation.proprio), observation.instruction])
 
     @staticmethod
     def identity(dim: int) -> Normalizer:
@@ -110,7 +120,7 @@ class MlpPolicy(eqx.Module):
 
     def encode(self, observation: Observation) -> Float[Array, " width"]:
         """The part of the first layer that does not depend on the flow."""
-        return self.observe(jnp.concatenate([self.normalizer(observation.proprio), observation.instruction]))
+        return self.observe(self.normalizer.observe(observation))
 
     def velocity(
         self, context: Float[Array, " width"], a_w: Float[Array, "H A"], w: Float[Array, ""]
@@ -145,6 +155,27 @@ class Stack(eqx.Module):
         return self.out(x)
 
 
+class MlpValue(eqx.Module):
+    """A value without a critic beside it: logits over the atoms of the normalised observation."""
+
+    normalizer: Normalizer
+    value: Stack
+
+    @staticmethod
+    def init(key: PRNGKeyArray, config: MlpConfig, normalizer: Normalizer) -> MlpValue:
+        """A new value, near uniform over its atoms."""
+        state = config.proprio_dim + config.instruction_dim
+        return MlpValue(normalizer, Stack.init(key, state, config.atoms, config, out_scale=0.1))
+
+    def encode(self, observation: Observation) -> Float[Array, " Z"]:
+        """State representation z_t: standardised proprio and instruction."""
+        return self.normalizer.observe(observation)
+
+    def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
+        """Logits over the atoms."""
+        return self.value(z)
+
+
 class MlpCritic(eqx.Module):
     """Value and critic side by side. Their common state representation z is the normalised observation itself.
 
@@ -171,7 +202,7 @@ class MlpCritic(eqx.Module):
 
     def encode(self, observation: Observation) -> Float[Array, " Z"]:
         """State representation z_t: standardised proprio and instruction."""
-        return jnp.concatenate([self.normalizer(observation.proprio), observation.instruction])
+        return self.normalizer.observe(observation)
 
     def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
         """Logits over the atoms."""

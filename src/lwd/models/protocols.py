@@ -42,8 +42,8 @@ class ChunkSampler(Protocol):
 
 
 @runtime_checkable
-class Critic(Protocol):
-    """Value and critic on one backbone."""
+class Value(Protocol):
+    """A distributional value of states."""
 
     def encode(self, observation: Observation) -> Float[Array, " Z"]:
         """The state representation z_t."""
@@ -52,6 +52,11 @@ class Critic(Protocol):
     def value_logits(self, z: Float[Array, " Z"]) -> Float[Array, " K"]:
         """Logits of p_psi(v | s) over the K atoms. Paper: Eq 11."""
         ...
+
+
+@runtime_checkable
+class Critic(Value, Protocol):
+    """Value and critic on one backbone."""
 
     def q(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, " heads"]:
         """The scalar critic's heads Q(s, a)."""

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 
 from lwd.config import Experiment
 from lwd.errors import UnknownNameError
-from lwd.recipes.fast import metaworld
+from lwd.recipes.evidence import scene_evidence, scene_evidence_quick
+from lwd.recipes.fast import metaworld, metaworld50
 from lwd.recipes.sim import quick, scene
 
 RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene": scene,
     "scene_quick": quick,
+    "scene_evidence": scene_evidence,
+    "scene_evidence_quick": scene_evidence_quick,
     "metaworld": metaworld,
+    "metaworld50": metaworld50,
 }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lwd.episode import Source
 from lwd.replay import returns
-from lwd.replay.returns import SUCCESS, Ints
+from lwd.replay.returns import NEVER, SUCCESS, Ints
 from lwd.replay.store import CHUNK_HUMAN, STEP_HUMAN
 from lwd.replay.table import SOURCES
 from lwd.replay.view import View
@@ -39,7 +39,17 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
     base = first + start
     outcome, flags = rows["outcome"][episode], columns.flags[base]
     corrected = ((flags & STEP_HUMAN) != 0) & (rows["source"][episode] == SOURCES.index(Source.ONLINE))
-    window = returns.window(start, steps, outcome, columns.takeover[base], n, gamma=view.gamma, chunk_steps=H)
+    takeover = columns.takeover[base]
+    window = returns.window(
+        start,
+        steps,
+        outcome,
+        takeover,
+        n,
+        gamma=view.gamma,
+        chunk_steps=H,
+        takeover_fails=view.takeover_fails,
+    )
     ahead = np.arange(H)
     left = (steps - start)[..., None]
     actions = np.take(columns.actions, base[..., None] + np.minimum(ahead, left - 1), axis=0)
@@ -52,7 +62,7 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
         discount=window.discount,
         next_observation=_observe(view, first + window.end, sentences),
         intervention=(flags & CHUNK_HUMAN) != 0,
-        exemplary=(outcome == SUCCESS) | corrected,
+        exemplary=corrected | ((outcome == SUCCESS) & (takeover == NEVER)),
         task=rows["task"][episode].astype(np.int32),
     )
 

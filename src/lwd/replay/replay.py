@@ -25,9 +25,11 @@ class ReplayConfig:
     Attributes:
         gamma: discount per control step; the paper's 0.9999 at 30 Hz, 0.998 for the simulated fleet's short
             episodes.
+        takeover_fails: whether a takeover ends the return of the policy's chunks before it as a failure.
     """
 
     gamma: float = 0.998
+    takeover_fails: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:
@@ -42,7 +44,7 @@ class Replay:
         spec: the robot kind.
         tasks: the fleet's tasks, in the order of `Transition.task`.
         embed: instruction text -> float32 [E].
-        config: gamma.
+        config: how returns are made.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Replay:
             spec=self.store.spec,
             tasks=self.store.tasks,
             gamma=self.config.gamma,
+            takeover_fails=self.config.takeover_fails,
             episodes=episodes[: int(np.searchsorted(episodes["manifest"], manifest, "right"))],
             columns=self.store.columns(),
             instructions=self._instructions(),

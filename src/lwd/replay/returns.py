@@ -1,8 +1,9 @@
 """The n-step return over chunks: the only place where gamma, n, H and the end of an episode meet.
 
 A window starts at control step t and covers n chunks of H steps. It ends earlier where the episode ends, and
-where a human takes over (n > 1 only): the chunk before a takeover earned what the policy did, not what the
-human did next.
+where a human takes over: the chunks before a takeover earned what the policy did, not what the human did next.
+What they earned is open. As in the paper, the window bootstraps from the state that the human takes over in;
+or the takeover counts as the policy's failure, as it would have been without the human (decision record 0022).
 """
 
 from __future__ import annotations
@@ -86,7 +87,15 @@ def chunks_to_takeover(interventions: NDArray[np.bool_], chunk_steps: int) -> ND
 
 
 def window(
-    start: Ints, steps: Ints, outcome: Ints, takeover: Ints, n: Ints | int, *, gamma: float, chunk_steps: int
+    start: Ints,
+    steps: Ints,
+    outcome: Ints,
+    takeover: Ints,
+    n: Ints | int,
+    *,
+    gamma: float,
+    chunk_steps: int,
+    takeover_fails: bool = False,
 ) -> Window:
     """The n-step return from each start. The reward is 1 at the last step of a success and 0 elsewhere.
 
@@ -101,6 +110,7 @@ def window(
         n: chunks per window, at least 1.
         gamma: discount per control step.
         chunk_steps: H.
+        takeover_fails: a window that a takeover ends is cut there, without reward.
 
     Paper: Eq 2 and 19.
     """
@@ -110,6 +120,8 @@ def window(
     finished = end == steps
     earned = finished & (np.asarray(outcome) == SUCCESS)
     cut = finished & (np.asarray(outcome) != UNJUDGED)
+    if takeover_fails:
+        cut = cut | (~finished & (chunks == takeover))
     # One power serves both: gamma^(end - t), and gamma^(T - 1 - t) is the same divided by gamma where end =
     # T.
     power = np.power(float(gamma), end - first)

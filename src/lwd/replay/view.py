@@ -27,6 +27,7 @@ class View:
         spec: the robot kind.
         tasks: the fleet's tasks.
         gamma: discount per control step.
+        takeover_fails: whether a takeover ends a return as a failure (`returns.window`).
         episodes: rows of `table.ROW`.
         columns: the step arrays.
         instructions: float32 [I, E], the embedded sentences that the table's `instruction` points into.
@@ -37,6 +38,7 @@ class View:
     spec: RobotSpec
     tasks: tuple[TaskSpec, ...]
     gamma: float
+    takeover_fails: bool
     episodes: Table
     columns: Columns
     instructions: NDArray[np.float32]

@@ -187,18 +187,26 @@ class SnapshotStore:
         return arrays, verified
 
 
-def fetch(
-    objects: ObjectSource, snapshot: Snapshot, key: Ed25519PublicKey
-) -> tuple[dict[str, NDArray[Any]], Snapshot]:
-    """Download and verify what a row describes, trusting neither the row nor the object. See `load`."""
-    where = f"snapshot {snapshot.number}"
+def verify(snapshot: Snapshot, key: Ed25519PublicKey) -> None:
+    """Check a row's signature; SnapshotError if it is not this fleet's."""
     try:
         key.verify(binascii.unhexlify(snapshot.signature), snapshot.signed_bytes())
     except (InvalidSignature, binascii.Error, ValueError) as error:
         raise SnapshotError(
-            f"{where}: its signature does not fit this fleet's public key; it was not loaded. Either the catalogue "
-            "was tampered with or this robot holds another fleet's key."
+            f"snapshot {snapshot.number}: its signature does not fit this fleet's public key; it was not loaded. Either "
+            "catalogue or broker was tampered with, or this robot holds another fleet's key."
         ) from error
+
+
+def fetch(
+    objects: ObjectSource, snapshot: Snapshot, key: Ed25519PublicKey
+) -> tuple[dict[str, NDArray[Any]], Snapshot]:
+    """Download and verify what a row describes, trusting neither the row nor the object. See `load`.
+
+    The row may come from the catalogue or from an announcement; of it only what is signed is used.
+    """
+    where = f"snapshot {snapshot.number}"
+    verify(snapshot, key)
     try:
         data = objects.get(f"snapshots/{snapshot.sha256}.safetensors", snapshot.size)
     except (MissingObjectError, TooLargeError) as error:

@@ -15,10 +15,10 @@ PHASES = [
     "train SFT",
     "collect rollouts",
     "evaluate SFT",
-    "train LWD offline",
-    "evaluate LWD offline",
-    "LWD online",
-    "evaluate LWD online",
+    "train offline",
+    "evaluate offline",
+    "online",
+    "evaluate online",
 ]
 
 

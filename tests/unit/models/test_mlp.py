@@ -143,7 +143,7 @@ def test_linear_starts_within_the_xavier_bound():
         ("width", 0, 1),
         ("heads", 0, 1),
         ("depth", 1, 2),
-        ("atoms", 1, 2),
+        ("atoms", 0, 1),
     ],
 )
 def test_config_errors(field, value, least):

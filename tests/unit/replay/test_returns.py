@@ -97,6 +97,22 @@ def test_a_takeover_also_keeps_the_reward_behind_it_out() -> None:
     assert one(0, 10, S, 10) == pytest.approx((10, G**9, 0.0), rel=1e-6)
 
 
+def test_a_takeover_may_count_as_the_policys_failure() -> None:
+    def fails(start: int, n: int, human: int) -> tuple[int, float, float]:
+        flags = np.zeros(10, np.bool_)
+        flags[human] = True
+        ahead = np.array(chunks_to_takeover(flags, 2)[start])
+        got = window(
+            np.array(start), np.array(10), np.array(0), ahead, n, gamma=G, chunk_steps=2, takeover_fails=True
+        )
+        return int(got.end), float(got.reward), float(got.discount)
+
+    assert fails(0, 1, 8) == (2, 0.0, pytest.approx(G**2))  # the takeover is not reached yet
+    assert fails(6, 1, 8) == (8, 0.0, 0.0)
+    assert fails(0, 9, 8) == (8, 0.0, 0.0)
+    assert fails(8, 1, 8) == (10, pytest.approx(G), 0.0)  # the human's own chunk earns the success
+
+
 def test_gamma_one_and_the_papers_gamma() -> None:
     zero = np.array(0)
     got = window(zero, np.array(5400), zero, np.array(NEVER), 10, gamma=0.9999, chunk_steps=30)
@@ -127,21 +143,30 @@ drawn = st.tuples(
     st.lists(drawn, min_size=1, max_size=4),
     st.sampled_from([1, 2, 3, 10]),
     st.sampled_from([0.5, 0.9, 0.998, 1.0]),
+    st.booleans(),
 )
-def test_the_store_and_the_gather_equal_the_loop(batch: list, n: int, gamma: float) -> None:  # type: ignore[type-arg]
+def test_the_store_and_the_gather_equal_the_loop(
+    batch: list, n: int, gamma: float, takeover_fails: bool
+) -> None:  # type: ignore[type-arg]
     batch = [
         make_episode(T, outcome, source=source, human=[i for i in human if i < T], mark=mark)
         for T, outcome, source, human, mark in batch
     ]
     with tempfile.TemporaryDirectory() as folder:
-        replay = Replay(folder, SPEC, TASKS, InstructionEncoder(), ReplayConfig(gamma=gamma))
+        replay = Replay(
+            folder,
+            SPEC,
+            TASKS,
+            InstructionEncoder(),
+            ReplayConfig(gamma=gamma, takeover_fails=takeover_fails),
+        )
         for episode in batch:
             assert replay.add(episode)
         where = [(e, t) for e, episode in enumerate(batch) for t in range(episode.steps)]
         index, start = np.array(where).T
         got = gather(replay.view(), index, start, n)
         replay.close()
-    want = [loop(batch[e], t, n, gamma, H) for e, t in where]
+    want = [loop(batch[e], t, n, gamma, H, takeover_fails) for e, t in where]
     for name, array in {
         "proprio": got.observation.proprio,
         "next_proprio": got.next_observation.proprio,

@@ -1,8 +1,9 @@
 """Figures as inline SVG that follow the page's light or dark colours.
 
-Matplotlib needs fixed colours while it draws. So each role has a fixed stand-in here, and the finished SVG
-gets a CSS variable in its place: the same picture is then right in a light and in a dark page. Text stays
-text: small files, selectable, in the page's font.
+Painters name colours by their role. Matplotlib needs fixed colours while it draws, so each role has a fixed
+stand-in, and the finished SVG gets a CSS variable in its place: the same picture is then right in a light and
+in a dark page. A picture in a file of its own is drawn in the light colours. Text stays text: small files,
+selectable, in the page's font.
 """
 
 from __future__ import annotations
@@ -11,32 +12,45 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.colors import get_named_colors_mapping
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-INK, MUTED, GRID, SURFACE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
-SFT, OFFLINE, ONLINE = "#0a0b11", "#0a0b12", "#0a0b13"
-SUCCESS, FAILURE, PLAY = "#0a0b21", "#0a0b22", "#0a0b23"
-_VARIABLES = {
-    INK: "ink",
-    MUTED: "muted",
-    GRID: "grid",
-    SURFACE: "surface",
-    SFT: "sft",
-    OFFLINE: "offline",
-    ONLINE: "online",
-    SUCCESS: "success",
-    FAILURE: "failure",
-    PLAY: "play",
+from lwd.evaluate.curves import thin
+
+INK, MUTED, GRID, SURFACE = "lwd ink", "lwd muted", "lwd grid", "lwd surface"
+SFT, OFFLINE, ONLINE = "lwd sft", "lwd offline", "lwd online"
+SUCCESS, FAILURE, PLAY = "lwd success", "lwd failure", "lwd play"
+_STAND_INS = {
+    name: f"#0a0b{number:02x}"
+    for number, name in enumerate(
+        (INK, MUTED, GRID, SURFACE, SFT, OFFLINE, ONLINE, SUCCESS, FAILURE, PLAY), start=1
+    )
 }
+"""Colours while a picture for the page is drawn."""
+_LIGHT = {
+    INK: "#1b1f24",
+    MUTED: "#5c6570",
+    GRID: "#e1e5ea",
+    SURFACE: "#ffffff",
+    SFT: "#7b838d",
+    OFFLINE: "#0a6fb8",
+    ONLINE: "#d97400",
+    SUCCESS: "#00876a",
+    FAILURE: "#b8457f",
+    PLAY: "#8f7bd0",
+}
+"""Colours of a picture in a file of its own: those of page.css in the light."""
 STAGE_COLOURS = {"sft": SFT, "offline": OFFLINE, "online": ONLINE}
 METHOD_COLOURS = {"sft": SFT, "lwd_offline": OFFLINE, "lwd_online": ONLINE}
 
@@ -73,6 +87,7 @@ _STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
     "axes.formatter.useoffset": False,
 }
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _numbers = itertools.count(1)
 
 
@@ -96,23 +111,42 @@ class Plate:
 
 def variable(colour: str) -> str:
     """The CSS variable behind one of this module's colours."""
-    return _VARIABLES[colour]
+    return colour.removeprefix("lwd ")
 
 
 def svg(draw: Callable[[Figure], None], size: tuple[float, float], alt: str) -> Markup:
     """Run `draw` on an empty figure of `size` inches and return it as an SVG element for an HTML page."""
+    buffer = io.StringIO()
+    with _style(_STAND_INS):
+        _figure(draw, size).savefig(buffer, format="svg", metadata=_NO_METADATA)
+    return Markup(_for_page(buffer.getvalue(), alt))
+
+
+def save(draw: Callable[[Figure], None], size: tuple[float, float], path: Path) -> None:
+    """Run `draw` on an empty figure of `size` inches and write it to a file; its ending (.svg, .png) is the format."""
+    with _style(_LIGHT):
+        metadata = _NO_METADATA if path.suffix == ".svg" else None
+        _figure(draw, size).savefig(path, facecolor=_LIGHT[SURFACE], dpi=150, metadata=metadata)
+
+
+def _figure(draw: Callable[[Figure], None], size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure)
+    return figure
+
+
+@contextmanager
+def _style(colours: Mapping[str, str]) -> Generator[None]:
+    """Draw with these colours behind the names."""
+    known = get_named_colors_mapping()
+    for name, colour in colours.items():
+        known[name] = colour  # one by one: only this way matplotlib forgets what it made of the name before
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # A task name in a script that the bundled font lacks is drawn by the browser's own font; a panel may
         # be too small for its labels.
         warnings.filterwarnings("ignore", message=".*missing from.*font.*")
         warnings.filterwarnings("ignore", message=".*constrained_layout.*")
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    return Markup(_for_page(buffer.getvalue(), alt))
+        yield
 
 
 def _for_page(text: str, alt: str) -> str:
@@ -124,26 +158,11 @@ def _for_page(text: str, alt: str) -> str:
     prefix = f"f{next(_numbers)}-"
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = text.replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
-    for colour, name in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
+    for name, colour in _STAND_INS.items():
+        text = text.replace(colour, f"var(--{variable(name)})")
     label = str(escape(alt))
     text = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img" aria-label="@">', text, count=1)
     return text.replace('aria-label="@"', f'aria-label="{label}"', 1)
-
-
-def thin(
-    x: NDArray[np.float64], y: NDArray[np.float64], limit: int = 110
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """At most `limit` points of a curve: mean x, mean y, least and greatest y of equal runs of points."""
-    bins = np.array_split(np.arange(len(x)), min(limit, len(x)))
-    mean_x = np.asarray([x[rows].mean() for rows in bins])
-    mean_y = np.asarray([y[rows].mean() for rows in bins])
-    return (
-        mean_x,
-        mean_y,
-        np.asarray([y[rows].min() for rows in bins]),
-        np.asarray([y[rows].max() for rows in bins]),
-    )
 
 
 def curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, style: str = "-") -> None:

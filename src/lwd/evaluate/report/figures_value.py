@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ def along_episodes(traces: Sequence[ValueTrace]) -> list[draw.Plate]:
         caption=f"Adaptive quantile. Bold: {which}; faint: other recorded episodes. "
         "In the paper it climbs in a success and stalls in a failure.",
         svg=draw.svg(
-            lambda figure: _paint_along(figure, traces, pair, "quantile", "quantile value"),
+            lambda figure: paint_along(figure, traces, pair, "quantile", "quantile value"),
             draw.PANEL,
             "Adaptive quantile value over time in a success and a failure",
         ),
@@ -51,18 +52,19 @@ def along_episodes(traces: Sequence[ValueTrace]) -> list[draw.Plate]:
         caption="Normalised entropy of p(v|s) in the same episodes; it sets tau. "
         "A value that knows how an episode will end has little.",
         svg=draw.svg(
-            lambda figure: _paint_along(figure, traces, pair, "entropy", "entropy"),
+            lambda figure: paint_along(figure, traces, pair, "entropy", "entropy"),
             draw.PANEL,
             "Entropy of the value over time in a success and a failure",
         ),
         legend=_PAIR_LEGEND,
     )
-    return [value, entropy, *(distribution_over_time(trace, _full_scale(pair)) for trace in pair)]
+    return [value, entropy, *(distribution_over_time(trace, full_scale(pair)) for trace in pair)]
 
 
-def _paint_along(
+def paint_along(
     figure: Figure, traces: Sequence[ValueTrace], pair: Sequence[ValueTrace], quantity: str, label: str
 ) -> None:
+    """One quantity of the traces over time; the chosen pair is bold."""
     axes = figure.subplots()
     for trace in traces:
         colour = _OUTCOME_COLOURS.get(trace.outcome)
@@ -104,20 +106,6 @@ def distribution_over_time(trace: ValueTrace, full: float) -> draw.Plate:
 
     `full` is the probability that is drawn at full strength.
     """
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        end = max(float(trace.times_s[-1]), 1e-9)
-        image = _heat(trace, end, full)
-        half = float(trace.atoms[-1] - trace.atoms[0]) / max(1, len(trace.atoms) - 1) / 2
-        extent = (0.0, end, float(trace.atoms[0]) - half, float(trace.atoms[-1]) + half)
-        axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="none")
-        axes.step(trace.times_s, trace.quantile, where="post", color=draw.ONLINE, linewidth=1.4)
-        axes.set_ylim(extent[2], extent[3])
-        axes.grid(visible=False)
-        axes.set_xlabel("seconds into the episode")
-        axes.set_ylabel("value v")
-
     return draw.Plate(
         title=f"Value distribution, {trace.outcome} of {trace.task} (Fig 9)",
         caption="Stronger: more probability p(v|s), one scale for both. Line: adaptive quantile. "
@@ -127,12 +115,30 @@ def distribution_over_time(trace: ValueTrace, full: float) -> draw.Plate:
             if trace.outcome == "success"
             else "in a success and stalls at 0.5 to 0.6 in a failure."
         ),
-        svg=draw.svg(paint, draw.PANEL, f"Value distribution over time, {trace.outcome}"),
+        svg=draw.svg(
+            lambda figure: paint_distribution(figure.subplots(), trace, full),
+            draw.PANEL,
+            f"Value distribution over time, {trace.outcome}",
+        ),
         legend=(("heat", "p(v|s)"), ("online", "adaptive quantile")),
     )
 
 
-def _full_scale(traces: Sequence[ValueTrace]) -> float:
+def paint_distribution(axes: Axes, trace: ValueTrace, full: float) -> None:
+    """p(v|s) along one episode as a heat map, with the adaptive quantile on top."""
+    end = max(float(trace.times_s[-1]), 1e-9)
+    image = _heat(trace, end, full)
+    half = float(trace.atoms[-1] - trace.atoms[0]) / max(1, len(trace.atoms) - 1) / 2
+    extent = (0.0, end, float(trace.atoms[0]) - half, float(trace.atoms[-1]) + half)
+    axes.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="none")
+    axes.step(trace.times_s, trace.quantile, where="post", color=draw.ONLINE, linewidth=1.4)
+    axes.set_ylim(extent[2], extent[3])
+    axes.grid(visible=False)
+    axes.set_xlabel("seconds into the episode")
+    axes.set_ylabel("value v")
+
+
+def full_scale(traces: Sequence[ValueTrace]) -> float:
     """A probability that two thirds of the modes reach.
 
     A few sharp last steps must not fade all the others.

@@ -199,10 +199,11 @@ def _array(node: Node, key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _read_traces(path: Path) -> list[ValueTrace]:
-    return [_trace(node) for node in _rows(path)]
+    return [read_trace(node) for node in _rows(path)]
 
 
-def _trace(node: Node) -> ValueTrace:
+def read_trace(node: Node) -> ValueTrace:
+    """One entry of `value_traces.json`."""
     times = _array(node, "times_s", (-1,))
     atoms = _array(node, "atoms", (-1,))
     if (np.diff(times) < 0).any() or (np.diff(atoms) <= 0).any():
@@ -220,17 +221,19 @@ def _trace(node: Node) -> ValueTrace:
 
 
 def _read_dataset(path: Path) -> list[DataRow]:
-    return [
-        DataRow(
-            task=node.text("task"),
-            source=node.text("source"),
-            episodes=node.integer("episodes"),
-            hours=node.number("hours", 0),
-            success_hours=node.number("success_hours", 0),
-            failure_hours=node.number("failure_hours", 0),
-        )
-        for node in _rows(path)
-    ]
+    return [read_data_row(node) for node in _rows(path)]
+
+
+def read_data_row(node: Node) -> DataRow:
+    """One entry of `dataset.json`."""
+    return DataRow(
+        task=node.text("task"),
+        source=node.text("source"),
+        episodes=node.integer("episodes"),
+        hours=node.number("hours", 0),
+        success_hours=node.number("success_hours", 0),
+        failure_hours=node.number("failure_hours", 0),
+    )
 
 
 def _read_timing(path: Path) -> dict[str, float]:

@@ -16,7 +16,7 @@ def describe(fleet: FleetSpec) -> tuple[RobotSpec, dict[str, TaskSpec]]:
         tasks = {name: task.spec for name, task in SCENE_TASKS.items()}
         return SCENE_SPEC, fleet.chosen(with_time_limits(tasks, fleet.time_limits))
     if fleet.tier == "metaworld":
-        from lwd.robot.sim.metaworld import METAWORLD_SPEC, METAWORLD_TASKS
+        from lwd.robot.sim.metaworld_tasks import METAWORLD_SPEC, METAWORLD_TASKS
 
         return METAWORLD_SPEC, fleet.chosen(with_time_limits(METAWORLD_TASKS, fleet.time_limits))
     environment, _ = fleet.build()

@@ -1,0 +1,58 @@
+"""Work in named phases on one run folder: what is done is noted, so that a cut run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from lwd.errors import ConfigError
+from lwd.evaluate.jsonfile import write_json
+from lwd.fleet.folder import RunFolder, Services, open_services
+
+Phases = Mapping[str, Callable[[Services], object]]
+"""Name -> work, in order. A phase that was cut is run again, and must itself go on where it stopped."""
+
+ABOUT, TIMING = "run.json", "timing.json"
+
+
+def run_phases(folder: RunFolder, phases: Phases, console: Console) -> dict[str, float]:
+    """Run the phases that are not done yet; seconds of all phases, in their order.
+
+    A phase that was cut counts the seconds of its last attempt.
+    """
+    timing = finished_phases(folder.path)
+    for name, phase in phases.items():
+        if name in timing:
+            continue
+        console.rule(f"[bold]{name}", align="left")
+        began = time.monotonic()
+        with open_services(folder) as services:
+            phase(services)
+        timing[name] = time.monotonic() - began
+        write_json(folder.path / TIMING, timing)
+    return timing
+
+
+def finished_phases(folder: Path) -> dict[str, float]:
+    """Seconds of the phases that are done in a run folder."""
+    path = folder / TIMING
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def claim(folder: Path, experiment: str, command: str, seed: int) -> None:
+    """Note in a new run folder whose it is; check it in one that exists.
+
+    Raises:
+        ConfigError: the folder belongs to another experiment.
+    """
+    path = folder / ABOUT
+    if not path.exists():
+        write_json(path, {"experiment": experiment, "command": command, "seed": seed})
+    elif json.loads(path.read_text(encoding="utf-8"))["experiment"] != experiment:
+        raise ConfigError(
+            f"{folder} holds a run of another experiment or seed. Choose another --out, or delete it."
+        )

@@ -1,0 +1,130 @@
+"""LWD with one thing changed. Each is a function Experiment -> Experiment, for `lwd results`.
+
+Two ablations have no function here: DIVL against a scalar expectile is the method `iql_qam`, and the other end of each
+comparison (adaptive tau, n = 10, paths from the policy, publishing every 50, sixteen robots) is LWD itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from lwd.config import Experiment
+from lwd.episode import Outcome
+from lwd.learner.divl import DivlConfig
+from lwd.learner.method import Lwd
+from lwd.learner.qam import QamConfig
+from lwd.replay.mixture import Mixture
+
+CONSTANT_TAU = 0.52
+"""Where the adaptive tau of the paper's offline stage ends (Table III)."""
+
+
+def _offline(x: Experiment) -> Lwd:
+    assert isinstance(x.offline.learner, Lwd)  # ablations are of LWD's own settings
+    return x.offline.learner
+
+
+def _with_offline(
+    x: Experiment, *, divl: DivlConfig | None = None, qam: QamConfig | None = None
+) -> Experiment:
+    lwd = _offline(x)
+    lwd = replace(lwd, divl=divl or lwd.divl, qam=qam or lwd.qam)
+    return replace(x, offline=replace(x.offline, learner=lwd))
+
+
+def _with_offline_pool(x: Experiment, change: Callable[[Mixture], Mixture]) -> Experiment:
+    warm_up = x.offline.warm_up_mixture
+    return replace(
+        x,
+        offline=replace(
+            x.offline,
+            mixture=change(x.offline.mixture),
+            warm_up_mixture=None if warm_up is None else change(warm_up),
+        ),
+    )
+
+
+def constant_tau(x: Experiment) -> Experiment:
+    """The quantile level does not follow the entropy. Paper: Table III."""
+    return _with_offline(x, divl=replace(_offline(x).divl, tau_base=CONSTANT_TAU, alpha=0.0))
+
+
+def n_step_1(x: Experiment) -> Experiment:
+    """Returns look one chunk ahead on long tasks too."""
+    return _with_offline_pool(x, lambda mixture: replace(mixture, offline=replace(mixture.offline, n_long=1)))
+
+
+def reference_paths(x: Experiment) -> Experiment:
+    """QAM's paths follow the reference, as the paper's text has it, not the current policy."""
+    return _with_offline(x, qam=replace(_offline(x).qam, paths_from="reference"))
+
+
+def temperature(x: Experiment, factor: float) -> Experiment:
+    """QAM's offline temperature times a factor."""
+    qam = _offline(x).qam
+    return _with_offline(x, qam=replace(qam, temperature=qam.temperature * factor))
+
+
+def flow_steps(x: Experiment, steps: int) -> Experiment:
+    """Flow steps of the paths, the adjoint and the acting policy alike; the offline data stays the same."""
+    x = _with_offline(x, qam=replace(_offline(x).qam, flow_steps=steps))
+    return replace(x, model=replace(x.model, flow_steps=steps))
+
+
+def without_failures(x: Experiment) -> Experiment:
+    """Offline RL sees successes only: no play, no failed rollouts."""
+    return _with_offline_pool(
+        x, lambda mixture: replace(mixture, offline=replace(mixture.offline, outcomes=(Outcome.SUCCESS,)))
+    )
+
+
+def no_interventions(x: Experiment) -> Experiment:
+    """Nobody takes over; the fleet learns online from what it does alone."""
+    return replace(x, online=replace(x.online, takeover=None))
+
+
+def fleet_of(x: Experiment, robots: int) -> Experiment:
+    """Another number of robots for the same wall-clock: experience shrinks with the fleet, learner steps do not."""
+    share = robots / x.fleet.robots
+    online = x.online
+    rate = replace(
+        online.rate, learner_steps_per_control_step=online.rate.learner_steps_per_control_step / share
+    )
+    return replace(
+        x,
+        fleet=replace(x.fleet, robots=robots, workers=min(x.fleet.workers, robots)),
+        online=replace(online, control_steps=round(online.control_steps * share), rate=rate),
+    )
+
+
+def publish_every(x: Experiment, learner_steps: int) -> Experiment:
+    """Robots get a new policy more or less often."""
+    # The learner works in blocks of this length, so its slack must hold one.
+    rate = replace(x.online.rate, learner_slack_steps=max(x.online.rate.learner_slack_steps, learner_steps))
+    return replace(x, online=replace(x.online, publish_every_learner_steps=learner_steps, rate=rate))
+
+
+OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
+    "constant_tau": constant_tau,
+    "n_step_1": n_step_1,
+    "reference_paths": reference_paths,
+    "temperature_0.1x": partial(temperature, factor=0.1),
+    "temperature_0.3x": partial(temperature, factor=0.3),
+    "temperature_3x": partial(temperature, factor=3.0),
+    "temperature_10x": partial(temperature, factor=10.0),
+    "flow_steps_5": partial(flow_steps, steps=5),
+    "flow_steps_20": partial(flow_steps, steps=20),
+    "without_failures": without_failures,
+}
+"""They end at the offline stage."""
+
+ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
+    "no_interventions": no_interventions,
+    "fleet_1": partial(fleet_of, robots=1),
+    "fleet_4": partial(fleet_of, robots=4),
+    "publish_10": partial(publish_every, learner_steps=10),
+    "publish_250": partial(publish_every, learner_steps=250),
+}
+"""They change the online stage only, and go on from LWD's own offline result."""

@@ -1,0 +1,56 @@
+"""The benchmark behind the evidence (`lwd results`): the demo's fleet and offline data, with a larger online budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lwd.config import EvaluateConfig, Experiment
+from lwd.learner.method import Lwd
+from lwd.learner.stages import LoopConfig
+from lwd.recipes.sim import scene
+from lwd.replay.rate import RateLimit
+
+ONLINE_CONTROL_STEPS = 400_000
+"""Online budget of every method: at 20 control steps a second 5.6 robot-hours, three times the demo's."""
+
+
+def scene_evidence(seed: int = 0) -> Experiment:
+    """Eight tasks, sixteen robots, identical offline data and online budget for every method. One core per run."""
+    return replace(_with_budget(scene(seed), ONLINE_CONTROL_STEPS), name="scene_evidence")
+
+
+def scene_evidence_quick(seed: int = 0) -> Experiment:
+    """The evidence's program with hardly any steps, for tests and for a first look; learns nothing."""
+    x = _with_budget(scene(seed), 600)
+    return replace(
+        x,
+        name="scene_evidence_quick",
+        fleet=replace(x.fleet, robots=4),
+        collect=replace(x.collect, demos={"shaky": 1}, play=1, rollouts=1),
+        model=replace(x.model, width=16, depth=2, instruction_dim=8),
+        clone=replace(x.clone, steps=40, loop=LoopConfig(block_steps=20)),
+        offline=replace(x.offline, critic_steps=10, steps=20, loop=LoopConfig(block_steps=10)),
+        online=replace(
+            x.online,
+            publish_every_learner_steps=10,
+            rate=RateLimit(learner_steps_per_control_step=0.05, actor_slack_steps=400),
+        ),
+        evaluate=EvaluateConfig(episodes=1),
+    )
+
+
+def _with_budget(x: Experiment, control_steps: int) -> Experiment:
+    """That much online experience, with the learning rates' schedules as long as the learner steps it is worth."""
+    steps = round(control_steps * x.online.rate.learner_steps_per_control_step)
+    learner = x.online.learner
+    assert isinstance(learner, Lwd)  # the scene's recipe; other methods take their schedules from it
+    policy, critic = (
+        replace(optimizer, decay_steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
+        for optimizer in (learner.policy, learner.critic)
+    )
+    learner = replace(learner, policy=policy, critic=critic)
+    return replace(
+        x,
+        fleet=replace(x.fleet, workers=1),
+        online=replace(x.online, learner=learner, control_steps=control_steps),
+    )

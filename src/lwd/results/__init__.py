@@ -1,0 +1,1 @@
+"""The evidence: which runs there are, running them, and the tables and figures made from what they leave."""

@@ -1,0 +1,156 @@
+"""All committed runs of one benchmark, row by row, and what is compared with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from lwd.errors import UnknownNameError
+from lwd.recipes import recipe
+from lwd.recipes.methods import METHODS
+from lwd.results.plan import BENCHMARKS, rows
+from lwd.results.runfile import RunFile, read_run_files
+from lwd.results.scores import Measured, RowScore, paired, row_score
+
+LABELS: Mapping[str, str] = {
+    "lwd": "LWD",
+    "rft": "RFT",
+    "hg_dagger": "HG-DAgger",
+    "recap": "RECAP",
+    "iql_qam": "IQL with QAM",
+    "awac": "AWAC",
+    "best_of_n": "Best of N",
+}
+"""Methods as pages call them."""
+
+
+def label(row: str) -> str:
+    """A row's name on a page."""
+    method, _, stage = row.rpartition("_")
+    return f"{LABELS.get(method, method)} {stage}" if method in METHODS else {"sft": "SFT"}.get(row, row)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A group of rows that differ in one thing, each with the name of its setting; one of them is LWD itself.
+
+    Attributes:
+        title: what differs; rows: (setting, row); against: the row that the paired differences are taken against.
+    """
+
+    title: str
+    rows: Sequence[tuple[str, str]]
+    against: str
+
+
+ABLATIONS = (
+    Ablation(
+        "Value: DIVL or a scalar expectile, offline (Table II)",
+        (("DIVL", "lwd_offline"), ("scalar expectile", "iql_qam_offline")),
+        "lwd_offline",
+    ),
+    Ablation(
+        "Value: DIVL or a scalar expectile, online (Table II)",
+        (("DIVL", "lwd_online"), ("scalar expectile", "iql_qam_online")),
+        "lwd_online",
+    ),
+    Ablation(
+        "Quantile level, offline (Table III)",
+        (("adaptive", "lwd_offline"), ("constant 0.52", "constant_tau")),
+        "lwd_offline",
+    ),
+    Ablation(
+        "Return window on long tasks, offline",
+        (("n = 10", "lwd_offline"), ("n = 1", "n_step_1")),
+        "lwd_offline",
+    ),
+    Ablation(
+        "QAM's paths, offline",
+        (("from the policy", "lwd_offline"), ("from the reference", "reference_paths")),
+        "lwd_offline",
+    ),
+    Ablation(
+        "Temperature, offline",
+        (
+            ("a tenth", "temperature_0.1x"),
+            ("0.3 times", "temperature_0.3x"),
+            ("the recipe's", "lwd_offline"),
+            ("3 times", "temperature_3x"),
+            ("10 times", "temperature_10x"),
+        ),
+        "lwd_offline",
+    ),
+    Ablation(
+        "Flow steps, offline",
+        (("5", "flow_steps_5"), ("10", "lwd_offline"), ("20", "flow_steps_20")),
+        "lwd_offline",
+    ),
+    Ablation(
+        "Offline data",
+        (("with failures", "lwd_offline"), ("successes only", "without_failures")),
+        "lwd_offline",
+    ),
+    Ablation("Interventions, online", (("on", "lwd_online"), ("off", "no_interventions")), "lwd_online"),
+    Ablation(
+        "Robots, online, same wall-clock",
+        (("1", "fleet_1"), ("4", "fleet_4"), ("16", "lwd_online")),
+        "lwd_online",
+    ),
+    Ablation(
+        "Learner steps between snapshots, online",
+        (("10", "publish_10"), ("50", "lwd_online"), ("250", "publish_250")),
+        "lwd_online",
+    ),
+)
+
+
+class Board:
+    """One benchmark's rows.
+
+    Args:
+        wanted: row -> how many seeds it should have, in the order of the tables.
+
+    Raises:
+        UnknownNameError: there are run files of a row that is not wanted.
+    """
+
+    def __init__(self, benchmark: str, wanted: Mapping[str, int], runs: Sequence[RunFile]) -> None:
+        self.benchmark, self.wanted = benchmark, dict(wanted)
+        self.runs: dict[str, list[RunFile]] = {row: [] for row in wanted}
+        for run in runs:
+            if run.method not in self.runs:
+                raise UnknownNameError("row of the evidence", run.method, self.runs)
+            self.runs[run.method].append(run)
+
+    @cached_property
+    def scores(self) -> dict[str, RowScore]:
+        """The rows that have at least one run."""
+        return {row: row_score(sorted(runs, key=_seed)) for row, runs in self.runs.items() if runs}
+
+    @property
+    def methods(self) -> list[str]:
+        """Rows that are methods, not ablations."""
+        return [row for row in self.wanted if label(row) != row]
+
+    def paired(self, below: str, above: str) -> tuple[Mapping[str, Measured], list[int]] | None:
+        """`above` minus `below` on the attempts that both made; None while they share no training seed."""
+        left, right = self.runs.get(below, []), self.runs.get(above, [])
+        if not {run.seed for run in left} & {run.seed for run in right}:
+            return None
+        return paired(left, right)
+
+
+def boards(root: Path) -> list[Board]:
+    """The benchmarks that belong into the tables, from the run files under `root`/results."""
+    found: list[Board] = []
+    for name in BENCHMARKS:
+        if not name.endswith("_quick"):
+            wanted = {row.name: row.seeds for row in rows(partial(recipe, name))}
+            found.append(Board(name, wanted, read_run_files(root / "results" / "runs" / name)))
+    return found
+
+
+def _seed(run: RunFile) -> int:
+    return run.seed

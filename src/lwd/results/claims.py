@@ -1,0 +1,107 @@
+"""What the paper shows, as claims about our own runs: each holds, does not hold, or was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lwd.evaluate.intervals import Estimate
+from lwd.results.board import Board, label
+from lwd.results.scores import Measured
+
+AVERAGE_TARGET, LONG_TARGET = 0.95, 0.90
+"""Success of LWD online over all and over long tasks; the paper has 0.95 and 0.91 by its own score."""
+AVERAGE_GAIN, LONG_GAIN = 0.15, 0.23
+"""Of LWD online over SFT."""
+ONLINE_RIVALS = ("hg_dagger_online", "recap_online", "rft_online")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        text: what is claimed; measured: the numbers, "" where there are none; holds: what they say about it.
+    """
+
+    text: str
+    measured: str = ""
+    holds: Literal["yes", "no", "not settled", "not measured"] = "not measured"
+
+
+def claims(board: Board) -> list[Claim]:
+    """Every target, with what the committed runs say about it."""
+    return [
+        *_levels(board),
+        *_gains(board),
+        *(_apart(board, rival) for rival in ONLINE_RIVALS),
+        *_offline(board),
+        _faster(board),
+    ]
+
+
+def _levels(board: Board) -> Iterator[Claim]:
+    for name, part, target in (("all", "average", AVERAGE_TARGET), ("long", "long", LONG_TARGET)):
+        text = f"LWD online succeeds in at least {target:.2f} of the episodes, mean over {name} tasks"
+        found = _mean(board, "lwd_online", part)
+        if found is None:
+            yield Claim(text)
+        else:
+            shown = f"{show(found.success)}; by the paper's score {show(found.paper_score)}"
+            yield Claim(text, shown, _word(found.success.value >= target))
+
+
+def _gains(board: Board) -> Iterator[Claim]:
+    difference = board.paired("sft", "lwd_online")
+    for name, part, target in (("all", "average", AVERAGE_GAIN), ("long", "long", LONG_GAIN)):
+        text = f"LWD online succeeds at least {target:.2f} more often than SFT, mean over {name} tasks"
+        if difference is None or part not in difference[0]:
+            yield Claim(text)
+        else:
+            gain = difference[0][part].success
+            yield Claim(text, show(gain, sign=True), _word(gain.value >= target))
+
+
+def _apart(board: Board, rival: str) -> Claim:
+    text = f"LWD online is above {label(rival)}, and their intervals (all tasks) do not overlap"
+    ours, theirs = _mean(board, "lwd_online", "average"), _mean(board, rival, "average")
+    if ours is None or theirs is None:
+        return Claim(text)
+    shown = f"{show(ours.success)} against {show(theirs.success)}"
+    return Claim(text, shown, _word(ours.success.low > theirs.success.high))
+
+
+def _offline(board: Board) -> Iterator[Claim]:
+    for rival in (row for row in board.methods if row.endswith("_offline") and row != "lwd_offline"):
+        text = f"LWD offline succeeds more often than {label(rival)}, mean over all tasks"
+        difference = board.paired(rival, "lwd_offline")
+        if difference is None:
+            yield Claim(text)
+        else:
+            gain = difference[0]["average"].success
+            settled = gain.low > 0 or gain.high < 0
+            yield Claim(text, show(gain, sign=True), _word(gain.low > 0) if settled else "not settled")
+
+
+def _faster(board: Board) -> Claim:
+    text = "LWD online takes less time than SFT on long tasks (mean seconds, failures included)"
+    difference = board.paired("sft", "lwd_online")
+    if difference is None or "long" not in difference[0]:
+        return Claim(text)
+    change = difference[0]["long"].cycle_time_s
+    return Claim(text, f"{show(change, sign=True, digits=1)} s", _word(change.high < 0))
+
+
+def _word(holds: bool) -> Literal["yes", "no"]:
+    return "yes" if holds else "no"
+
+
+def _mean(board: Board, row: str, part: str) -> Measured | None:
+    return board.scores[row].means.get(part) if row in board.scores else None
+
+
+def show(estimate: Estimate, *, sign: bool = False, digits: int = 2) -> str:
+    """A mean with its interval."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"

@@ -1,0 +1,194 @@
+"""The parts of the results pages as markdown, each from one benchmark's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from lwd.results.board import ABLATIONS, Board, label
+from lwd.results.claims import claims, show
+from lwd.results.figures import pictures
+from lwd.results.runfile import RunFile
+from lwd.results.scores import AVERAGES
+
+MISSING = "-"
+PAGE_HEAD = """# Results
+
+Written by `make table` from the run files in `results/runs`, and from nothing else; a test fails when the two disagree. A
+dash is a row that has not been run. `lwd results status` says what is left, `make results` runs it.
+
+How to read the numbers:
+
+- **Success** is the share of held-out episodes judged a success; an average is the mean of task means. The **paper's score**
+  is that of its Table I: success on short tasks, milestones reached / total on long ones. **Cycle time** is in seconds of
+  robot time, over all episodes, failures included.
+- **Brackets** hold 95 % intervals: the middle of a bootstrap that draws training seeds with replacement and, within each
+  task, held-out starts with replacement; a drawn start counts for every drawn seed, since all seeds are evaluated on the same
+  starts. They cover luck in training (as far as so few seeds show it: with three to five, somewhat too little) and luck of
+  the starts. They do not cover the choice of tasks, simulator and settings.
+- **Paired differences** compare two rows attempt by attempt: same training seed (so the same offline data and the same SFT
+  policy), same task, same start.
+- **Robot-hours, interventions, operator minutes** are what the online stage took, mean over seeds. Offline data is the same
+  for all rows of a seed.
+"""
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A markdown table; the first `left` columns are text."""
+    rule = ["---" if i < left else "--:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines)) + "\n"
+
+
+def readme_part(board: Board) -> str:
+    """The methods in one table, and the claims."""
+    done = sum(len(runs) for runs in board.runs.values())
+    wanted = sum(board.wanted.values())
+    table = _table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])
+    return (
+        f"{table}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
+        f"failures included. {done} of {wanted} runs are in. Per task, paired differences, ablations, costs and who ran what: "
+        f"[results](docs/reference/results.md).\n\n{_claims_table(board)}"
+    )
+
+
+_MAIN_HEAD = (
+    *("method", "seeds", "all", "short", "long", "paper's score", "cycle time", "cycle time, long"),
+    *("robot-hours", "interventions", "operator minutes"),
+)
+
+
+def _main_line(board: Board, row: str) -> list[str]:
+    seeds = f"{len(board.runs[row])} of {board.wanted[row]}"
+    if row not in board.scores:
+        return [label(row), seeds, *[MISSING] * (len(_MAIN_HEAD) - 2)]
+    score = board.scores[row]
+    means = score.means
+    return [
+        label(row),
+        seeds,
+        *(show(means[name].success) if name in means else MISSING for name in AVERAGES),
+        f"{means['average'].paper_score.value:.2f}",
+        f"{means['average'].cycle_time_s.value:.1f}",
+        f"{means['long'].cycle_time_s.value:.1f}" if "long" in means else MISSING,
+        f"{score.robot_hours:.1f}",
+        f"{score.interventions:.0f}",
+        f"{score.operator_minutes:.0f}",
+    ]
+
+
+def _claims_table(board: Board) -> str:
+    lines = [
+        [claim.text, claim.measured or MISSING, "**no**" if claim.holds == "no" else claim.holds]
+        for claim in claims(board)
+    ]
+    return _table(["claim", "measured", "holds"], lines, left=3)
+
+
+def benchmark_page(board: Board) -> str:
+    """Everything about one benchmark."""
+    parts = [
+        (f"## {board.benchmark}", ""),
+        ("### Methods", _table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
+        ("### Claims", _claims_table(board)),
+        ("### Success per task", _per_task(board, board.methods)),
+        ("### Paired differences in success", _differences(board)),
+        ("### Figures", _figures(board)),
+        ("### Ablations", "\n".join(_ablations(board))),
+        ("### What ran", _provenance(board)),
+    ]
+    return "\n".join(f"{title}\n\n{content}" if content else f"{title}\n" for title, content in parts)
+
+
+def _per_task(board: Board, names: Sequence[str]) -> str:
+    tasks = next((list(runs[0].tasks) for runs in board.runs.values() if runs), [])
+    if not tasks:
+        return "No run is committed yet.\n"
+    lines = [
+        [
+            label(row),
+            *(
+                f"{board.scores[row].means[task].success.value:.2f}" if row in board.scores else MISSING
+                for task in tasks
+            ),
+        ]
+        for row in names
+    ]
+    return _table(["method", *tasks], lines)
+
+
+def _differences(board: Board) -> str:
+    stages = {
+        stage: [row for row in board.methods if row.endswith(stage)] for stage in ("_offline", "_online")
+    }
+    pairs = [("sft", "lwd_offline"), ("sft", "lwd_online"), ("lwd_offline", "lwd_online")]
+    pairs += [
+        (row, f"lwd{stage}") for stage, names in stages.items() for row in names if row != f"lwd{stage}"
+    ]
+    lines = [
+        [f"{label(above)} - {label(below)}", *_difference_cells(board, below, above)]
+        for below, above in pairs
+    ]
+    return _table(["difference", "seeds", "all", "short", "long", "cycle time, long"], lines)
+
+
+def _difference_cells(board: Board, below: str, above: str) -> list[str]:
+    found = board.paired(below, above)
+    if found is None:
+        return [MISSING] * 5
+    means, seeds = found
+    return [
+        str(len(seeds)),
+        *(show(means[name].success, sign=True) if name in means else MISSING for name in AVERAGES),
+        show(means["long"].cycle_time_s, sign=True, digits=1) if "long" in means else MISSING,
+    ]
+
+
+def _figures(board: Board) -> str:
+    found = [
+        f"![{picture.caption.split(':')[0]}](../{picture.path(board.benchmark).relative_to('docs')})\n\n{picture.caption}\n"
+        for picture in pictures(board)
+    ]
+    return "\n".join(found) or "No run is committed yet.\n"
+
+
+def _ablations(board: Board) -> Iterator[str]:
+    for ablation in ABLATIONS:
+        lines: list[list[str]] = []
+        for setting, row in ablation.rows:
+            line = _main_line(board, row)
+            same = row == ablation.against
+            difference = ["0"] if same else _difference_cells(board, ablation.against, row)[1:2]
+            lines.append([setting, *difference, *line[1:]])
+        head = ["setting", f"all, minus {label(ablation.against)}, paired", *_MAIN_HEAD[1:]]
+        yield f"#### {ablation.title}\n\n{_table(head, lines)}"
+
+
+def _provenance(board: Board) -> str:
+    lines = [[f"`{row}`", *_made_by(runs, board.benchmark)] for row, runs in board.runs.items() if runs]
+    if not lines:
+        return "No run is committed yet.\n"
+    return _table(
+        ["row", "command", "commit", "hardware", "jax", "minutes per run", "settings of its own"], lines, 7
+    )
+
+
+def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:
+    minutes = [run.wall_s / 60 for run in runs]
+    ends = dict.fromkeys(f"{end:.0f}" for end in (min(minutes), max(minutes)))
+    own = "; ".join(f"`{path}` {value}" for path, value in runs[0].differs.items())
+    return [
+        f"`lwd results run --benchmark {benchmark} --only '*/{runs[0].method}/*'`",
+        _each(f"`{run.commit}`" for run in runs),
+        _each(_machine(run.hardware) for run in runs),
+        _each(run.software.get("jax", "?") for run in runs),
+        " to ".join(ends),
+        own.replace("|", "\\|"),
+    ]
+
+
+def _machine(hardware: Mapping[str, str]) -> str:
+    cores = hardware.get("cores", "?")
+    return f"{hardware.get('processor', '?')}, {cores} core{'' if cores == '1' else 's'}"
+
+
+def _each(texts: Iterable[str]) -> str:
+    return ", ".join(sorted(set(texts)))

@@ -1,0 +1,175 @@
+"""Which runs the evidence consists of: rows (a method at a stage) times seeds, and which run goes on from which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from lwd.config import Experiment
+from lwd.errors import UnknownNameError
+from lwd.recipes import recipe
+from lwd.recipes.ablations import OFFLINE_ABLATIONS, ONLINE_ABLATIONS
+from lwd.recipes.methods import METHODS
+
+Stage = Literal["sft", "offline", "online"]
+Change = Callable[[Experiment], Experiment]
+
+BENCHMARKS = ("scene_evidence", "scene_evidence_quick")
+"""Recipes that can be run as a benchmark; the quick one only shows that everything works."""
+MAIN_SEEDS, OTHER_SEEDS = 5, 3
+"""Training seeds of SFT and LWD, and of everything else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a results table.
+
+    Attributes:
+        name: of the row, in files and tables.
+        stages: what its runs do themselves; the last one is evaluated.
+        parent: the row whose run it goes on from, None for the first.
+        seeds: how many training seeds.
+        change: from the benchmark's experiment to this row's.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    parent: str | None
+    seeds: int
+    change: Change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run: a row with a seed.
+
+    Attributes:
+        method: name of the row.
+        plain: the benchmark's own experiment; `experiment`: this row's, both with the cell's seed.
+        parent: id of the cell whose run folder it goes on from.
+    """
+
+    benchmark: str
+    method: str
+    seed: int
+    stages: tuple[Stage, ...]
+    experiment: Experiment
+    plain: Experiment
+    parent: str | None
+
+    @property
+    def id(self) -> str:
+        """Name of the cell, and its place below every folder of the evidence."""
+        return f"{self.benchmark}/{self.method}/seed_{self.seed}"
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that is evaluated."""
+        return self.stages[-1]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the evidence keeps its files.
+
+    Attributes:
+        runs: run folders, locks and logs; large, not committed.
+        results: run files and what is made from them; small, committed.
+    """
+
+    runs: Path
+    results: Path
+
+    def folder(self, cell_id: str) -> Path:
+        """The run folder of a cell."""
+        return self.runs / cell_id
+
+    def lock(self, cell_id: str) -> Path:
+        """Held by the process that runs the cell."""
+        return self.runs / f"{cell_id}.lock"
+
+    def log(self, cell_id: str) -> Path:
+        """What the cell's process printed."""
+        return self.runs / f"{cell_id}.log"
+
+    def run_file(self, cell_id: str) -> Path:
+        """What is kept of a cell."""
+        return self.results / "runs" / f"{cell_id}.json"
+
+
+def rows(make: Callable[[int], Experiment], methods: Mapping[str, Change] = METHODS) -> list[Row]:
+    """The rows of a benchmark, parents before those that go on from them."""
+    found = [Row(name="sft", stages=("sft",), parent=None, seeds=MAIN_SEEDS, change=lambda x: x)]
+    for name, change in methods.items():
+        found += _method_rows(name, change, make(0))
+    for name, change in OFFLINE_ABLATIONS.items():
+        found.append(Row(name=name, stages=("offline",), parent="sft", seeds=OTHER_SEEDS, change=change))
+    for name, change in ONLINE_ABLATIONS.items():
+        found.append(
+            Row(name=name, stages=("online",), parent="lwd_offline", seeds=OTHER_SEEDS, change=change)
+        )
+    return found
+
+
+def _method_rows(name: str, change: Change, plain: Experiment) -> list[Row]:
+    seeds = MAIN_SEEDS if name == "lwd" else OTHER_SEEDS
+    online = Row(
+        name=f"{name}_online", stages=("online",), parent=f"{name}_offline", seeds=seeds, change=change
+    )
+    if change(plain).offline.steps == 0:  # nothing is learned offline: its offline policy is SFT's
+        return [replace(online, stages=("offline", "online"), parent="sft")]
+    return [
+        Row(name=f"{name}_offline", stages=("offline",), parent="sft", seeds=seeds, change=change),
+        online,
+    ]
+
+
+def cells(benchmark: str, make: Callable[[int], Experiment], planned: Sequence[Row]) -> list[Cell]:
+    """Every row with each of its seeds; the first seeds of every row first, and parents before their children."""
+    found: list[Cell] = []
+    for seed in range(max(row.seeds for row in planned)):
+        for row in planned:
+            if seed < row.seeds:
+                plain = make(seed)
+                found.append(
+                    Cell(
+                        benchmark=benchmark,
+                        method=row.name,
+                        seed=seed,
+                        stages=row.stages,
+                        experiment=row.change(plain),
+                        plain=plain,
+                        parent=None if row.parent is None else f"{benchmark}/{row.parent}/seed_{seed}",
+                    )
+                )
+    return found
+
+
+def plan(benchmark: str) -> list[Cell]:
+    """The cells of a named benchmark.
+
+    Raises:
+        UnknownNameError: there is none of this name; the nearest is in the message.
+    """
+    if benchmark not in BENCHMARKS:
+        raise UnknownNameError("benchmark", benchmark, BENCHMARKS)
+
+    def make(seed: int) -> Experiment:
+        return recipe(benchmark, seed)
+
+    return cells(benchmark, make, rows(make))
+
+
+def chosen(planned: Sequence[Cell], pattern: str) -> list[Cell]:
+    """Cells whose id, or a part of it between slashes, matches a shell pattern.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    found = [c for c in planned if any(fnmatchcase(name, pattern) for name in (c.id, *c.id.split("/")))]
+    if not found:
+        raise UnknownNameError("cell", pattern, [cell.id for cell in planned])
+    return found

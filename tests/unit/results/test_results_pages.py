@@ -1,0 +1,176 @@
+"""The committed tables are those of the committed run files; what was not run is shown as missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import made_up
+import pytest
+
+from lwd.errors import ConfigError, UnknownNameError
+from lwd.evaluate.table import between
+from lwd.results.board import ABLATIONS, Board, boards, label
+from lwd.results.claims import claims
+from lwd.results.figures import pictures, write_figures
+from lwd.results.pages import PAGE, README, SUMMARY, pages, write_pages
+
+ROOT = Path(__file__).resolve().parents[3]
+ALL, HALF, NONE = ({"near": [a] * 8, "far": [b] * 8} for a, b in ((1, 1), (1, 0), (0, 0)))
+
+
+def board(*runs):
+    wanted = {row.name: 3 for row in _rows()}
+    return Board("scene_evidence", wanted, list(runs))
+
+
+def _rows():
+    from functools import partial
+
+    from lwd.recipes import recipe
+    from lwd.results.plan import rows
+
+    return rows(partial(recipe, "scene_evidence"))
+
+
+# ---- what is committed -----------------------------------------------------------------------------------------------
+
+
+def test_committed_tables_are_those_of_the_committed_run_files():
+    for path, text in pages(boards(ROOT), (ROOT / README).read_text(encoding="utf-8")).items():
+        assert (ROOT / path).exists(), f"{path} is missing: run `make table`"
+        assert (ROOT / path).read_text(encoding="utf-8") == text, (
+            f"{path} is not up to date: run `make table`"
+        )
+
+
+def test_figures_of_the_committed_run_files_are_there():
+    for one in boards(ROOT):
+        for picture in pictures(one):
+            assert (ROOT / picture.path(one.benchmark)).exists(), "run `lwd results figures`"
+
+
+# ---- made-up runs ----------------------------------------------------------------------------------------------------
+
+
+def test_summary_and_tables_hold_what_the_runs_say(tmp_path):
+    root = made_up.write(
+        tmp_path, [made_up.run("sft", s, HALF) for s in (0, 1)] + [made_up.run("lwd_online", 0, ALL)]
+    )
+    assert set(write_pages(root)) == {SUMMARY, PAGE, README}
+    assert write_pages(root) == [], "written again, nothing changes"
+    found = json.loads((root / SUMMARY).read_text())["scene_evidence"]
+    assert set(found) == {"sft", "lwd_online"}, "no row is invented"
+    sft = found["sft"]
+    assert (sft["average"]["success"], sft["short"]["success"], sft["long"]["success"]) == (0.5, 1.0, 0.0)
+    assert sft["average"]["low"] <= 0.5 <= sft["average"]["high"]
+    assert (sft["seeds"], sft["cycle_time_s"], sft["robot_hours"], sft["operator_minutes"]) == (
+        2,
+        15.0,
+        0.0,
+        0.0,
+    )
+    assert found["lwd_online"]["robot_hours"] == 5.5
+    for path in (README, PAGE):
+        text = (root / path).read_text()
+        assert re.search(r"^\| SFT \| 2 of 5 \| 0\.50 \(0\.50 to 0\.50\) \|", text, re.MULTILINE), path
+        assert re.search(r"^\| RECAP online \| 0 of 3 \|( - \|)+$", text, re.MULTILINE), path
+    page = (root / PAGE).read_text()
+    assert "| LWD online - SFT | 1 | +0.50 (+0.50 to +0.50) |" in page
+    assert re.search(
+        r"^\| `sft` \|.*--only '\*/sft/\*'` \| `0123456789ab` \| Test CPU, 1 core \|", page, re.MULTILINE
+    )
+    assert (root / README).read_text().startswith("a\n")
+    assert (root / README).read_text().endswith("b\n")
+
+
+def test_without_runs_the_pages_say_so(tmp_path):
+    root = made_up.write(tmp_path, [])
+    write_pages(root)
+    assert json.loads((root / SUMMARY).read_text()) == {"scene_evidence": {}}
+    assert "No run is committed yet." in (root / PAGE).read_text()
+    assert "| yes |" not in (root / PAGE).read_text()
+
+
+def test_a_run_file_of_an_unknown_row_is_refused():
+    with pytest.raises(UnknownNameError, match="Did you mean 'lwd_online'"):
+        board(made_up.run("lwd_onlin"))
+
+
+def test_a_readme_without_markers_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"README\.md: expected one <!-- table:results -->"):
+        between("text", "results", "new", "README.md")
+    with pytest.raises(ConfigError, match="Run this in the root of a checkout"):
+        write_pages(tmp_path)
+
+
+def test_every_ablation_row_is_planned_and_every_planned_row_is_shown():
+    planned = {row.name for row in _rows()}
+    shown = {row for ablation in ABLATIONS for _, row in ablation.rows}
+    assert shown <= planned
+    assert {row for row in planned if label(row) == row} <= shown
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+
+
+def words(found):
+    return {claim.text: claim.holds for claim in claims(found)}
+
+
+def test_nothing_is_claimed_without_runs():
+    assert set(words(board()).values()) == {"not measured"}
+    assert all(not claim.measured for claim in claims(board()))
+
+
+def test_claims_that_hold_and_claims_that_do_not():
+    found = words(
+        board(
+            made_up.run("sft", 0, HALF),
+            made_up.run("lwd_online", 0, ALL),
+            made_up.run("hg_dagger_online", 0, HALF),
+            made_up.run("rft_online", 0, ALL),
+            made_up.run("lwd_offline", 0, HALF),
+            made_up.run("rft_offline", 0, NONE),
+            made_up.run("recap_offline", 0, HALF),
+            made_up.run("awac_offline", 0, ALL),
+        )
+    )
+    holds = {text: word for text, word in found.items() if word != "not measured"}
+    assert holds == {
+        "LWD online succeeds in at least 0.95 of the episodes, mean over all tasks": "yes",
+        "LWD online succeeds in at least 0.90 of the episodes, mean over long tasks": "yes",
+        "LWD online succeeds at least 0.15 more often than SFT, mean over all tasks": "yes",
+        "LWD online succeeds at least 0.23 more often than SFT, mean over long tasks": "yes",
+        "LWD online is above HG-DAgger online, and their intervals (all tasks) do not overlap": "yes",
+        "LWD online is above RFT online, and their intervals (all tasks) do not overlap": "no",
+        "LWD offline succeeds more often than RFT offline, mean over all tasks": "yes",
+        "LWD offline succeeds more often than RECAP offline, mean over all tasks": "not settled",
+        "LWD offline succeeds more often than AWAC offline, mean over all tasks": "no",
+        "LWD online takes less time than SFT on long tasks (mean seconds, failures included)": "yes",
+    }
+
+
+def test_targets_that_are_missed_are_said_to_be_missed():
+    found = claims(board(made_up.run("sft", 0, HALF), made_up.run("lwd_online", 0, HALF)))
+    assert [claim.holds for claim in found[:4]] == ["no"] * 4
+    assert found[0].measured == "0.50 (0.50 to 0.50); by the paper's score 0.75 (0.75 to 0.75)"
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_drawn_from_what_is_there(tmp_path):
+    assert pictures(board()) == []
+    assert [p.name for p in pictures(board(made_up.run("sft", 0)))] == ["figure_5"]
+    runs = [
+        made_up.rich(row, s, 0.7, episodes=4) for row in ("sft", "lwd_offline", "lwd_online") for s in (0, 1)
+    ]
+    written = write_figures(made_up.write(tmp_path, runs))
+    names = ["figure_5", "figure_5_fleet", "figure_6", "figure_8", "figure_9"]
+    assert [path.stem.removeprefix("scene_evidence_") for path in written] == names
+    for path in written:
+        text = path.read_text()
+        assert text.rstrip().endswith("</svg>")
+        assert "#0a0b" not in text, "no stand-in colour is left"

@@ -1,0 +1,162 @@
+"""The plan: every row has its seeds, and finds what it goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import toy_fleet
+import toy_plan
+
+from lwd.episode import Outcome
+from lwd.errors import ConfigError, UnknownNameError
+from lwd.recipes import ablations, recipe
+from lwd.recipes.methods import METHODS
+from lwd.results.plan import chosen, plan, rows
+from lwd.results.settings import agree, differences, settings
+
+EVIDENCE = partial(recipe, "scene_evidence")
+X = toy_fleet.experiment()
+
+
+def by_name(found):
+    return {row.name: row for row in found}
+
+
+# ---- rows and cells --------------------------------------------------------------------------------------------------
+
+
+def test_every_method_and_ablation_has_rows():
+    names = set(by_name(rows(EVIDENCE)))
+    assert {"sft", "lwd_offline", "lwd_online"} <= names
+    assert {f"{name}_online" for name in METHODS} <= names
+    assert set(ablations.OFFLINE_ABLATIONS) | set(ablations.ONLINE_ABLATIONS) <= names
+
+
+def test_five_seeds_for_sft_and_lwd_three_for_the_rest():
+    for name, row in by_name(rows(EVIDENCE)).items():
+        assert row.seeds == (5 if name in ("sft", "lwd_offline", "lwd_online") else 3), name
+
+
+def test_a_method_that_learns_nothing_offline_goes_on_from_sft():
+    found = by_name(rows(EVIDENCE))
+    assert "hg_dagger_offline" not in found
+    assert (found["hg_dagger_online"].parent, found["hg_dagger_online"].stages) == (
+        "sft",
+        ("offline", "online"),
+    )
+    assert (found["lwd_online"].parent, found["lwd_online"].stages) == ("lwd_offline", ("online",))
+
+
+def test_cells_come_seed_by_seed_with_parents_first():
+    planned = plan("scene_evidence")
+    ids = [cell.id for cell in planned]
+    assert len(ids) == len(set(ids)) == sum(row.seeds for row in rows(EVIDENCE))
+    for index, cell in enumerate(planned):
+        assert cell.parent is None or cell.parent in ids[:index]
+    assert [cell.seed for cell in planned] == sorted(cell.seed for cell in planned)
+    assert all(cell.experiment.seed == cell.seed for cell in planned)
+
+
+def test_the_protocol_is_the_same_for_all_methods():
+    for cell in plan("scene_evidence"):
+        x, plain = cell.experiment, cell.plain
+        assert (x.collect, x.clone, x.evaluate, x.fleet.deployed) == (
+            plain.collect,
+            plain.clone,
+            plain.evaluate,
+            plain.fleet.deployed,
+        ), cell.id
+        if not cell.method.startswith("fleet_"):
+            assert x.online.control_steps == plain.online.control_steps, cell.id
+
+
+def test_a_pattern_may_name_a_whole_id_or_a_part():
+    planned = toy_plan.plan()
+    assert [c.id for c in chosen(planned, "toy/lwd_o*/seed_0")] == [
+        "toy/lwd_offline/seed_0",
+        "toy/lwd_online/seed_0",
+    ]
+    assert {c.seed for c in chosen(planned, "seed_1")} == {1}
+    with pytest.raises(UnknownNameError, match="unknown cell"):
+        chosen(planned, "toy/lwd_onlin/*")
+    with pytest.raises(UnknownNameError, match="Did you mean 'scene_evidence'"):
+        plan("scene_evidense")
+
+
+# ---- ablations -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        (
+            "constant_tau",
+            {"offline.learner.divl.tau_base": "0.52 (0.6)", "offline.learner.divl.alpha": "0.0 (0.3)"},
+        ),
+        ("n_step_1", {"offline.mixture.offline.n_long": "1 (10)"}),
+        ("reference_paths", {"offline.learner.qam.paths_from": "'reference' ('policy')"}),
+        ("flow_steps_5", {"offline.learner.qam.flow_steps": "5 (10)", "model.flow_steps": "5 (10)"}),
+        ("no_interventions", {"online.takeover": "None (TakeoverRule)"}),
+        ("publish_10", {"online.publish_every_learner_steps": "10 (50)"}),
+    ],
+)
+def test_an_ablation_changes_one_thing(name, changed):
+    change = {**ablations.OFFLINE_ABLATIONS, **ablations.ONLINE_ABLATIONS}[name]
+    found = differences(EVIDENCE(0), change(EVIDENCE(0)))
+    inner = {path for path in found if path.startswith("online.takeover.")}
+    assert {path: value for path, value in found.items() if path not in inner} == changed
+
+
+def test_a_smaller_fleet_has_the_same_wall_clock():
+    x = EVIDENCE(0)
+    small = ablations.fleet_of(x, 4)
+    assert small.fleet.robots == 4
+    assert small.online.control_steps / 4 == x.online.control_steps / 16
+    steps = [o.control_steps * o.rate.learner_steps_per_control_step for o in (x.online, small.online)]
+    assert steps[0] == pytest.approx(steps[1])
+
+
+def test_without_failures_the_warm_up_has_none_either():
+    x = replace(
+        EVIDENCE(0), offline=replace(EVIDENCE(0).offline, warm_up_mixture=EVIDENCE(0).offline.mixture)
+    )
+    changed = ablations.without_failures(x).offline
+    assert changed.warm_up_mixture is not None
+    for mixture in (changed.mixture, changed.warm_up_mixture):
+        assert mixture.offline.outcomes == (Outcome.SUCCESS,)
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_agrees_with_its_own_settings_whatever_the_seed_and_the_later_stages():
+    written = settings(X, "offline")
+    assert agree(written, X, "offline")
+    assert agree(written, replace(X, seed=3, name="other"), "offline")
+    assert agree(written, replace(X, online=replace(X.online, control_steps=5)), "offline")
+    assert not agree(written, replace(X, gamma=0.5), "offline")
+    assert not agree(settings(X, "online"), replace(X, online=replace(X.online, control_steps=5)), "online")
+
+
+def test_an_option_that_is_new_agrees_at_its_default_only():
+    written = settings(X, "online")
+    older = {path: value for path, value in written.items() if path != "online.takeover.max_takeovers"}
+    assert agree(older, X, "online")
+    rule = replace(X.online.takeover, max_takeovers=7)
+    assert not agree(older, replace(X, online=replace(X.online, takeover=rule)), "online")
+    assert not agree({**written, "offline.gone": "1"}, X, "online")
+
+
+def test_differences_name_another_class_once():
+    found = differences(X, METHODS["awac"](X))
+    assert found["offline.learner"] == "Awac (Lwd)"
+    assert not any(path.startswith("offline.learner.") for path in found)
+    assert differences(X, X) == {}
+
+
+def test_settings_that_say_nothing_are_refused():
+    nameless = replace(X.fleet.deployed, tier="<function at 0x7f>:f")
+    with pytest.raises(ConfigError, match="settings must be plain values"):
+        settings(replace(X, fleet=replace(X.fleet, deployed=nameless, demonstrated=nameless)), "sft")
