@@ -248,6 +248,25 @@ class LogVerify(Read):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogMigrate:
+    """Bring a catalogue of an older version up to this program's. A SQLite file is copied first.
+
+    Attributes:
+        catalogue: path or URL of the catalogue, for example runs/demo/catalogue.db.
+    """
+
+    catalogue: str
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.log.migrations import migrate
+
+        done = migrate(self.catalogue)
+        copy = f"; the copy from before is {done.backup}" if done.backup else ""
+        print(f"schema version {done.before} -> {done.after}{copy}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SnapshotLs(Read):
     """List published policies, newest last.
 
@@ -396,6 +415,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "log ls": LogLs,
     "log show": LogShow,
     "log verify": LogVerify,
+    "log migrate": LogMigrate,
     "snapshot ls": SnapshotLs,
     "results run": ResultsRun,
     "results status": ResultsStatus,

@@ -11,6 +11,7 @@ from log_cases import make_episode, open_fleet
 from lwd import cli
 from lwd.episode import Source
 from lwd.fleet.folder import RunFolder, open_services
+from lwd.log.tables import CATALOGUE_VERSION
 from lwd.log.verify import VerifyReport
 
 OPTIONS = {
@@ -24,6 +25,7 @@ OPTIONS = {
     "log ls": ["--out", "--json", "--task", "--source", "--limit", "--quarantine"],
     "log show": ["--out", "--json", "EPISODE-ID"],
     "log verify": ["--out", "--json"],
+    "log migrate": ["--catalogue"],
     "snapshot ls": ["--out", "--json", "--limit"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
     "results status": ["--benchmark", "--only", "--out", "--results", "--json"],
@@ -165,6 +167,12 @@ def test_log_verify_exits_with_1_where_an_episode_is_damaged(lwd, run_folder):
     assert code == 1
     problem = json.loads(out)["problems"][0]
     assert (problem["episode_id"], problem["reason"]) == (IDS[0], "hash")
+
+
+def test_log_migrate_says_what_it_did(lwd, run_folder):
+    code, out, _ = lwd("log", "migrate", "--catalogue", str(run_folder / "catalogue.db"))
+    assert code == 0
+    assert out == f"schema version {CATALOGUE_VERSION} -> {CATALOGUE_VERSION}\n"
 
 
 def test_snapshot_ls(lwd, run_folder):

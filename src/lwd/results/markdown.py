@@ -42,6 +42,8 @@ def readme_part(board: Board) -> str:
     """The methods in one table, and the claims."""
     done = sum(len(runs) for runs in board.runs.values())
     wanted = sum(board.wanted.values())
+    if not done:
+        return f"None of the {wanted} runs is in yet; [results](docs/reference/results.md) lists them.\n"
     table = _table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])
     return (
         f"{table}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "

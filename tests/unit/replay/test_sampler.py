@@ -282,8 +282,8 @@ def test_every_draw_lies_inside_its_episode(lengths: list[int], seed: int, step:
     empty = np.zeros((0, 1), np.float32)
     columns = Columns(empty, empty, np.zeros(0, np.uint8), np.zeros(0, np.uint16), {})
     view = View(
-        manifest=1, spec=SPEC, tasks=TASKS, gamma=0.9, takeover_fails=False, episodes=table, columns=columns, instructions=empty,
-        pictures=lambda camera, spans: spans,
+        manifest=1, spec=SPEC, tasks=TASKS, gamma=0.9, takeover_fails=False, episodes=table, columns=columns,
+        instructions=empty, pictures=lambda camera, spans: spans,
     )  # fmt: skip
     episode, start, _ = Sampler(view, offline_rl(), seed).indices(step, 2, 500)
     assert (start >= 0).all()
