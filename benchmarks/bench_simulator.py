@@ -9,6 +9,7 @@ from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
+from lwd.robot.sim.metaworld_tasks import EIGHT_TASKS
 from lwd.robot.sim.run import EpisodeReport, run
 
 ROBOTS, WORKERS, EPISODES = 16, 2, 96
@@ -16,8 +17,8 @@ ROBOTS, WORKERS, EPISODES = 16, 2, 96
 
 def main() -> dict[str, float]:
     results: dict[str, float] = {"robots": float(ROBOTS), "workers": float(WORKERS)}
-    for tier in ("scene", "metaworld"):
-        with SimFleet(FleetSpec(tier=tier), ROBOTS, WORKERS) as fleet:
+    for tier, tasks in (("scene", None), ("metaworld", EIGHT_TASKS)):
+        with SimFleet(FleetSpec(tier=tier, tasks=tasks), ROBOTS, WORKERS) as fleet:
             _steps(fleet, ROBOTS)  # models are compiled and loaded
             began = time.perf_counter()
             results[f"{tier}_control_steps_per_s"] = _steps(fleet, EPISODES) / (time.perf_counter() - began)
