@@ -21,7 +21,7 @@ from lwd.learner.optimizers import ema, make_optimizer, step
 from lwd.learner.stages import Update
 from lwd.learner.state import LearnerState, trained_policy
 from lwd.learner.update import update, update_critic
-from lwd.models.mlp import MlpConfig, MlpPolicy
+from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
 from lwd.transition import Transition
 
 
@@ -35,6 +35,11 @@ class RefitState(eqx.Module):
     def step(self) -> Int[Array, ""]:
         """Learner steps done."""
         return self.lwd.step
+
+    @property
+    def critic(self) -> MlpCritic:
+        """LWD's value and critic."""
+        return self.lwd.critic
 
 
 def exemplary_loss(

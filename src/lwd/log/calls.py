@@ -8,7 +8,6 @@ have been carried out, so handlers must bear being asked twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
@@ -177,8 +176,10 @@ class _Service:
             data = await loop.run_in_executor(
                 self._pool, answer, self._handler, message.subject, message.data
             )
-            with contextlib.suppress(Exception):  # the connection may be gone; the caller will ask again
+            try:
                 await message.respond(data)
+            except Exception as error:  # the connection may be gone; the caller will ask again
+                log.debug("answer_not_sent subject=%s cause=%r", message.subject, str(error))
         finally:
             self._waiting -= 1
 

@@ -467,13 +467,17 @@ def _has_place(url: str) -> bool:
 
 async def _discard(client: Client) -> None:
     """Close a client in bounded time, whatever state its connection is in."""
-    with contextlib.suppress(Exception):
+    try:
         await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+    except Exception as error:  # it is thrown away in any case
+        log.debug("nats_close_failed cause=%r", str(error))
     # A close that hung in sending leaves the socket open, and nats-py has no way to give up on one.
     writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
     if writer is not None:
-        with contextlib.suppress(Exception):
+        try:
             writer.transport.abort()
+        except Exception as error:
+            log.debug("nats_abort_failed cause=%r", str(error))
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> bool:

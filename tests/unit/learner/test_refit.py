@@ -1,0 +1,55 @@
+"""The option of a reference that goes on learning: who moves, from what, and what a later stage starts from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lwd.learner.clone import CloneConfig
+from lwd.learner.method import Lwd
+from lwd.learner.optimizers import OptimizerConfig
+from lwd.learner.refit import RefitLwd, exemplary_loss
+from lwd.models.arrays import to_arrays
+from lwd.models.mlp import MlpPolicy
+from tests.paper.paper_examples import IDENTITY, SIZES, random_batch
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, decay_steps=100, warmup_steps=1)
+SETTINGS = {"policy": OPTIMIZER, "critic": OPTIMIZER, "batch": 6, "policy_batch": 3}
+METHOD = RefitLwd(reference=CloneConfig(policy=OPTIMIZER, policy_ema_rate=0.5), **SETTINGS)
+REFERENCE = MlpPolicy.init(jax.random.key(0), SIZES, IDENTITY)
+KEY = jax.random.key(1)
+
+
+def same(one, other):
+    a, b = to_arrays(one), to_arrays(other)
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_only_exemplary_chunks_teach_the_reference():
+    batch = random_batch(3, 6)
+    none = batch._replace(exemplary=jnp.zeros(6, bool))
+    loss, share = exemplary_loss(REFERENCE, none, KEY)
+    assert (float(loss), float(share)) == (0.0, 0.0)
+    chosen = batch._replace(exemplary=jnp.arange(6) < 2)
+    spoiled = chosen._replace(chunk=chosen.chunk.at[2:].set(0.9))
+    one, share = exemplary_loss(REFERENCE, chosen, KEY)
+    other, _ = exemplary_loss(REFERENCE, spoiled, KEY)
+    assert float(one) == float(other) > 0.0
+    assert float(share) == np.float32(2 / 6)
+
+
+def test_the_update_moves_reference_and_policy_and_leaves_the_given_reference_alone():
+    state = METHOD.start(REFERENCE, SIZES, KEY)
+    before = to_arrays(REFERENCE)
+    after, metrics = METHOD.update(REFERENCE)(state, random_batch(4, 6), KEY)
+    assert not same(after.reference.acting_policy, REFERENCE)
+    assert not same(after.lwd.policy, state.lwd.policy)
+    assert all(np.array_equal(before[name], value) for name, value in to_arrays(REFERENCE).items())
+    assert int(after.step) == int(after.reference.step) == 1
+    assert {"reference/flow_matching_loss", "policy/path_kl", "critic/loss"} <= set(metrics)
+
+
+def test_it_goes_on_from_plain_lwd_and_has_lwds_critic():
+    plain = Lwd(**SETTINGS).start(REFERENCE, SIZES, KEY)
+    state = METHOD.continued(REFERENCE, plain)
+    assert same(state.reference.acting_policy, REFERENCE)
+    assert same(state.critic, plain.critic)  # what the report's value traces read
