@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -73,13 +74,25 @@ def clone_loss(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> Float
     return jnp.mean(clone_losses(policy, batch, key))
 
 
-def clone_update(
-    config: CloneConfig, state: CloneState, batch: Transition, key: PRNGKeyArray
+def clone_step(
+    config: CloneConfig, state: CloneState, loss: Callable[[MlpPolicy], tuple[Float[Array, ""], Metrics]]
 ) -> tuple[CloneState, Metrics]:
-    """One step of flow matching on demonstrations."""
-    loss, gradients = eqx.filter_value_and_grad(clone_loss)(state.policy, batch, key)
+    """One step of the policy on this loss; its averaged copy follows."""
+    (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.policy)
     policy, policy_opt = step(
         make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
     )
     acting_policy = ema(state.acting_policy, policy, config.policy_ema_rate)
-    return CloneState(state.step + 1, policy, policy_opt, acting_policy), {"policy/flow_matching_loss": loss}
+    return CloneState(state.step + 1, policy, policy_opt, acting_policy), metrics
+
+
+def clone_update(
+    config: CloneConfig, state: CloneState, batch: Transition, key: PRNGKeyArray
+) -> tuple[CloneState, Metrics]:
+    """One step of flow matching on demonstrations."""
+
+    def loss(policy: MlpPolicy) -> tuple[Float[Array, ""], Metrics]:
+        value = clone_loss(policy, batch, key)
+        return value, {"policy/flow_matching_loss": value}
+
+    return clone_step(config, state, loss)

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lwd.learner.clone import CloneConfig, CloneState, clone_losses, init_clone
+from lwd.learner.clone import CloneConfig, CloneState, clone_losses, clone_step, init_clone
 from lwd.learner.divl import Metrics
 from lwd.learner.method import Acting, Lwd
-from lwd.learner.optimizers import ema, make_optimizer, step
 from lwd.learner.stages import Update
-from lwd.learner.state import LearnerState, trained_policy
+from lwd.learner.state import LearnerState
 from lwd.learner.update import update, update_critic
 from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
 from lwd.transition import Transition
@@ -55,15 +54,12 @@ def fit_reference(
     config: CloneConfig, state: CloneState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[CloneState, Metrics]:
     """One step of the reference on the exemplary part of the batch; its averaged copy follows."""
-    (loss, share), gradients = eqx.filter_value_and_grad(exemplary_loss, has_aux=True)(
-        state.policy, batch, key
-    )
-    policy, policy_opt = step(
-        make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
-    )
-    acting = ema(state.acting_policy, policy, config.policy_ema_rate)
-    metrics = {"reference/flow_matching_loss": loss, "reference/exemplary_share": share}
-    return CloneState(state.step + 1, policy, policy_opt, acting), metrics
+
+    def loss(policy: MlpPolicy) -> tuple[Float[Array, ""], Metrics]:
+        value, share = exemplary_loss(policy, batch, key)
+        return value, {"reference/flow_matching_loss": value, "reference/exemplary_share": share}
+
+    return clone_step(config, state, loss)
 
 
 @dataclass(frozen=True, kw_only=True)
