@@ -26,7 +26,7 @@ def scene_evidence_quick(seed: int = 0) -> Experiment:
         x,
         name="scene_evidence_quick",
         fleet=replace(x.fleet, robots=4),
-        collect=replace(x.collect, demos={"shaky": 1}, play=1, rollouts=1),
+        collect=replace(x.collect, demos={"leisurely": 1}, play=1, rollouts=1),
         model=replace(x.model, width=16, depth=2, instruction_dim=8),
         clone=replace(x.clone, steps=40, loop=LoopConfig(block_steps=20)),
         offline=replace(x.offline, critic_steps=10, steps=20, loop=LoopConfig(block_steps=10)),

@@ -29,30 +29,30 @@ from lwd.robot.sim.scene_conditions import DEMONSTRATED, DEPLOYED
 from lwd.robot.sim.scene_tasks import SCENE_TASKS
 from lwd.robot.sim.style import EXPERT, ExpertStyle
 
-SHAKY = ExpertStyle(noise=(0.2, 0.45))
-"""A demonstrator with an unsteady hand: a converged clone copies the unsteadiness, a learner from outcomes drops it."""
-PACE = 0.6
-"""The deployment's time limits, as a share of the tasks' own: 1.2 to 1.4 times what the expert needs on the long tasks."""
+LEISURELY = ExpertStyle(noise=(0.1, 0.25), speed=(0.4, 1.0), pause_probability=0.01, pause_steps=(5, 10))
+"""A demonstrator who takes time: some move slowly, all stop now and then. A clone copies the pace; outcomes tell that haste pays."""
+PACE = 0.85
+"""The deployment's time limits, as a share of the tasks' own: 1.7 to 2 times what the expert needs on the long tasks."""
 PATIENCE = 2
 """Demonstrations may take this many times the tasks' own limits: people take their time, a deployment does not."""
 
 
 def scene(seed: int = 0) -> Experiment:
-    """The demo: eight tasks of ogbench's scene, sixteen robots, about fifteen minutes on two cores."""
-    styles = {"expert": EXPERT, "shaky": SHAKY}
+    """The demo: eight tasks of ogbench's scene, sixteen robots, under twenty minutes on two cores."""
+    styles = {"expert": EXPERT, "leisurely": LEISURELY}
     limits = {name: task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
     pace = {name: round(PACE * limit) for name, limit in limits.items()}
     patience = {name: PATIENCE * limit for name, limit in limits.items()}
-    policy = OptimizerConfig(learning_rate=3e-4, decay_steps=4_000, final_share=0.1)
-    critic = OptimizerConfig(learning_rate=5e-4, decay_steps=14_000, final_share=0.2)
+    policy = OptimizerConfig(learning_rate=3e-4, decay_steps=8_000, final_share=0.1)
+    critic = OptimizerConfig(learning_rate=5e-4, decay_steps=16_000, final_share=0.2)
     return Experiment(
         name="scene",
         fleet=FleetConfig(
             deployed=FleetSpec(conditions=DEPLOYED, styles=styles, time_limits=pace),
             demonstrated=FleetSpec(conditions=DEMONSTRATED, styles=styles, time_limits=patience),
         ),
-        collect=CollectConfig(demos={"shaky": 72}, play=4, rollouts=40, rollout_noise=0.3),
-        model=ModelConfig(),
+        collect=CollectConfig(demos={"leisurely": 72}, play=4, rollouts=40, rollout_noise=0.3),
+        model=ModelConfig(flow_steps=5),
         clone=CloneStage(
             learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=30_000)),
             steps=30_000,
@@ -60,27 +60,33 @@ def scene(seed: int = 0) -> Experiment:
         ),
         offline=OfflineStage(
             learner=Lwd(
-                policy=policy, critic=critic, qam=QamConfig(temperature=0.03), batch=256, policy_batch=64
+                policy=policy,
+                critic=critic,
+                qam=QamConfig(temperature=0.03, flow_steps=5),
+                batch=256,
+                policy_batch=64,
             ),
-            critic_steps=10_000,
-            steps=14_000,
+            critic_steps=8_000,
+            steps=16_000,
             mixture=Mixture(offline=Pool(n_long=10, balance="tasks")),
         ),
         online=OnlineStage(
             learner=Lwd(
-                policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=6_500, final_share=0.1),
-                critic=OptimizerConfig(learning_rate=3e-4, decay_steps=6_500, final_share=0.2),
-                divl=DivlConfig(tau_base=0.9),
-                qam=QamConfig(temperature=0.015),
+                policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=13_000, final_share=0.1),
+                critic=OptimizerConfig(learning_rate=3e-4, decay_steps=13_000, final_share=0.2),
+                divl=DivlConfig(tau_base=0.6),
+                qam=QamConfig(temperature=0.03, flow_steps=5),
                 batch=256,
                 policy_batch=64,
             ),
             control_steps=130_000,
-            rate=RateLimit(learner_steps_per_control_step=0.05, actor_slack_steps=400),
+            rate=RateLimit(
+                learner_steps_per_control_step=0.1, learner_slack_steps=200, actor_slack_steps=800
+            ),
             takeover=TakeoverRule(stall_steps=60, max_steps=100),
             mixture=Mixture(
-                offline=Pool(balance="tasks"),
-                online=Pool(sources=(Source.ONLINE,), balance="tasks"),
+                offline=Pool(balance="tasks", n_long=10),
+                online=Pool(sources=(Source.ONLINE,), balance="tasks", n_long=10),
                 online_share=0.5,
             ),
         ),
@@ -96,7 +102,7 @@ def quick(seed: int = 0) -> Experiment:
     return replace(
         x,
         name="scene_quick",
-        collect=replace(x.collect, demos={"shaky": 2}, play=1, rollouts=1),
+        collect=replace(x.collect, demos={"leisurely": 2}, play=1, rollouts=1),
         clone=replace(x.clone, steps=500, loop=LoopConfig(block_steps=100)),
         offline=replace(x.offline, critic_steps=100, steps=200, loop=LoopConfig(block_steps=50)),
         online=replace(x.online, control_steps=4_000),
