@@ -1,0 +1,64 @@
+"""The command line: nouns, then verbs; `--json` on everything that only reads."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from lwd.cli import evidence, fleet, log, stages
+from lwd.errors import LwdError
+
+COMMANDS: Mapping[str, type[Any]] = {
+    "demo": stages.Demo,
+    "collect": stages.Collect,
+    "train sft": stages.TrainSft,
+    "train offline": stages.TrainOffline,
+    "fleet up": fleet.FleetUp,
+    "evaluate": stages.Evaluate,
+    "report": stages.Report,
+    "log ls": log.LogLs,
+    "log show": log.LogShow,
+    "log verify": log.LogVerify,
+    "log migrate": log.LogMigrate,
+    "snapshot ls": log.SnapshotLs,
+    "results run": evidence.ResultsRun,
+    "results status": evidence.ResultsStatus,
+    "results table": evidence.ResultsTable,
+    "results figures": evidence.ResultsFigures,
+    "show": stages.Show,
+}
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command that these arguments name, ready to run; prints help and exits where they name none."""
+    commands, program, rest = COMMANDS, "lwd", list(arguments)
+    group = rest[0] if rest else ""
+    if any(name.startswith(f"{group} ") for name in COMMANDS):
+        commands = {name.split()[1]: made for name, made in COMMANDS.items() if name.startswith(f"{group} ")}
+        program, rest = f"lwd {group}", rest[1:]
+    return tyro.extras.subcommand_cli_from_dict(
+        dict(commands),
+        prog=program,
+        description="Robots that learn while they are deployed. Every command works on a run folder, --out.",
+        args=rest,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def main() -> None:
+    """Entry point of `lwd`."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    try:
+        parse(sys.argv[1:]).run()
+    except LwdError as error:
+        print(f"lwd: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("lwd: stopped; run the same command again to go on.", file=sys.stderr)
+        raise SystemExit(130) from None

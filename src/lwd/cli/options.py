@@ -1,0 +1,95 @@
+"""What commands share: options, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lwd.errors import ConfigError
+
+RUN = Path("runs/demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Which experiment, and where it keeps its files.
+
+    Attributes:
+        recipe: name of the experiment (`lwd show` lists them).
+        seed: of everything random.
+        out: run folder.
+    """
+
+    recipe: str = "scene"
+    seed: int = 0
+    out: Path = RUN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Options of the commands that only read.
+
+    Attributes:
+        out: run folder.
+        json: print JSON instead of a table.
+    """
+
+    out: Path = RUN
+    json: bool = False
+
+
+def experiment(options: RunOptions) -> Any:
+    """The recipe that the options name."""
+    from lwd.recipes import recipe
+
+    return recipe(options.recipe, options.seed)
+
+
+def folder(path: Path) -> Any:
+    """A run folder, absolute."""
+    from lwd.fleet.folder import RunFolder
+
+    return RunFolder(path.absolute())
+
+
+def existing(path: Path) -> Any:
+    """A run folder that is there; ConfigError otherwise."""
+    if not (path / "catalogue.db").exists():
+        raise ConfigError(f"{path} is no run folder: it has no catalogue.db. Name one with --out.")
+    return folder(path)
+
+
+def command() -> str:
+    """What the user typed."""
+    return " ".join(["lwd", *sys.argv[1:]])
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
+    """Print rows as a table, or all of them as JSON."""
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+    Console().print(table)
+
+
+def print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Print names and values, one per line, or as JSON."""
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        print(f"{name:<20} {value}")

@@ -1,0 +1,128 @@
+"""Commands of the loop, stage by stage: collect, train, evaluate, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.pretty import pretty_repr
+
+from lwd.cli.options import RUN, RunOptions, command, experiment, folder, print_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(RunOptions):
+    """The whole loop: collect, SFT, LWD offline, LWD online, evaluations, report. Goes on where a cut run stopped."""
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.evaluate.report import write_report
+        from lwd.fleet.demo import Demo as Phases
+
+        console = Console()
+        Phases(experiment(self), folder(self.out), console, command()).run()
+        report = write_report(self.out)
+        console.print(f"\nreport: {report}\nsummary: {self.out / 'summary.json'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(RunOptions):
+    """Make offline data: demonstrations and play first, rollouts once the SFT policy exists.
+
+    Attributes:
+        sources: which sources to make now.
+    """
+
+    sources: tuple[Literal["demo", "play", "rollout"], ...] = ("demo", "play")
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.episode import Source
+        from lwd.fleet.collect import collect
+        from lwd.fleet.dataset import print_dataset, write_dataset
+        from lwd.fleet.folder import open_services
+
+        console, chosen = Console(), experiment(self)
+        with open_services(folder(self.out)) as services:
+            collect(chosen, services, [Source(name) for name in self.sources], console)
+            print_dataset(console, write_dataset(chosen, services))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSft(RunOptions):
+    """Clone the demonstrations: the SFT policy, which is the reference of everything after it. Resumes."""
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.folder import open_services
+        from lwd.fleet.offline import train_sft
+
+        with open_services(folder(self.out)) as services:
+            snapshot = train_sft(experiment(self), services, Console())
+        print(f"published snapshot {snapshot.number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOffline(RunOptions):
+    """Offline RL (DIVL and QAM) from the SFT policy on everything collected. Resumes."""
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.folder import open_services
+        from lwd.fleet.offline import train_offline
+
+        with open_services(folder(self.out)) as services:
+            snapshot = train_offline(experiment(self), services, Console())
+        print(f"published snapshot {snapshot.number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(RunOptions):
+    """Evaluate the newest policy of a stage on held-out starts.
+
+    Attributes:
+        stage: whose newest snapshot.
+        json: print the scores as JSON.
+    """
+
+    stage: tyro.conf.Positional[Literal["sft", "offline", "online"]]
+    json: bool = False
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.demo import run_evaluation
+        from lwd.fleet.folder import open_services
+
+        with open_services(folder(self.out)) as services:
+            scores = run_evaluation(experiment(self), services, self.stage, Console(stderr=self.json))
+        if self.json:
+            print_json(asdict(scores))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write report.html from what a run folder holds.
+
+    Attributes:
+        out: run folder.
+    """
+
+    out: Path = RUN
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.evaluate.report import write_report
+
+        print(write_report(self.out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(RunOptions):
+    """Print a recipe, whole."""
+
+    def run(self) -> None:
+        """Run it."""
+        Console().print(pretty_repr(experiment(self)))
