@@ -237,7 +237,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(lwd, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Show, "run", interrupted)
+    monkeypatch.setattr(cli.stages.Show, "run", interrupted)
     code, _, err = lwd("show")
     assert code == 130
     assert "run the same command again to go on" in err

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, log, stages
+from lwd.cli import evidence, fleet, log, services, stages
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -19,6 +19,15 @@ COMMANDS: Mapping[str, type[Any]] = {
     "train sft": stages.TrainSft,
     "train offline": stages.TrainOffline,
     "fleet up": fleet.FleetUp,
+    "fleet init": fleet.FleetInit,
+    "fleet invite": fleet.FleetInvite,
+    "fleet revoke": fleet.FleetRevoke,
+    "status": fleet.Status,
+    "doctor": fleet.Doctor,
+    "coordinator": services.CoordinatorCommand,
+    "learner": services.LearnerCommand,
+    "evaluator": services.EvaluatorCommand,
+    "robot join": services.RobotJoin,
     "evaluate": stages.Evaluate,
     "report": stages.Report,
     "log ls": log.LogLs,

@@ -1,21 +1,218 @@
-"""Commands of the fleet."""
+"""Commands that found a fleet, invite into it, run it and look at it."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
 from rich.console import Console
 
-from lwd.cli.options import RunOptions, experiment, folder
+from lwd.cli.options import RUN, Read, RunOptions, existing, experiment, folder, print_json
+from lwd.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetUp(RunOptions):
-    """Online RL: coordinator, learner and robots run at the same time until the experience is collected."""
+    """Online RL on this machine: coordinator, learner, robots.
+
+    By default without any server, until the recipe's experience is collected. With --broker or --bus every part is a
+    process of its own (`lwd coordinator`, `lwd learner`, `lwd evaluator`, `lwd robot join`), restarted when it dies, until
+    Ctrl-C. The stages before must have been run (`lwd collect`, `lwd train sft`, `lwd train offline`).
+
+    Attributes:
+        broker: found a fleet in the run folder if there is none, and run a nats-server for it at this address.
+        bus: instead: the fleet's broker runs elsewhere, and this folder holds the fleet (`lwd fleet init`).
+        catalogue, objects: URLs in place of the run folder's own.
+        robots: how many simulated robots; the recipe's number by default.
+        evaluator: whether to evaluate new snapshots meanwhile.
+        pace: of the simulated robots; 1 is the robot's control rate, 0 as fast as it goes.
+        metrics_port: Prometheus port of the coordinator; the learner's is the next, then the evaluator's. 0 for none.
+    """
+
+    broker: str | None = None
+    bus: bool = False
+    catalogue: str | None = None
+    objects: str | None = None
+    robots: int | None = None
+    evaluator: bool = False
+    pace: float = 0.0
+    metrics_port: int = 0
 
     def run(self) -> None:
         """Run it."""
-        from lwd.fleet.online import online
+        if self.broker is None and not self.bus:
+            from lwd.fleet.online import online
 
-        snapshot = online(experiment(self), folder(self.out), Console())
-        print(f"newest snapshot {snapshot.number} at learner step {snapshot.learner_step}")
+            snapshot = online(experiment(self), folder(self.out), Console())
+            print(f"newest snapshot {snapshot.number} at learner step {snapshot.learner_step}")
+            return
+        self._supervise()
+
+    def _supervise(self) -> None:
+        from lwd.fleet.local import LocalFleet
+        from lwd.fleet.service import ServiceContext
+        from lwd.fleet.supervisor import Supervisor
+
+        logging.getLogger("lwd").setLevel(logging.INFO)
+        fleet = LocalFleet(
+            recipe=self.recipe,
+            seed=self.seed,
+            out=self.out.absolute(),
+            broker=self.broker,
+            catalogue=self.catalogue,
+            objects=self.objects,
+            robots=self.robots,
+            evaluator=self.evaluator,
+            pace=self.pace,
+            metrics_port=self.metrics_port,
+        )
+        managed = fleet.prepare()
+        context = ServiceContext("fleet", "supervisor")
+        stop = threading.Event()
+        context.stop_sets(stop)
+        print(
+            f"{len(managed)} processes; logs in {fleet.logs}; `lwd status --out {self.out}` shows them; Ctrl-C stops all"
+        )
+        with context.signals():
+            Supervisor(managed, fleet.logs).run(stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetInit:
+    """Found a fleet: certificate authority, key of the snapshots, nats-server's configuration.
+
+    Attributes:
+        name: of the fleet.
+        server: address of the broker as robots will reach it, tls://host:port; several are allowed.
+        out: run folder; the secrets go into its folder `fleet`.
+    """
+
+    name: str
+    server: tuple[str, ...]
+    out: Path = RUN
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.deployment import FleetFolder, found_fleet
+
+        fleet = FleetFolder(folder(self.out))
+        found_fleet(fleet, self.name, self.server)
+        print(f"fleet {self.name} founded in {fleet.path}")
+        print(f"start its broker:  nats-server -c {fleet.broker}")
+        print(f"invite:            lwd fleet invite robot-00 --out {self.out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetInvite:
+    """Make a credential: one file that lets a robot or a service join.
+
+    Attributes:
+        name: of the robot or service, one in the fleet.
+        role: what it may do.
+        spec: kind of robot, as recipes name it ("scene", "metaworld").
+        file: where the credential goes; by default fleet/credentials/NAME.json in the run folder.
+        replace: revoke what this name holds and make a new one.
+        out: run folder with the fleet.
+        catalogue: URL of the catalogue, in place of the run folder's own.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    role: Literal["robot", "coordinator", "learner", "evaluator", "operator"] = "robot"
+    spec: str = "scene"
+    file: Path | None = None
+    replace: bool = False
+    out: Path = RUN
+    catalogue: str | None = None
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.deployment import FleetFolder, invite
+        from lwd.fleet.folder import RunFolder
+
+        fleet = FleetFolder(RunFolder(self.out.absolute(), self.catalogue))
+        _, path = invite(fleet, self.name, self.role, self.spec, self.file, replace=self.replace)
+        print(path)
+        if self.role == "robot":
+            print(f"copy it to the robot's computer and run there: lwd robot join {path.name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetRevoke:
+    """Take back what a name holds: the broker lets it in no more, the coordinator grants it nothing.
+
+    Attributes:
+        name: of the robot or service.
+        out: run folder with the fleet.
+        catalogue: URL of the catalogue, in place of the run folder's own.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    out: Path = RUN
+    catalogue: str | None = None
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.deployment import FleetFolder, revoke
+        from lwd.fleet.folder import RunFolder
+
+        count = revoke(FleetFolder(RunFolder(self.out.absolute(), self.catalogue)), self.name)
+        print(f"{count} credentials of {self.name} revoked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Read):
+    """How the fleet is: every process with its last word, what waits for what, latencies, counts.
+
+    Attributes:
+        catalogue: URL of the catalogue, in place of the run folder's own.
+    """
+
+    catalogue: str | None = None
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.status import fleet_status, print_status
+        from lwd.log.catalogue import Catalogue
+
+        where = existing(self.out).catalogue if self.catalogue is None else self.catalogue
+        with Catalogue(where) as catalogue:
+            found = fleet_status(catalogue)
+        if self.json:
+            print_json(found)
+        else:
+            print_status(Console(), found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Look for what keeps a fleet from working, and say what to do. Exit code 1 if something was found.
+
+    Attributes:
+        credential: this machine's credential file.
+        out: run folder: its catalogue, objects and disk are looked at too.
+        catalogue, objects: URLs in place of the run folder's own.
+    """
+
+    credential: Path | None = None
+    out: Path | None = None
+    catalogue: str | None = None
+    objects: str | None = None
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.doctor import examine, print_findings
+        from lwd.fleet.folder import RunFolder
+
+        if self.credential is None and self.out is None:
+            raise ConfigError(
+                "nothing to look at; give --credential FILE on a robot, --out FOLDER on a server, or both."
+            )
+        run = None if self.out is None else RunFolder(self.out.absolute(), self.catalogue, self.objects)
+        findings = examine(self.credential, run)
+        print_findings(Console(), findings)
+        if any(not finding.good for finding in findings):
+            raise SystemExit(1)

@@ -14,8 +14,8 @@ from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.collect import first_seed
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.policies import load_policy
-from lwd.fleet.process import ProcessContext
 from lwd.fleet.recording import FleetRecorder
+from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
 from lwd.robot.control import Assignment
 from lwd.robot.sim.fleet import SimFleet
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.1
 
 
-def run_actor(context: ProcessContext, experiment: Experiment, folder: RunFolder) -> None:
+def run_actor(context: Context, experiment: Experiment, folder: RunFolder) -> None:
     """Run episodes until the experience is collected or it is told to stop; then deliver everything and end."""
     with open_services(folder) as services:
         with FleetRecorder(services) as recorder:
@@ -40,7 +40,7 @@ def run_actor(context: ProcessContext, experiment: Experiment, folder: RunFolder
 class Actor:
     """Decides what every robot does next, and with which snapshot."""
 
-    def __init__(self, context: ProcessContext, experiment: Experiment, services: Services) -> None:
+    def __init__(self, context: Context, experiment: Experiment, services: Services) -> None:
         self._context, self._x, self._services = context, experiment, services
         self.driver: PolicyDriver = fleet_driver(experiment)
         self._episodes = Path(services.folder.path) / "episodes.jsonl"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from rich.console import Console
 
@@ -11,13 +14,18 @@ from lwd.config import Experiment
 from lwd.episode import Episode, Source
 from lwd.evaluate.scores import EvaluationRecord
 from lwd.fleet.acting import fleet_driver
+from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.policies import load_policy
 from lwd.fleet.progress import progress
-from lwd.fleet.services import Services, fleet_description
+from lwd.fleet.service import Context
+from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
 from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.run import EpisodeReport, run
+from lwd.spec import TaskSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,17 @@ def plan(experiment: Experiment, snapshot: int) -> list[Assignment]:
 
 
 def evaluate(
-    experiment: Experiment, services: Services, snapshot: int, console: Console, label: str
+    experiment: Experiment,
+    services: Services,
+    snapshot: int,
+    console: Console,
+    label: str,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Run the held-out episodes under one snapshot, without operator and without noise; nothing of it is learned from."""
+    """Run the held-out episodes under one snapshot, without operator and without noise; nothing of it is learned from.
+
+    Told to stop, it begins no further episode and returns what is there.
+    """
     policy, _ = load_policy(experiment, services, snapshot)
     driver = fleet_driver(experiment)
     driver.load(snapshot, policy)
@@ -60,7 +76,7 @@ def evaluate(
             wins += done.verdict.outcome == "success"
             bar.advance(note=f"{wins} succeed")
 
-        run(fleet, _from(waiting), driver.act_batch, recorder, report)
+        run(fleet, _from(waiting, should_stop), driver.act_batch, recorder, report)
     episodes = sorted(recorder.episodes, key=lambda e: (e.header.task, e.header.seed or 0))
     return Evaluation(snapshot, [record(episode) for episode in episodes], episodes)
 
@@ -78,5 +94,57 @@ def record(episode: Episode) -> EvaluationRecord:
     )
 
 
-def _from(waiting: list[Assignment]) -> Callable[[int], Assignment | None]:
-    return lambda robot: waiting.pop() if waiting else None
+def _from(waiting: list[Assignment], should_stop: Callable[[], bool]) -> Callable[[int], Assignment | None]:
+    return lambda robot: waiting.pop() if waiting and not should_stop() else None
+
+
+def run_evaluator(
+    context: Context, experiment: Experiment, folder: RunFolder, every_s: float = 600.0, episodes: int = 10
+) -> None:
+    """The evaluator process: evaluate the newest policy every `every_s` seconds until told to stop.
+
+    Appends one line per evaluation to `metrics/evaluator.jsonl`: snapshot, success over all, short and long tasks.
+
+    Args:
+        context: when to stop, and who is told.
+        experiment: robots, tasks and seeds.
+        folder: log and snapshots.
+        every_s: seconds between two beginnings.
+        episodes: per task.
+    """
+    x = replace(experiment, evaluate=replace(experiment.evaluate, episodes=episodes))
+    _, tasks = fleet_description(x)
+    done: int | None = None
+    with open_services(folder) as services, MetricsLog(folder.metrics("evaluator")) as metrics:
+        while not context.should_stop():
+            began, number = time.monotonic(), services.snapshots.newest()
+            if number is None or number == done:
+                context.say(waits_for="a new snapshot")
+            else:
+                context.say(waits_for=None, snapshot=number)
+                found = evaluate(
+                    x, services, number, Console(quiet=True), f"snapshot {number}", context.should_stop
+                )
+                if context.should_stop():
+                    return
+                done = number
+                numbers = {
+                    f"success/{name}": fmean(r.success for r in records)
+                    for name, records in _groups(found.records, tasks).items()
+                }
+                metrics.write(snapshot=number, episodes=len(found.records), time_s=time.time(), **numbers)
+                context.say(evaluated=number, **numbers)
+                event(log, "evaluated", snapshot=number, average=numbers["success/average"])
+            while not context.should_stop() and time.monotonic() - began < every_s:
+                time.sleep(min(0.2, every_s))
+
+
+def _groups(
+    records: Sequence[EvaluationRecord], tasks: Mapping[str, TaskSpec]
+) -> dict[str, list[EvaluationRecord]]:
+    groups = {"average": list(records)}
+    for horizon in ("short", "long"):
+        chosen = [record for record in records if tasks[record.task].horizon == horizon]
+        if chosen:
+            groups[horizon] = chosen
+    return groups

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from lwd.errors import ConfigError
 from lwd.log.bus import Bus, CatalogueBus
+from lwd.log.calls import Calls, LocalCalls
 from lwd.log.catalogue import Catalogue
 from lwd.log.objects import ObjectStore
-from lwd.snapshot.channel import CatalogueChannel
-from lwd.snapshot.keys import load_or_create_key
+from lwd.snapshot.channel import CatalogueChannel, SnapshotChannel
+from lwd.snapshot.keys import load_or_create_key, load_private_key
 from lwd.snapshot.store import SnapshotStore
+
+if TYPE_CHECKING:
+    from lwd.log.nats_link import NatsLink
 
 
 @dataclass(frozen=True)
@@ -22,11 +30,15 @@ class RunFolder:
     Attributes:
         path: the folder.
         catalogue_url, objects_url: in place of the embedded catalogue and object store.
+        bus_url: `nats://host:port` or `tls://host:port` in place of the embedded bus; several with commas.
+        credential: this process's, from `lwd fleet invite`; it names the bus itself.
     """
 
     path: Path
     catalogue_url: str | None = None
     objects_url: str | None = None
+    bus_url: str | None = field(default=None, kw_only=True)
+    credential: Path | None = field(default=None, kw_only=True)
 
     @property
     def catalogue(self) -> str:
@@ -37,6 +49,16 @@ class RunFolder:
     def objects(self) -> str:
         """URL of the object store."""
         return self.objects_url or str(self.path / "objects")
+
+    @property
+    def networked(self) -> bool:
+        """Whether messages go over a broker."""
+        return self.bus_url is not None or self.credential is not None
+
+    @property
+    def snapshot_key(self) -> Path:
+        """The private key that signs snapshots; only the learner's machine has it."""
+        return self.path / "keys" / "snapshot.pem"
 
     def metrics(self, name: str) -> Path:
         """The metrics file of a stage."""
@@ -49,24 +71,70 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Services:
-    """What processes share: the log and the snapshots."""
+    """What processes share: the log and the snapshots. `link` is the broker's, None in the embedded mode."""
 
     folder: RunFolder
     catalogue: Catalogue
     objects: ObjectStore
     bus: Bus
     snapshots: SnapshotStore
-    channel: CatalogueChannel
+    channel: SnapshotChannel
+    calls: Calls = field(default_factory=LocalCalls)
+    link: NatsLink | None = None
 
 
 @contextmanager
 def open_services(folder: RunFolder) -> Generator[Services]:
-    """Open catalogue, objects, bus and snapshots of a run; creates them where they do not exist."""
+    """Open catalogue, objects, bus and snapshots of a run; creates them where they do not exist.
+
+    Raises:
+        ConfigError: the credential cannot be used, or the bus has no address.
+        StoreError: the catalogue or the object store cannot be opened.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
-    with Catalogue(folder.catalogue) as catalogue:
+    with ExitStack() as stack:
+        catalogue = stack.enter_context(Catalogue(folder.catalogue))
         objects = ObjectStore(folder.objects)
-        key = load_or_create_key(folder.path / "keys" / "snapshot.pem")
-        snapshots = SnapshotStore(objects, catalogue, key)
-        yield Services(
-            folder, catalogue, objects, CatalogueBus(catalogue), snapshots, CatalogueChannel(snapshots)
+        if not folder.networked:
+            snapshots = SnapshotStore(objects, catalogue, load_or_create_key(folder.snapshot_key))
+            channel = CatalogueChannel(snapshots)
+            yield Services(folder, catalogue, objects, CatalogueBus(catalogue), snapshots, channel)
+            return
+        yield _networked(folder, catalogue, objects, stack)
+
+
+def _networked(folder: RunFolder, catalogue: Catalogue, objects: ObjectStore, stack: ExitStack) -> Services:
+    # Imported here: the embedded mode needs no broker's client.
+    from lwd.fleet.credential import load_credential
+    from lwd.log.calls import NatsCalls
+    from lwd.log.nats_bus import NatsBus
+    from lwd.log.nats_link import NatsLink
+    from lwd.snapshot.nats_channel import NatsChannel
+
+    credential = None if folder.credential is None else load_credential(folder.credential)
+    key: Ed25519PrivateKey | Ed25519PublicKey
+    if folder.snapshot_key.exists():
+        key = load_private_key(folder.snapshot_key)
+    elif credential is not None:
+        key = credential.snapshot_public_key()
+    else:
+        key = load_or_create_key(folder.snapshot_key)
+    public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+    if credential is not None:
+        link = stack.enter_context(credential.link())
+    else:
+        link = stack.enter_context(NatsLink(addresses(folder.bus_url)))
+    snapshots = SnapshotStore(objects, catalogue, key)
+    channel = NatsChannel(link, public)
+    stack.callback(channel.close)
+    return Services(folder, catalogue, objects, NatsBus(link), snapshots, channel, NatsCalls(link), link)
+
+
+def addresses(bus_url: str | None) -> list[str]:
+    """The broker's addresses; ConfigError without one."""
+    found = [url.strip() for url in (bus_url or "").split(",") if url.strip()]
+    if not found:
+        raise ConfigError(
+            "the bus has no address; give --bus nats://host:port, or a credential with --credential."
         )
+    return found

@@ -11,7 +11,7 @@ from lwd.episode import Source
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
 from lwd.fleet.policies import load_reference, publish
-from lwd.fleet.process import ProcessContext
+from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, open_replay, open_services
 from lwd.fleet.training import own, stage_key
 from lwd.learner.checkpoint import Checkpoints
@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 
 
-def run_learner(context: ProcessContext, experiment: Experiment, folder: RunFolder) -> None:
-    """Online RL until told to stop, then the last snapshot. Resumes from its newest checkpoint."""
+def run_learner(context: Context, experiment: Experiment, folder: RunFolder, catch_up: bool = True) -> None:
+    """Online RL until told to stop, then the last snapshot. Resumes from its newest checkpoint.
+
+    With `catch_up` it first learns what the rate limit still allows for what the fleet has delivered (an experiment's last
+    policy); without, it ends after the block at hand (a service that is restarted).
+    """
     with (
         open_services(folder) as services,
         open_replay(experiment, services, "learner") as (replay, reader),
@@ -36,7 +40,8 @@ def run_learner(context: ProcessContext, experiment: Experiment, folder: RunFold
     ):
         checkpoints = Checkpoints(folder.checkpoints("online"))
         try:
-            OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints).run()
+            learner = OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints)
+            learner.run(catch_up)
         finally:
             checkpoints.close()
 
@@ -53,7 +58,7 @@ class OnlineLearner:
 
     def __init__(
         self,
-        context: ProcessContext,
+        context: Context,
         experiment: Experiment,
         services: Services,
         replay: Replay,
@@ -72,12 +77,18 @@ class OnlineLearner:
         self._began = time.monotonic()
         self._waited_s = 0.0
         self._ahead: Drawn | None = None
+        self._sampleable = services.catalogue.newest_seq()
 
-    def run(self) -> None:
-        """Blocks of learner steps as fast as the rate limit allows; told to stop, it first catches up with the fleet."""
+    def run(self, catch_up: bool = True) -> None:
+        """Blocks of learner steps as fast as the rate limit allows; see `run_learner`."""
+        newest = self._services.snapshots.latest()
+        if newest is not None:  # a broker that lost its disk, or an announcement that died with its learner
+            self._services.channel.announce(newest)
         while True:
             # Asked before the manifest is read, so that none is missed.
             stopping = self._context.should_stop()
+            if stopping and not catch_up:
+                break
             drawn = self._ahead or self._draw()
             control_steps = self._control_steps(drawn.sampler)
             why = self._stage.rate.learner_waits_for(self._step, self._block, control_steps)
@@ -137,9 +148,20 @@ class OnlineLearner:
     def _draw(self, step: int | None = None) -> Drawn:
         """The batches of the block that begins at `step` (by default the present one), from the newest manifest."""
         self._reader.refresh()
+        self._note_sampleable()
         sampler = self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed)
         step = self._step if step is None else step
         return Drawn(sampler, sampler.draw(step, self._block, self._stage.learner.batch))
+
+    def _note_sampleable(self) -> None:
+        """How long after their end the episodes that just came in can be sampled."""
+        newest = self._replay.last_number
+        if newest > self._sampleable:
+            rows = self._services.catalogue.episodes(after_seq=self._sampleable, upto_seq=newest)
+            now = time.time()
+            late = [now - row.ended_at for row in rows if row.ended_at is not None]
+            self._context.telemetry.observe("episode_sampleable_seconds", late)
+            self._sampleable = newest
 
     def _control_steps(self, sampler: Sampler) -> int:
         """Control steps that the fleet has delivered up to the sampler's manifest."""

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lwd.errors import LwdError
+from lwd.fleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class ProcessContext:
     name: str
     stop: Any
     status: Connection
+    telemetry: Telemetry = field(default_factory=lambda: Telemetry({}))
 
     def stop_sets(self, event: threading.Event) -> None:
         """Set a thread's event when this process is told to stop."""

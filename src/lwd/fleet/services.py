@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from lwd.config import Experiment
+from lwd.errors import ConfigError
 from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.instruction import InstructionEncoder
 from lwd.log.coordinator import Coordinator
@@ -35,10 +36,23 @@ def encoder(experiment: Experiment) -> InstructionEncoder:
     return InstructionEncoder(dim=experiment.model.instruction_dim)
 
 
-def make_coordinator(experiment: Experiment, services: Services) -> Coordinator:
-    """The coordinator of this fleet."""
-    spec, tasks = fleet_description(experiment)
-    return Coordinator(services.catalogue, services.bus, services.objects, {spec.name: spec}, tasks)
+def make_coordinator(experiment: Experiment | Sequence[Experiment], services: Services) -> Coordinator:
+    """The coordinator of this fleet.
+
+    Raises:
+        ConfigError: two kinds of robots have different tasks of one name.
+    """
+    specs: dict[str, RobotSpec] = {}
+    tasks: dict[str, TaskSpec] = {}
+    for one in [experiment] if isinstance(experiment, Experiment) else experiment:
+        spec, found = fleet_description(one)
+        for name, task in found.items():
+            if tasks.setdefault(name, task) != task:
+                raise ConfigError(
+                    f"two kinds of robots have different tasks {name!r}; a fleet's tasks need names of their own."
+                )
+        specs[spec.name] = spec
+    return Coordinator(services.catalogue, services.bus, services.objects, specs, tasks)
 
 
 @contextmanager

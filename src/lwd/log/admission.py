@@ -136,6 +136,7 @@ def _catalogue_row(event: EpisodeEvent, episode: Episode, received_at: float) ->
         "size": event.size,
         "catalogued_at": time.time(),
         "received_at": received_at,
+        "ended_at": event.ended_at,
     }
 
 

@@ -27,6 +27,7 @@ class EpisodeRow:
         key, sha256, size: object key, hex digest and bytes of the episode file.
         started_at, catalogued_at: seconds since the epoch.
         received_at: when the bus had the event, seconds since the epoch; None in rows older than schema version 2.
+        ended_at: when the robot finished the file, by its own clock; None if it did not say.
     """
 
     seq: int
@@ -52,6 +53,7 @@ class EpisodeRow:
     size: int
     catalogued_at: float
     received_at: float | None = None
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,11 @@ class Catalogue:
         numbers that the database hands out inside (such as seq) become visible in their order.
         """
         return self._database.write()
+
+    def newest_seq(self) -> int:
+        """The newest episode's place in the catalogue's order, 0 before the first."""
+        with self.read() as connection:
+            return connection.execute(sa.select(sa.func.max(tables.episodes.c.seq))).scalar_one() or 0
 
     def episode(self, episode_id: str) -> EpisodeRow | None:
         """One catalogued episode, None if there is none of this id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,12 +20,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeEvent:
-    """An episode's delivery: whose it is and what its bytes must be (`size` in bytes, `sha256` in hex)."""
+    """An episode's delivery: whose it is and what its bytes must be (`size` in bytes, `sha256` in hex).
+
+    Attributes:
+        ended_at: when the robot finished the file, seconds since the epoch by its own clock; None if it does not say.
+    """
 
     episode_id: str
     robot: str
     sha256: str
     size: int
+    ended_at: float | None = None
 
     @property
     def key(self) -> str:
@@ -65,4 +71,12 @@ def parse_event(payload: Mapping[str, Any]) -> EpisodeEvent:
     )
     if not fits or not isinstance(robot, str) or not isinstance(sha256, str) or not isinstance(size, int):
         raise EpisodeError(episode_id, "schema", f"the event's fields do not fit: {dict(payload)!r:.300}")
-    return EpisodeEvent(episode_id=episode_id, robot=robot, sha256=sha256, size=size)
+    ended_at = payload.get("ended_at")
+    timely = isinstance(ended_at, int | float) and math.isfinite(ended_at) and not isinstance(ended_at, bool)
+    return EpisodeEvent(
+        episode_id=episode_id,
+        robot=robot,
+        sha256=sha256,
+        size=size,
+        ended_at=float(ended_at) if timely and isinstance(ended_at, int | float) else None,
+    )

@@ -61,7 +61,17 @@ def _fleet(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS = (Step(2, _fleet),)
+def _statuses(connection: sa.Connection) -> None:
+    """Version 3, to see how a fleet is: when an episode ended on its robot's clock; what each process last said."""
+    double = sa.Double().compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE episodes ADD COLUMN ended_at {double}")
+    connection.exec_driver_sql(
+        f"CREATE TABLE statuses (name TEXT NOT NULL, role TEXT NOT NULL, sent_at {double} NOT NULL, "
+        f"received_at {double} NOT NULL, payload TEXT NOT NULL, PRIMARY KEY (name))"
+    )
+
+
+STEPS = (Step(2, _fleet), Step(3, _statuses))
 
 
 def prepare(database: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-CATALOGUE_VERSION = 2
+CATALOGUE_VERSION = 3
 """Version of these tables; a program refuses a catalogue of another version."""
 
 metadata = sa.MetaData()
@@ -44,6 +44,7 @@ episodes = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("catalogued_at", sa.Double, nullable=False),
     sa.Column("received_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
     sqlite_autoincrement=True,
 )
 
@@ -123,6 +124,17 @@ robots = sa.Table(
     sa.Column("public_key", sa.Text),
     sa.Column("invited_at", sa.Double, nullable=False),
     sa.Column("revoked_at", sa.Double),
+)
+
+# What each process last said of itself; overwritten, never a source of truth. `payload` is a JSON object.
+statuses = sa.Table(
+    "statuses",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("sent_at", sa.Double, nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
 )
 
 # Which robot an episode id belongs to, from the first time that it asked to upload until the episode is catalogued.

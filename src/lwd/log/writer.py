@@ -255,7 +255,11 @@ class EdgeClient:
     def _deliver(self, path: Path) -> None:
         data = path.read_bytes()
         event = EpisodeEvent(
-            episode_id=path.stem, robot=self.robot, sha256=hashlib.sha256(data).hexdigest(), size=len(data)
+            episode_id=path.stem,
+            robot=self.robot,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            ended_at=path.stat().st_mtime,
         )
         self._objects.put_once(event.key, data)
         self._bus.publish(event.subject, event.payload(), event.message_id)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.episode import EpisodeHeader, Verdict
+from lwd.robot.control import Round
 
 
 @runtime_checkable
@@ -40,3 +41,26 @@ class Recorder(Protocol):
     def begin(self, header: EpisodeHeader) -> Recording:
         """Start the recording of one episode."""
         ...
+
+
+def record_round(recording: Recording, done: Round, steps: int, control_hz: float) -> int:
+    """Append what a robot did in a round, and close the episode if it ended with it.
+
+    Args:
+        recording: of the episode.
+        done: the round.
+        steps: control steps of the episode before this round.
+        control_hz: control steps per second.
+
+    Returns:
+        Control steps of the episode after this round.
+    """
+    images = done.images or ({},) * (len(done.actions) + 1)
+    for i, action in enumerate(done.actions):
+        recording.step(
+            done.proprio[i], action, bool(done.interventions[i]), (steps + i) / control_hz, images[i]
+        )
+    steps += len(done.actions)
+    if done.verdict is not None:
+        recording.finish(done.last, steps / control_hz, images[-1], done.verdict)
+    return steps

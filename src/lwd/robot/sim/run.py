@@ -13,7 +13,7 @@ from lwd.episode import Episode, EpisodeHeader, Verdict
 from lwd.errors import RobotError, UnknownNameError
 from lwd.robot.control import Assignment, Round
 from lwd.robot.memory import MemoryRecorder
-from lwd.robot.recorder import Recorder, Recording
+from lwd.robot.recorder import Recorder, Recording, record_round
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.worker import Command
 
@@ -111,17 +111,12 @@ class _Run:
     def absorb(self, robot: int, report: Round) -> None:
         """Record what a robot did in a round, and close its episode if it ended."""
         attempt = self.attempts[robot]
-        hertz, images = self.fleet.spec.control_hz, report.images or ({},) * (len(report.actions) + 1)
-        for i, action in enumerate(report.actions):
-            flag, now = bool(report.interventions[i]), attempt.steps / hertz
-            attempt.recording.step(report.proprio[i], action, flag, now, images[i])
-            attempt.steps += 1
-            attempt.intervention_steps += flag
+        attempt.steps = record_round(attempt.recording, report, attempt.steps, self.fleet.spec.control_hz)
+        attempt.intervention_steps += int(report.interventions.sum())
         attempt.chunk_index += len(report.actions) > 0
         attempt.last = report
         if report.verdict is None:
             return
-        attempt.recording.finish(report.last, attempt.steps / hertz, images[-1], report.verdict)
         del self.attempts[robot]
         if self.on_episode is not None:
             self.on_episode(_closed(robot, attempt, report, report.verdict))

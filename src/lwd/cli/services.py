@@ -1,0 +1,206 @@
+"""Commands that are one process of a networked fleet each; what a unit file or a container runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from lwd.cli.options import RUN
+from lwd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lwd.config import Experiment
+    from lwd.fleet.folder import RunFolder
+    from lwd.fleet.service import ServiceContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Options of the services.
+
+    Attributes:
+        out: folder for what the service keeps: checkpoints, metrics, keys.
+        credential: this service's credential file; it names the broker.
+        bus: address of a broker without credentials (nats://host:port), for a closed network.
+        catalogue: postgresql://user@host/database, or a path.
+        objects: s3://bucket/prefix?endpoint=http://host:port, or a folder.
+        recipe: the experiment; `lwd show` prints one.
+        seed: of the experiment.
+        metrics_port: Prometheus port, 0 for none.
+        metrics_address: address that it listens on.
+    """
+
+    out: Path = RUN
+    credential: Path | None = None
+    bus: str | None = None
+    catalogue: str | None = None
+    objects: str | None = None
+    recipe: str = "scene"
+    seed: int = 0
+    metrics_port: int = 0
+    metrics_address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorCommand(Service):
+    """The coordinator: the only writer of the catalogue. Episodes in, manifests out; one per fleet.
+
+    Attributes:
+        also: further recipes, for a fleet of several kinds of robots.
+        public_objects: http(s)://host:port under which robots reach the object store, if not at its endpoint.
+    """
+
+    also: tuple[str, ...] = ()
+    public_objects: str | None = None
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.coordinator import run_coordinator
+        from lwd.recipes import recipe
+
+        experiments = [recipe(name, self.seed) for name in (self.recipe, *self.also)]
+        with _serving(self, "coordinator") as (context, run_folder):
+            run_coordinator(context, experiments, run_folder, self.public_objects)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerCommand(Service):
+    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint."""
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.learner import run_learner
+
+        with _serving(self, "learner") as (context, run_folder):
+            run_learner(context, _experiment(self), run_folder, catch_up=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorCommand(Service):
+    """The evaluator: evaluates new snapshots on simulated robots, on starts that training never sees.
+
+    Attributes:
+        every_s: seconds between two beginnings.
+        episodes: per task.
+    """
+
+    every_s: float = 600.0
+    episodes: int = 10
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.evaluator import run_evaluator
+
+        with _serving(self, "evaluator") as (context, run_folder):
+            run_evaluator(context, _experiment(self), run_folder, self.every_s, self.episodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotJoin:
+    """Take part in a fleet: all that a robot's computer runs. Outbound connections only; no JAX, no bucket key.
+
+    Attributes:
+        file: the credential, from `lwd fleet invite`.
+        out: folder for spool and snapshots; by default .lwd/FLEET/ROBOT in the home directory.
+        environment: package.module:function that makes this robot's Environment and operators; without it the simulator
+            that the fleet's recipe names.
+        pace: 1 keeps the robot's control rate, 0 runs as fast as it goes.
+        shared_folder: the fleet is on this machine and its objects are in a folder.
+        ca_file: certificates of the object store's authority, where it is not a public one.
+        metrics_port: Prometheus port, 0 for none.
+    """
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    out: Path | None = None
+    environment: str | None = None
+    pace: float = 0.0
+    shared_folder: bool = False
+    ca_file: str | None = None
+    metrics_port: int = 0
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.credential import load_credential
+        from lwd.fleet.robot import RobotOptions, run_robot
+        from lwd.fleet.service import ServiceContext
+        from lwd.fleet.supervisor import stop_with_parent
+
+        credential = load_credential(self.file)
+        if credential.role != "robot":
+            raise ConfigError(
+                f"{self.file} is the credential of a {credential.role}; a robot needs one of role robot."
+            )
+        _log_to_stderr()
+        options = RobotOptions(
+            folder=self.out or Path.home() / ".lwd" / credential.fleet / credential.name,
+            environment=self.environment,
+            pace=self.pace,
+            shared_folder=self.shared_folder,
+            ca_file=self.ca_file,
+        )
+        context = ServiceContext(credential.name, "robot")
+        stop_with_parent(context.stopping)
+        if self.metrics_port:
+            context.telemetry.serve(self.metrics_port)
+        with context.signals():
+            run_robot(context, credential, options)
+
+
+@contextmanager
+def _serving(options: Service, role: str) -> Generator[tuple[ServiceContext, RunFolder]]:
+    """What every service does around its work: folder, signals, status, metrics."""
+    from lwd.fleet.credential import load_credential
+    from lwd.fleet.folder import RunFolder
+    from lwd.fleet.reporting import reporting
+    from lwd.fleet.service import ServiceContext
+    from lwd.fleet.supervisor import stop_with_parent
+
+    if options.bus is None and options.credential is None:
+        raise ConfigError(
+            f"lwd {role} needs --credential FILE (from lwd fleet invite) or --bus nats://host:port."
+        )
+    name = role
+    if options.credential is not None:
+        credential = load_credential(options.credential)
+        if credential.role != role:
+            raise ConfigError(
+                f"{options.credential} is the credential of a {credential.role}, not of a {role}."
+            )
+        name = credential.name
+    _log_to_stderr()
+    run_folder = RunFolder(
+        options.out.absolute(),
+        options.catalogue,
+        options.objects,
+        bus_url=options.bus,
+        credential=options.credential,
+    )
+    context = ServiceContext(name, role)
+    stop_with_parent(context.stopping)
+    if options.metrics_port:
+        context.telemetry.serve(options.metrics_port, options.metrics_address)
+    with context.signals(), reporting(context, run_folder):
+        yield context, run_folder
+
+
+def _experiment(options: Service) -> Experiment:
+    from lwd.recipes import recipe
+
+    return recipe(options.recipe, options.seed)
+
+
+def _log_to_stderr() -> None:
+    """One line per event, for a log file or the journal."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+        force=True,
+    )

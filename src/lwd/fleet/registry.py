@@ -1,0 +1,146 @@
+"""The coordinator's desk: answers robots that join, grants their transfers, keeps what everybody says of itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lwd import __version__
+from lwd.config import Experiment
+from lwd.episode import Source
+from lwd.errors import StoreError
+from lwd.fleet.collect import SEEDS_PER_RUN, first_seed
+from lwd.fleet.folder import Services
+from lwd.fleet.robot_config import RobotConfig
+from lwd.fleet.services import fleet_description
+from lwd.fleet.telemetry import Telemetry
+from lwd.log.calls import NatsCalls
+from lwd.log.grants import Grants
+from lwd.log.nats_link import NatsLink
+from lwd.log.robots import NotAllowedError, check_active, robots
+from lwd.log.signals import NatsSignals
+from lwd.log.status import ALL_STATUSES, StatusRow, read_status, record_statuses
+
+log = logging.getLogger(__name__)
+
+FLUSH_EVERY_S = 1.0
+MAX_STATUSES = 20_000
+"""Names that statuses are kept of at most; a thousand robots need a thousand."""
+
+
+@contextmanager
+def registry(
+    services: Services,
+    link: NatsLink,
+    experiments: Sequence[Experiment],
+    telemetry: Telemetry,
+    *,
+    public_objects_url: str | None = None,
+) -> Generator[None]:
+    """Answer and listen until the block ends.
+
+    Args:
+        services: catalogue and objects.
+        link: the broker.
+        experiments: one per kind of robot.
+        telemetry: gets the robots' lag behind the newest snapshot.
+        public_objects_url: where robots reach the object store, if not at its endpoint.
+    """
+    calls = NatsCalls(link)
+    configs = {config.spec.name: config for config in map(robot_config, experiments)}
+
+    def configuration(subject: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        return configs_for(services, configs, subject.split(".")[1]).to_json()
+
+    with ExitStack() as stack:
+        grants = Grants(services.catalogue, services.objects, public_url=public_objects_url)
+        stack.callback(grants.serve(calls).close)
+        stack.callback(calls.serve("calls.*.config", configuration).close)
+        desk = StatusDesk(services, telemetry)
+        stack.callback(NatsSignals(link).listen(ALL_STATUSES, desk.heard).close)
+        stack.enter_context(desk.flushing())
+        yield
+
+
+def robot_config(experiment: Experiment) -> RobotConfig:
+    """What a robot of this experiment is told."""
+    spec, tasks = fleet_description(experiment)
+    first = first_seed(experiment, Source.ONLINE)
+    return RobotConfig(
+        spec=spec,
+        tasks=tasks,
+        fleet=experiment.fleet.deployed,
+        takeover=experiment.online.takeover,
+        instruction_dim=experiment.model.instruction_dim,
+        first_seed=first,
+        last_seed=first + SEEDS_PER_RUN - 1,
+        software=__version__,
+    )
+
+
+def configs_for(services: Services, configs: Mapping[str, RobotConfig], robot: str) -> RobotConfig:
+    """The configuration of an invited robot; NotAllowedError if it is not one, or of a kind that nobody serves."""
+    with services.catalogue.read() as connection:
+        check_active(connection, robot)
+    spec = next(row.spec for row in robots(services.catalogue) if row.name == robot)
+    if spec not in configs:
+        raise NotAllowedError(
+            f"robot {robot!r} was invited as a {spec!r}, this coordinator serves {', '.join(sorted(configs))}. "
+            "Start the coordinator with that robot's recipe too."
+        )
+    return configs[spec]
+
+
+class StatusDesk:
+    """Collects statuses and writes them down together, once a second."""
+
+    def __init__(self, services: Services, telemetry: Telemetry) -> None:
+        self._services, self._telemetry = services, telemetry
+        self._rows: dict[str, StatusRow] = {}
+        self._guard = threading.Lock()
+
+    def heard(self, subject: str, message: Mapping[str, Any]) -> None:
+        """Take in one status."""
+        row = read_status(subject.partition(".")[2], message)
+        with self._guard:
+            if row is not None and (row.name in self._rows or len(self._rows) < MAX_STATUSES):
+                self._rows[row.name] = row
+
+    @contextmanager
+    def flushing(self) -> Generator[None]:
+        """Write down what came, until the block ends."""
+        ended = threading.Event()
+
+        def run() -> None:
+            while not ended.wait(FLUSH_EVERY_S):
+                self.flush()
+
+        thread = threading.Thread(target=run, name="lwd-statuses", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(10.0)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what came since the last time; what the catalogue refuses now is superseded soon."""
+        with self._guard:
+            rows, self._rows = list(self._rows.values()), {}
+        try:
+            record_statuses(self._services.catalogue, rows)
+            newest = self._services.snapshots.newest()
+        except StoreError as error:
+            log.warning("statuses_not_written count=%d cause=%r", len(rows), str(error))
+            return
+        for row in rows:
+            loaded = row.payload.get("snapshot")
+            if row.role == "robot" and isinstance(loaded, int) and newest is not None:
+                self._telemetry.gauge("snapshot_lag", newest - loaded, robot=row.name)
+            self._telemetry.gauge("clock_skew_seconds", row.clock_skew_s, process=row.name)
+        self._telemetry.gauge("statuses_at_seconds", time.time())

@@ -1,0 +1,252 @@
+"""The robot process (`lwd robot join FILE`): outbound connections only, no bucket key, no JAX.
+
+Without network it keeps working under its last snapshot and spools; what it recorded is delivered when the network is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwd import __version__
+from lwd.episode import EpisodeHeader, Source
+from lwd.errors import ConfigError, LwdError
+from lwd.fleet.credential import Credential
+from lwd.fleet.robot_config import RobotConfig
+from lwd.fleet.robot_policy import Loaded, PolicyFollower, SnapshotCache
+from lwd.fleet.service import ServiceContext
+from lwd.instruction import InstructionEncoder
+from lwd.log.calls import CallRefusedError, NatsCalls
+from lwd.log.granted_objects import GrantedObjects
+from lwd.log.nats_bus import NatsBus
+from lwd.log.signals import NatsSignals
+from lwd.log.status import status_message
+from lwd.log.writer import EdgeClient
+from lwd.robot.control import Assignment, ControlLoop
+from lwd.robot.environment import Environment
+from lwd.robot.operator import Operator
+from lwd.robot.recorder import record_round
+from lwd.robot.sim.fleet_spec import FleetSpec
+from lwd.snapshot.nats_channel import NatsChannel
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+ASK_EVERY_S = 2.0
+DRAIN_S = 20.0
+"""How long a robot that stops tries to deliver what it holds; the rest stays in the spool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotOptions:
+    """How this robot computer takes part.
+
+    Attributes:
+        folder: spool, cached snapshot and cached configuration; one per robot.
+        environment: "package.module:function" that makes this robot's Environment and operators, None for the simulator
+            that the fleet names.
+        pace: 1 keeps the robot's control rate, 0 runs as fast as it can (simulated robots), 2 twice the rate.
+        shared_folder: accept a directory of this machine in place of signed URLs (a fleet on one machine).
+        ca_file: certificates of the object store's authority, where it is not a public one.
+    """
+
+    folder: Path
+    environment: str | None = None
+    pace: float = 0.0
+    shared_folder: bool = False
+    ca_file: str | None = None
+
+
+def run_robot(context: ServiceContext, credential: Credential, options: RobotOptions) -> None:
+    """Run episodes until told to stop, then deliver what is there.
+
+    Raises:
+        ConfigError: the coordinator refuses this robot, or its environment cannot be made.
+    """
+    name = credential.name
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        link = stack.enter_context(credential.link())
+        calls, signals = NatsCalls(link), NatsSignals(link)
+        objects = GrantedObjects(calls, name, files=options.shared_folder, ca_file=options.ca_file)
+        stack.callback(objects.close)
+        client = stack.enter_context(EdgeClient(options.folder / "spool", objects, NatsBus(link), name))
+        client.start()
+
+        def tell(status: dict[str, Any]) -> None:
+            episodes, size = client.pending()
+            spool = {"undelivered": episodes, "undelivered_bytes": size, "link": link.connected}
+            signals.send(f"status.{name}", status_message("robot", {**status, **spool}))
+
+        stack.enter_context(context.telling(tell))
+        config = _configuration(context, calls, name, options.folder / "config.json")
+        if config is None:
+            return
+        cache = SnapshotCache(options.folder / "snapshots", objects)
+        key, kept = credential.snapshot_public_key(), cache.newest()
+        channel = NatsChannel(link, key, at_least=None if kept is None else kept.number)
+        stack.callback(channel.close)
+        encoder = InstructionEncoder(dim=config.instruction_dim)
+        follower = PolicyFollower(channel, cache, key, config.spec, encoder, context.telemetry)
+        stack.callback(follower.close)
+        environment, operators = _build(config, options.environment)
+        stack.callback(environment.close)
+        Robot(context, name, config, client, follower, environment, operators, options).run()
+        _drain(context, client)
+
+
+class Robot:
+    """One robot at work: an episode at a time, under the newest policy that is loaded when it begins."""
+
+    def __init__(
+        self,
+        context: ServiceContext,
+        name: str,
+        config: RobotConfig,
+        client: EdgeClient,
+        follower: PolicyFollower,
+        environment: Environment,
+        operators: Mapping[str, Operator],
+        options: RobotOptions,
+    ) -> None:
+        self._context, self._name, self._config = context, name, config
+        self._client, self._follower, self._options = client, follower, options
+        self._loop = ControlLoop(environment, operators)
+        self._hertz = config.spec.control_hz
+        self._takeover = config.takeover if Assignment.operator in operators else None
+        encoder = InstructionEncoder(dim=config.instruction_dim)
+        self._text = {task.name: encoder(task.instruction) for task in config.tasks.values()}
+        # A robot's own stream of episodes: another one after each start, so that a crash does not repeat it.
+        self._rng = np.random.default_rng([zlib.crc32(name.encode()), time.time_ns()])
+
+    def run(self) -> None:
+        """Episodes until told to stop."""
+        while not self._context.should_stop():
+            loaded = self._follower.newest()
+            if loaded is None:
+                self._context.say(state="waits", waits_for="the first snapshot")
+                time.sleep(POLL_S)
+                continue
+            try:
+                self._episode(loaded)
+            except LwdError as error:
+                # One bad episode (a full disk, a driver's hiccup) must not end the robot's work.
+                log.error("episode_failed robot=%s cause=%r", self._name, str(error))
+                self._context.telemetry.count("episodes_failed_total")
+                self._context.say(state="waits", waits_for=f"an error to pass: {error!s:.300}")
+                self._context.stopping.wait(1.0)
+
+    def _assignment(self, loaded: Loaded) -> Assignment:
+        tasks = list(self._config.tasks)
+        return Assignment(
+            task=tasks[int(self._rng.integers(len(tasks)))],
+            seed=int(self._rng.integers(self._config.first_seed, self._config.last_seed + 1)),
+            source=Source.ONLINE,
+            snapshot=loaded.snapshot.number,
+            takeover=self._takeover,
+        )
+
+    def _episode(self, loaded: Loaded) -> None:
+        assignment = self._assignment(loaded)
+        task = self._config.tasks[assignment.task]
+        header = EpisodeHeader(
+            task=task.name,
+            instruction=task.instruction,
+            source=assignment.source,
+            robot=self._name,
+            spec=self._config.spec.name,
+            control_hz=self._hertz,
+            snapshot=assignment.snapshot,
+            software=__version__,
+            seed=assignment.seed,
+            operator=assignment.operator_name,
+        )
+        self._context.say(
+            state="runs",
+            waits_for=None,
+            task=task.name,
+            snapshot=loaded.snapshot.number,
+            behind=self._follower.behind(),
+        )
+        recording = self._client.begin(header)
+        try:
+            done, steps, chunks = self._loop.begin(assignment), 0, 0
+            while done.verdict is None:
+                if self._context.should_stop():
+                    return  # `abort` below keeps what there is, as an episode without a verdict
+                began = time.monotonic()
+                chunk = None
+                if done.wants_chunk:
+                    chunk = loaded.policy.chunk(done.last, self._text[task.name], assignment.seed, chunks)
+                done = self._loop.run(chunk)
+                steps, chunks = record_round(recording, done, steps, self._hertz), chunks + 1
+                self._keep_pace(began, len(done.actions))
+        finally:
+            recording.abort()  # does nothing to an episode that was finished
+        self._context.telemetry.count("episodes_total")
+        log.info(
+            "episode_finished episode=%s task=%s snapshot=%s outcome=%s steps=%d",
+            *(header.episode_id, task.name, header.snapshot, done.verdict.outcome.value, steps),
+        )
+
+    def _keep_pace(self, began: float, steps: int) -> None:
+        if self._options.pace > 0:
+            left = steps / (self._hertz * self._options.pace) - (time.monotonic() - began)
+            if left > 0:
+                self._context.stopping.wait(left)
+
+
+def _configuration(context: ServiceContext, calls: NatsCalls, name: str, kept: Path) -> RobotConfig | None:
+    """What the coordinator says; without network what it said last; None if told to stop first.
+
+    Raises:
+        ConfigError: the coordinator refuses this robot, or answers what this version cannot read.
+    """
+    while not context.should_stop():
+        try:
+            answer = calls.call(f"calls.{name}.config", {"software": __version__})
+        except CallRefusedError as error:
+            raise ConfigError(f"robot {name!r} may not take part: {error}") from error
+        except LwdError as error:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                config = RobotConfig.from_json(json.loads(kept.read_text()))
+                log.warning("coordinator_away using=%s cause=%r", kept, str(error))
+                return config
+            context.say(state="waits", waits_for="the coordinator")
+            context.stopping.wait(ASK_EVERY_S)
+            continue
+        config = RobotConfig.from_json(answer)
+        with contextlib.suppress(OSError):
+            kept.write_text(json.dumps(answer))
+        return config
+    return None
+
+
+def _build(config: RobotConfig, environment: str | None) -> tuple[Environment, Mapping[str, Operator]]:
+    fleet = config.fleet if environment is None else FleetSpec(tier=environment)
+    found, operators = fleet.build()
+    if found.spec != config.spec:
+        found.close()
+        raise ConfigError(
+            f"this computer's robot is {found.spec}, but it was invited as {config.spec}. Use the environment of that robot, "
+            "or invite it as what it is."
+        )
+    return found, operators
+
+
+def _drain(context: ServiceContext, client: EdgeClient) -> None:
+    deadline = time.monotonic() + DRAIN_S
+    while client.pending()[0] and time.monotonic() < deadline:
+        context.say(state="stopping", waits_for=f"the delivery of {client.pending()[0]} episodes")
+        threading.Event().wait(POLL_S)

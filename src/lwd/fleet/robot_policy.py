@@ -1,0 +1,176 @@
+"""How a robot gets its policy: announced, downloaded in the background, verified, kept on disk for days without network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from lwd.errors import LwdError, SnapshotError
+from lwd.fleet.telemetry import Telemetry
+from lwd.instruction import InstructionEncoder
+from lwd.log.objects import ObjectSource
+from lwd.robot.state_policy import StatePolicy
+from lwd.snapshot.announcement import announcement, parse_announcement
+from lwd.snapshot.nats_channel import NatsChannel
+from lwd.snapshot.store import Snapshot, fetch
+from lwd.spec import RobotSpec
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+RETRY_S = (0.5, 30.0)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A verified policy, ready to drive."""
+
+    snapshot: Snapshot
+    policy: StatePolicy
+
+
+class SnapshotCache:
+    """The newest verified snapshot on the robot's disk: `newest.json` and the file that it names.
+
+    What is read back is verified like a download: the disk is not trusted either.
+    """
+
+    def __init__(self, folder: Path, source: ObjectSource) -> None:
+        self._folder, self._source = folder, source
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def newest(self) -> Snapshot | None:
+        """The row of the newest kept snapshot, None without one or if it cannot be read."""
+        try:
+            return parse_announcement(json.loads((self._folder / "newest.json").read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LwdError) as error:
+            log.warning("snapshot_cache_unreadable folder=%s cause=%r", self._folder, str(error))
+            return None
+
+    def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        """See `ObjectSource.get`: from the disk if it is there, else from the network and then onto the disk."""
+        path = self._folder / Path(key).name
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == max_bytes:
+                return path.read_bytes()
+        data = self._source.get(key, max_bytes)
+        with contextlib.suppress(OSError):  # a full disk must not keep a robot from its policy
+            _write(path, data)
+        return data
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Note the newest verified one; older files go."""
+        with contextlib.suppress(OSError):
+            _write(self._folder / "newest.json", json.dumps(announcement(snapshot)).encode())
+            for path in self._folder.glob("*.safetensors"):
+                if path.stem != snapshot.sha256:
+                    path.unlink(missing_ok=True)
+
+    def drop(self, snapshot: Snapshot) -> None:
+        """Forget a file that did not verify."""
+        (self._folder / f"{snapshot.sha256}.safetensors").unlink(missing_ok=True)
+
+
+class PolicyFollower:
+    """Downloads and verifies the newest policy while the robot works; `newest` never waits.
+
+    A snapshot that is refused is said once and not tried again; the robot goes on with the last good one. Snapshots that
+    were overtaken while a download was tried are skipped.
+
+    Args:
+        channel: announces.
+        cache: where files come from and stay.
+        key: the fleet's public key.
+        spec: this robot.
+        encoder: its instruction encoder.
+        telemetry: gets `snapshot_loaded_seconds`.
+    """
+
+    def __init__(
+        self,
+        channel: NatsChannel,
+        cache: SnapshotCache,
+        key: Ed25519PublicKey,
+        spec: RobotSpec,
+        encoder: InstructionEncoder,
+        telemetry: Telemetry,
+    ) -> None:
+        self._channel, self._cache, self._key = channel, cache, key
+        self._spec, self._encoder, self._telemetry = spec, encoder, telemetry
+        self._loaded: Loaded | None = None
+        self._refused: set[str] = set()
+        self._ended = threading.Event()
+        self._began = time.time()
+        kept = cache.newest()
+        if kept is not None:
+            self._try(kept)
+        self._thread = threading.Thread(target=self._run, name="lwd-policy", daemon=True)
+        self._thread.start()
+
+    def newest(self) -> Loaded | None:
+        """The newest policy that is loaded, None before the first."""
+        return self._loaded
+
+    def behind(self) -> int:
+        """How many numbers the loaded policy is behind the newest announced one."""
+        announced, loaded = self._channel.newest(), self._loaded
+        return 0 if announced is None else announced - (0 if loaded is None else loaded.snapshot.number)
+
+    def close(self) -> None:
+        """Stop following."""
+        self._ended.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        pause = RETRY_S[0]
+        while not self._ended.wait(POLL_S):
+            snapshot = self._channel.snapshot()
+            if snapshot is None or snapshot.sha256 in self._refused:
+                continue
+            if self._loaded is not None and snapshot.number <= self._loaded.snapshot.number:
+                continue
+            if self._try(snapshot):
+                if (
+                    snapshot.created_at > self._began
+                ):  # what was published before we came says nothing of the way here
+                    self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
+                pause = RETRY_S[0]
+            elif snapshot.sha256 not in self._refused:
+                self._ended.wait(pause)
+                pause = min(2 * pause, RETRY_S[1])
+
+    def _try(self, snapshot: Snapshot) -> bool:
+        """Load one; whether it is loaded now."""
+        where = f"snapshot {snapshot.number}"
+        try:
+            arrays, verified = fetch(self._cache, snapshot, self._key)
+            policy = StatePolicy(arrays, verified.meta, self._spec, self._encoder.version, where)
+        except SnapshotError as error:
+            log.error("snapshot_refused snapshot=%d cause=%r", snapshot.number, str(error))
+            self._telemetry.count("snapshots_refused_total")
+            self._refused.add(snapshot.sha256)
+            self._cache.drop(snapshot)
+            return False
+        except (LwdError, OSError) as error:
+            log.warning("snapshot_waits snapshot=%d cause=%r", snapshot.number, str(error))
+            return False
+        self._loaded = Loaded(verified, policy)
+        self._cache.keep(snapshot)
+        log.info("snapshot_loaded snapshot=%d learner_step=%d", snapshot.number, verified.learner_step)
+        return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

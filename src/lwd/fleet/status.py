@@ -1,0 +1,130 @@
+"""`lwd status`: what the catalogue knows of the fleet. When the loop stalls, it says who waits for what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from lwd.log import manifest, tables
+from lwd.log.catalogue import Catalogue
+from lwd.log.status import StatusRow, statuses
+
+SILENT_S = 15.0
+"""A process that said nothing for so long is shown as silent."""
+SKEW_S = 5.0
+"""A clock that is off by more is worth a word."""
+
+
+def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
+    """Counts, heads, and every process with its last word.
+
+    Returns:
+        `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
+        (working, silent), `processes` (a list), `stalls` (sentences, empty when nothing stalls).
+    """
+    now = time.time()
+    rows = statuses(catalogue)
+    newest = manifest.latest(catalogue)
+    with catalogue.read() as connection:
+        count = sa.select(sa.func.count())
+        episodes = connection.execute(count.select_from(tables.episodes)).scalar_one()
+        quarantined = connection.execute(count.select_from(tables.quarantine)).scalar_one()
+        query = sa.select(tables.snapshots).order_by(tables.snapshots.c.number.desc()).limit(1)
+        snapshot = connection.execute(query).mappings().first()
+    robots = [row for row in rows if row.role == "robot"]
+    silent = [row.name for row in robots if _silent(row, now)]
+    return {
+        "episodes": episodes,
+        "quarantined": quarantined,
+        "manifest": None if newest is None else {"number": newest.number, "episodes": newest.episodes},
+        "snapshot": None
+        if snapshot is None
+        else {
+            "number": snapshot["number"],
+            "learner_step": snapshot["learner_step"],
+            "manifest": snapshot["manifest"],
+            "age_s": now - snapshot["created_at"],
+        },
+        "robots": {"working": len(robots) - len(silent), "silent": silent},
+        "processes": [_process(row, now) for row in rows],
+        "stalls": stalls(rows, now),
+    }
+
+
+def stalls(rows: Sequence[StatusRow], now: float) -> list[str]:
+    """What keeps the loop from turning, one sentence each."""
+    found: list[str] = []
+    for row in rows:
+        if row.payload.get("stopping"):
+            continue
+        if _silent(row, now):
+            found.append(
+                f"{row.name} said nothing for {now - row.received_at:.0f} s; look at its machine and its log."
+            )
+        elif row.payload.get("waits_for"):
+            found.append(f"{row.name} waits for {row.payload['waits_for']}.")
+        if row.payload.get("link") is False:
+            found.append(f"{row.name} has no link to the broker.")
+        if abs(row.clock_skew_s) > SKEW_S:
+            found.append(f"{row.name}'s clock is off by {row.clock_skew_s:.0f} s; set it by NTP.")
+    if not any(row.role == "coordinator" for row in rows):
+        found.append("no coordinator ever reported; start lwd coordinator.")
+    return found
+
+
+def print_status(console: Console, found: Mapping[str, Any]) -> None:
+    """As a table."""
+    snapshot, newest = found["snapshot"], found["manifest"]
+    console.print(
+        f"episodes {found['episodes']} ({found['quarantined']} in quarantine), "
+        f"manifest {newest['number'] if newest else '-'}, "
+        f"snapshot {snapshot['number'] if snapshot else '-'}"
+        + (f" ({snapshot['age_s']:.0f} s old, learner step {snapshot['learner_step']})" if snapshot else ""),
+        highlight=False,
+    )
+    table = Table("process", "role", "snapshot", "seen", "waits for", "numbers")
+    for process in found["processes"]:
+        numbers = "  ".join(f"{name} {_shown(value)}" for name, value in process["numbers"].items())
+        table.add_row(
+            process["name"],
+            process["role"],
+            "" if process["snapshot"] is None else str(process["snapshot"]),
+            "silent" if process["silent"] else f"{process['seen_s']:.0f} s ago",
+            process["waits_for"] or "",
+            numbers,
+        )
+    console.print(table)
+    for sentence in found["stalls"]:
+        console.print(f"[yellow]{sentence}", highlight=False)
+
+
+def _process(row: StatusRow, now: float) -> dict[str, Any]:
+    payload = row.payload
+    return {
+        "name": row.name,
+        "role": row.role,
+        "seen_s": now - row.received_at,
+        "silent": _silent(row, now),
+        "version": payload.get("version"),
+        "snapshot": payload.get("snapshot"),
+        "waits_for": payload.get("waits_for"),
+        "undelivered": payload.get("undelivered"),
+        "clock_skew_s": row.clock_skew_s,
+        "numbers": payload.get("numbers") or {},
+    }
+
+
+def _silent(row: StatusRow, now: float) -> bool:
+    return now - row.received_at > SILENT_S
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        p50, p99 = value.get("p50_s"), value.get("p99_s")
+        return "-" if p50 is None or p99 is None else f"P50 {p50:.2f} s P99 {p99:.2f} s"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,192 @@
+"""Runs the processes of a fleet on one machine: starts them in order, restarts what ends, stops them in order.
+
+Each process is a command of its own, the same that a unit file or a container runs. No JAX.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (0.5, 30.0)
+"""Pause before the first and the longest pause before a further restart; doubles from one to the other."""
+STEADY_S = 30.0
+"""Who ran so long starts again with the shortest pause."""
+STOP_S = 60.0
+"""How long a process may take to stop before it is killed."""
+SUPERVISED = "LWD_SUPERVISED"
+"""Set for every child: it stops when its parent is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Managed:
+    """One process to keep running.
+
+    Attributes:
+        name: in logs; its output goes to `<logs>/<name>.log`.
+        command: program and arguments.
+        environment: variables on top of ours.
+        stage: stopped from the highest stage to the lowest, and started from the lowest: broker 0, coordinator 1, learner
+            and evaluator 2, robots 3.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    stage: int = 2
+
+
+@dataclass
+class _Running:
+    managed: Managed
+    process: subprocess.Popen[bytes] | None = None
+    began: float = 0.0
+    starts: int = 0
+    pause_s: float = BACKOFF_S[0]
+    due: float = 0.0
+
+
+class Supervisor:
+    """Keeps processes running until it is told to stop. One thread; children are ended by pid, and only children.
+
+    Args:
+        managed: what to run.
+        logs: folder of the logs; made if missing.
+    """
+
+    def __init__(self, managed: Sequence[Managed], logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self._all = [_Running(item) for item in sorted(managed, key=lambda item: item.stage)]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Pids of what runs now, by name."""
+        return {
+            item.managed.name: item.process.pid
+            for item in self._all
+            if item.process is not None and item.process.poll() is None
+        }
+
+    @property
+    def restarts(self) -> int:
+        """How often something was started again."""
+        return sum(max(item.starts - 1, 0) for item in self._all)
+
+    def run(self, stop: threading.Event, poll_s: float = 0.2) -> None:
+        """Start all, restart what ends, until `stop` is set; then stop all in order."""
+        try:
+            while not stop.is_set():
+                self.poll()
+                stop.wait(poll_s)
+        finally:
+            self.stop()
+
+    def poll(self) -> None:
+        """Start what is due, note what ended."""
+        now = time.monotonic()
+        for item in self._all:
+            if item.process is None:
+                if now >= item.due:
+                    self._start(item)
+            elif item.process.poll() is not None:
+                self._ended(item, now)
+
+    def stop(self) -> None:
+        """Stop all, the highest stage first; robots deliver before the coordinator goes."""
+        for stage in sorted({item.managed.stage for item in self._all}, reverse=True):
+            running = [item for item in self._all if item.managed.stage == stage and item.process is not None]
+            for item in running:
+                _signal(item, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_S
+            for item in running:
+                self._wait(item, deadline)
+
+    def _start(self, item: _Running) -> None:
+        name = item.managed.name
+        item.began, item.starts = time.monotonic(), item.starts + 1
+        environment = {**os.environ, **item.managed.environment, SUPERVISED: "1"}
+        try:
+            with (self._logs / f"{name}.log").open("ab") as out:
+                item.process = subprocess.Popen(
+                    list(item.managed.command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+                )
+        except OSError as error:
+            log.error("process_not_started name=%s cause=%r", name, str(error))
+            self._pause(item, time.monotonic())
+            return
+        log.info("process_started name=%s pid=%d start=%d", name, item.process.pid, item.starts)
+
+    def _ended(self, item: _Running, now: float) -> None:
+        assert item.process is not None
+        code, pid, lived = item.process.returncode, item.process.pid, now - item.began
+        item.process = None
+        if lived >= STEADY_S:
+            item.pause_s = BACKOFF_S[0]
+        pause = item.pause_s
+        self._pause(item, now)
+        log.warning(
+            "process_ended name=%s pid=%d code=%s after_s=%.1f restarts_in_s=%.1f said=%r",
+            *(item.managed.name, pid, code, lived, pause, self._last_line(item.managed.name)),
+        )
+
+    def _pause(self, item: _Running, now: float) -> None:
+        item.due = now + item.pause_s
+        item.pause_s = min(2 * item.pause_s, BACKOFF_S[1])
+
+    def _wait(self, item: _Running, deadline: float) -> None:
+        assert item.process is not None
+        try:
+            code = item.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            item.process.kill()
+            code = item.process.wait()
+            log.warning(
+                "process_killed name=%s pid=%d cause='it did not stop'", item.managed.name, item.process.pid
+            )
+        log.info("process_stopped name=%s pid=%d code=%s", item.managed.name, item.process.pid, code)
+        item.process = None
+
+    def _last_line(self, name: str) -> str:
+        try:
+            with (self._logs / f"{name}.log").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+                lines = file.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1][:300] if lines else ""
+
+
+def _signal(item: _Running, number: int) -> None:
+    assert item.process is not None
+    if item.process.poll() is None:
+        item.process.send_signal(number)
+
+
+def stop_with_parent(stop: threading.Event, poll_s: float = 1.0) -> None:
+    """In a supervised child: set `stop` once the parent is gone, so that a killed supervisor leaves nothing behind."""
+    if os.environ.get(SUPERVISED) != "1":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(poll_s)
+        log.warning("stopping cause='the supervisor is gone'")
+        stop.set()
+
+    threading.Thread(target=watch, name="lwd-parent", daemon=True).start()

@@ -1,0 +1,132 @@
+"""Numbers of a running process: counted once, shown twice, on a Prometheus endpoint and in `lwd status`.
+
+`prometheus-client` is optional (extra `fleet`): without it a robot still reports its numbers in its status.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwd.errors import ConfigError
+
+BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 150.0, 600.0)
+"""Buckets of latency histograms; the paper's P50 and P99 are 41 s and 148 s."""
+_KEPT = 4096
+
+
+@dataclass
+class Latency:
+    """One latency: a histogram for Prometheus, and quantiles of the newest few thousand for the status."""
+
+    newest: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    counts: list[int] = field(default_factory=lambda: [0] * len(BUCKETS_S))
+    count: int = 0
+    total_s: float = 0.0
+
+    def quantile(self, q: float) -> float | None:
+        """Of the newest values, in seconds; None before the first."""
+        values = sorted(self.newest)
+        return values[min(int(q * len(values)), len(values) - 1)] if values else None
+
+
+class Telemetry:
+    """Gauges, counters and latencies by name. Thread-safe. Names are Prometheus names without the prefix `lwd_`.
+
+    Args:
+        labels: put on everything, such as the process's name and role.
+    """
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self.labels = dict(labels)
+        self._guard = threading.Lock()
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._counters: dict[str, float] = {}
+        self._latencies: dict[str, Latency] = {}
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set a value."""
+        with self._guard:
+            self._gauges[name, tuple(sorted(labels.items()))] = value
+
+    def count(self, name: str, by: float = 1.0) -> None:
+        """Add to a counter."""
+        with self._guard:
+            self._counters[name] = self._counters.get(name, 0.0) + by
+
+    def observe(self, name: str, seconds: Sequence[float]) -> None:
+        """Add latencies in seconds. What a jumped clock makes negative counts as 0."""
+        with self._guard:
+            latency = self._latencies.setdefault(name, Latency())
+            for raw in seconds:
+                value = max(raw, 0.0)
+                latency.newest.append(value)
+                latency.count += 1
+                latency.total_s += value
+                for i, bound in enumerate(BUCKETS_S):
+                    latency.counts[i] += value <= bound
+
+    def summary(self) -> dict[str, Any]:
+        """For the status: counters, and P50 and P99 of each latency over its newest values."""
+        with self._guard:
+            found: dict[str, Any] = dict(self._counters)
+            for name, latency in self._latencies.items():
+                found[name] = {
+                    "count": latency.count,
+                    "p50_s": latency.quantile(0.5),
+                    "p99_s": latency.quantile(0.99),
+                }
+            return found
+
+    def collect(self) -> list[Any]:
+        """For `prometheus_client`: everything as metric families."""
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+            Metric,
+        )
+
+        names, values = list(self.labels), list(self.labels.values())
+        families: dict[str, Metric] = {}
+        with self._guard:
+            for (name, extra), value in self._gauges.items():
+                gauge = families.setdefault(
+                    name, GaugeMetricFamily(f"lwd_{name}", name, labels=[*names, *(k for k, _ in extra)])
+                )
+                gauge.add_metric([*values, *(v for _, v in extra)], value)  # pyright: ignore[reportAttributeAccessIssue]
+            for name, value in self._counters.items():
+                counter = CounterMetricFamily(f"lwd_{name}", name, labels=names)
+                counter.add_metric(values, value)
+                families[name] = counter
+            for name, latency in self._latencies.items():
+                histogram = HistogramMetricFamily(f"lwd_{name}", name, labels=names)
+                buckets = [(str(b), float(c)) for b, c in zip(BUCKETS_S, latency.counts, strict=True)]
+                buckets.append(("+Inf", float(latency.count)))
+                histogram.add_metric(values, buckets, latency.total_s)
+                families[name] = histogram
+        return list(families.values())
+
+    def serve(self, port: int, address: str = "127.0.0.1") -> Any:
+        """Answer `http://address:port/metrics`; the server, with a method `shutdown`.
+
+        Raises:
+            ConfigError: `prometheus-client` is not installed, or the port is taken.
+        """
+        try:
+            from prometheus_client import CollectorRegistry, start_http_server
+        except ImportError as error:
+            raise ConfigError("--metrics-port needs prometheus-client; pip install 'lwd[fleet]'.") from error
+        registry = CollectorRegistry()
+        registry.register(self)  # pyright: ignore[reportArgumentType]
+        try:
+            server, _ = start_http_server(port, address, registry)
+        except OSError as error:
+            raise ConfigError(
+                f"the metrics port {address}:{port} cannot be opened: {error.strerror or error}. Choose another "
+                "--metrics-port."
+            ) from error
+        return server
