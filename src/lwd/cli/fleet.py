@@ -59,8 +59,8 @@ class FleetUp(RunOptions):
 
         logging.getLogger("lwd").setLevel(logging.INFO)
         fleet = LocalFleet(
+            experiment=experiment(self),
             recipe=self.recipe,
-            seed=self.seed,
             out=self.out.absolute(),
             broker=self.broker,
             catalogue=self.catalogue,

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lwd.config import Experiment
 from lwd.errors import ConfigError
+from lwd.fleet.authority import Authority
 from lwd.fleet.deployment import FleetFolder, found_fleet, invite, nats_server, write_broker
 from lwd.fleet.folder import RunFolder
+from lwd.fleet.robot_config import SIMULATED
+from lwd.fleet.services import fleet_description
 from lwd.fleet.supervisor import Managed
 
 FLEET_NAME = "local"
@@ -23,8 +27,8 @@ ONE_THREAD = {
 class LocalFleet:
     """What `lwd fleet up` was asked for; see `lwd.cli.fleet.FleetUp`."""
 
+    experiment: Experiment
     recipe: str
-    seed: int
     out: Path
     broker: str | None
     catalogue: str | None = None
@@ -46,11 +50,7 @@ class LocalFleet:
         Raises:
             ConfigError: no fleet in the folder and no broker to found one for, or nats-server is missing.
         """
-        from lwd.fleet.services import fleet_description
-        from lwd.recipes import recipe
-
-        experiment = recipe(self.recipe, self.seed)
-        spec, _ = fleet_description(experiment)
+        spec, _ = fleet_description(self.experiment)
         fleet = FleetFolder(RunFolder(self.out, self.catalogue, self.objects))
         if not fleet.founded:
             if self.broker is None:
@@ -58,7 +58,7 @@ class LocalFleet:
                     f"{self.out} holds no fleet; found one with lwd fleet init, or give --broker tls://host:port."
                 )
             found_fleet(fleet, FLEET_NAME, [self.broker])
-        names = [f"{spec.name}-{i:02d}" for i in range(self.robots or experiment.fleet.robots)]
+        names = [f"{spec.name}-{i:02d}" for i in range(self.robots or self.experiment.fleet.robots)]
         roles = {"coordinator": "coordinator"}
         if self.learner:
             roles["learner"] = "learner"
@@ -70,15 +70,13 @@ class LocalFleet:
         managed = [self._service(fleet, role, number) for number, role in enumerate(roles)]
         managed += [self._robot(fleet, name) for name in names]
         if self.broker is not None:
-            from lwd.fleet.authority import Authority
-
             write_broker(fleet, Authority(fleet.path))
             command = [nats_server(), "-c", str(fleet.broker)]
             managed.insert(0, Managed(name="broker", command=command, stage=0))
         return managed
 
     def _service(self, fleet: FleetFolder, role: str, number: int) -> Managed:
-        options = ["--recipe", self.recipe, "--seed", str(self.seed), "--out", str(self.out)]
+        options = ["--recipe", self.recipe, "--seed", str(self.experiment.seed), "--out", str(self.out)]
         options += ["--credential", str(fleet.credential(role)), *self._urls()]
         if self.metrics_port:
             options += ["--metrics-port", str(self.metrics_port + number)]
@@ -97,6 +95,8 @@ class LocalFleet:
         command += ["--pace", str(self.pace)]
         if self.objects is None or "://" not in self.objects:
             command.append("--shared-folder")
+        if self.experiment.fleet.deployed.tier not in SIMULATED:
+            command += ["--environment", self.experiment.fleet.deployed.tier]
         return Managed(name=name, command=command, environment=ONE_THREAD, stage=3)
 
     def _urls(self) -> Sequence[str]:

@@ -1,11 +1,12 @@
-"""Named experiments. `lwd show NAME` prints one, `--recipe NAME` runs it."""
+"""Named experiments. `lwd show --recipe NAME` prints one; `package.module:function` names one of your own."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 
 from lwd.config import Experiment
-from lwd.errors import UnknownNameError
+from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes.evidence import scene_evidence, scene_evidence_quick
 from lwd.recipes.fast import metaworld, metaworld50
 from lwd.recipes.sim import quick, scene
@@ -23,9 +24,25 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
 def recipe(name: str, seed: int = 0) -> Experiment:
     """The experiment of this name.
 
+    Args:
+        name: one of RECIPES, or "package.module:function": a function of the seed, importable here.
+        seed: of everything random.
+
     Raises:
         UnknownNameError: there is none; the nearest name is in the message.
+        ConfigError: the function cannot be imported, or returns something else.
     """
-    if name not in RECIPES:
-        raise UnknownNameError("recipe", name, RECIPES)
-    return RECIPES[name](seed)
+    module, _, function = name.partition(":")
+    if not function:
+        if name not in RECIPES:
+            raise UnknownNameError("recipe", name, RECIPES)
+        return RECIPES[name](seed)
+    try:
+        made = getattr(importlib.import_module(module), function)(seed)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"recipe {name!r} cannot be imported: {error}. Is its folder on PYTHONPATH?"
+        ) from error
+    if not isinstance(made, Experiment):
+        raise ConfigError(f"recipe {name!r} returned {type(made).__name__}, expected lwd.config.Experiment.")
+    return made
