@@ -51,7 +51,7 @@ class _Running:
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     starts: int = 0
-    pause_s: float = BACKOFF_S[0]
+    pause_s: float = field(default_factory=lambda: BACKOFF_S[0])
     due: float = 0.0
 
 
@@ -140,7 +140,7 @@ class Supervisor:
         pause = item.pause_s
         self._pause(item, now)
         log.warning(
-            "process_ended name=%s pid=%d code=%s after_s=%.1f restarts_in_s=%.1f said=%r",
+            "process_ended name=%s pid=%d code=%s after_s=%.1f restarts_in_s=%.2f said=%r",
             *(item.managed.name, pid, code, lived, pause, self._last_line(item.managed.name)),
         )
 
