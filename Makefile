@@ -18,7 +18,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (about 15 minutes on two cores)
+demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (15 to 20 minutes on two cores)
 	$(BIN)/lwd demo
 
 test: $(READY)  ## all tests
