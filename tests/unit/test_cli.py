@@ -19,13 +19,33 @@ OPTIONS = {
     "collect": ["--recipe", "--seed", "--out", "--sources"],
     "train sft": ["--recipe", "--seed", "--out"],
     "train offline": ["--recipe", "--seed", "--out"],
-    "fleet up": ["--recipe", "--seed", "--out"],
+    "fleet up": ["--recipe", "--seed", "--out", "--broker", "--bus", "--robots", "--evaluator", "--pace"],
     "evaluate": ["--recipe", "--seed", "--out", "--json", "sft", "offline", "online"],
     "report": ["--out"],
     "log ls": ["--out", "--json", "--task", "--source", "--limit", "--quarantine"],
     "log show": ["--out", "--json", "EPISODE-ID"],
     "log verify": ["--out", "--json"],
+    "log delete": ["EPISODE-ID", "--reason", "--by", "--yes", "--catalogue", "--objects"],
+    "log backup": ["FILE", "--out", "--catalogue"],
+    "log restore": ["FILE", "--catalogue"],
     "log migrate": ["--catalogue"],
+    "fleet init": ["--name", "--server", "--out"],
+    "fleet invite": ["NAME", "--role", "--spec", "--file", "--replace", "--out", "--catalogue"],
+    "fleet revoke": ["NAME", "--out", "--catalogue"],
+    "status": ["--out", "--catalogue", "--json"],
+    "doctor": ["--credential", "--out", "--catalogue", "--objects"],
+    "coordinator": [
+        "--credential",
+        "--bus",
+        "--catalogue",
+        "--objects",
+        "--also",
+        "--public-objects",
+        "--metrics-port",
+    ],
+    "learner": ["--credential", "--bus", "--catalogue", "--objects", "--recipe", "--out"],
+    "evaluator": ["--credential", "--bus", "--every-s", "--episodes"],
+    "robot join": ["FILE", "--out", "--environment", "--pace", "--shared-folder", "--ca-file"],
     "snapshot ls": ["--out", "--json", "--limit"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
     "results status": ["--benchmark", "--only", "--out", "--results", "--json"],
@@ -102,8 +122,9 @@ def test_help_of_every_command_names_its_options_and_says_what_it_does(lwd, comm
     [
         ((), ["demo", "collect", "train sft", "fleet up", "evaluate", "log ls", "snapshot ls", "show"]),
         (("train",), ["sft", "offline"]),
-        (("log",), ["ls", "show", "verify"]),
-        (("fleet",), ["up"]),
+        (("log",), ["ls", "show", "verify", "delete", "backup", "restore", "migrate"]),
+        (("fleet",), ["up", "init", "invite", "revoke"]),
+        (("robot",), ["join"]),
         (("snapshot",), ["ls"]),
         (("results",), ["run", "status", "table", "figures"]),
     ],
@@ -173,6 +194,83 @@ def test_log_migrate_says_what_it_did(lwd, run_folder):
     code, out, _ = lwd("log", "migrate", "--catalogue", str(run_folder / "catalogue.db"))
     assert code == 0
     assert out == f"schema version {CATALOGUE_VERSION} -> {CATALOGUE_VERSION}\n"
+
+
+def test_log_delete_shows_the_lineage_first_and_deletes_when_told(lwd, run_folder):
+    asked = [
+        "log",
+        "delete",
+        IDS[1][:8],
+        "--reason",
+        "a face is in it",
+        "--by",
+        "ann",
+        "--out",
+        run_folder,
+        "--json",
+    ]
+    code, out, err = lwd(*asked)
+    assert code == 0
+    assert json.loads(out)["episode_id"] == IDS[1]
+    assert "nothing was deleted" in err
+    assert len(json.loads(lwd("log", "ls", "--out", run_folder, "--json")[1])) == 3
+    gone = json.loads(lwd(*asked, "--yes")[1])
+    assert (gone["reason"], gone["deleted_by"]) == ("a face is in it", "ann")
+    assert gone["object_deleted_at"] is not None
+    assert [r["episode_id"] for r in json.loads(lwd("log", "ls", "--out", run_folder, "--json")[1])] == [
+        IDS[0],
+        IDS[2],
+    ]
+    assert not list((run_folder / "objects" / "episodes" / IDS[1]).glob("*"))
+
+
+def test_log_backup_is_restored_into_an_empty_catalogue(lwd, run_folder, tmp_path):
+    copy, new = tmp_path / "copy.db", tmp_path / "new.db"
+    assert lwd("log", "backup", str(copy), "--out", run_folder)[0] == 0
+    code, out, _ = lwd("log", "restore", str(copy), "--catalogue", str(new))
+    assert code == 0
+    assert "3 episodes restored" in out
+    # Another catalogue over the same objects: everything is there and intact.
+    objects = str(run_folder / "objects")
+    code, out, _ = lwd("log", "verify", "--catalogue", str(new), "--objects", objects, "--json")
+    assert (code, json.loads(out)["episodes"]) == (0, 3)
+    code, _, err = lwd("log", "restore", str(copy), "--catalogue", str(new))
+    assert code == 2
+    assert "not empty" in err
+
+
+def test_status_counts_and_says_that_there_is_no_coordinator(lwd, run_folder):
+    found = json.loads(lwd("status", "--out", run_folder, "--json")[1])
+    assert (found["episodes"], found["quarantined"], found["processes"]) == (3, 1, [])
+    assert found["stalls"] == ["no coordinator ever reported; start lwd coordinator."]
+    assert "start lwd coordinator" in lwd("status", "--out", run_folder)[1]
+
+
+def test_doctor_is_content_with_a_good_folder_and_names_what_is_broken(lwd, run_folder, tmp_path):
+    code, out, _ = lwd("doctor", "--out", run_folder)
+    assert code == 0, out
+    assert all(f"good  {what}" in out for what in ("disk", "catalogue", "versions", "clocks", "objects"))
+    code, out, _ = lwd("doctor", "--credential", str(tmp_path / "none.json"))
+    assert code == 1
+    assert "lwd fleet invite" in out
+    code, _, err = lwd("doctor")
+    assert code == 2
+    assert "--credential" in err
+
+
+def test_reading_makes_no_keys(lwd, run_folder):
+    before = sorted(path.name for path in run_folder.rglob("*.pem"))
+    lwd("log", "ls", "--out", run_folder)
+    lwd("snapshot", "ls", "--out", run_folder)
+    assert sorted(path.name for path in run_folder.rglob("*.pem")) == before
+
+
+@pytest.mark.parametrize("service", ["coordinator", "learner", "evaluator"])
+def test_a_service_without_a_bus_says_what_it_needs(lwd, service):
+    code, _, err = lwd(service)
+    assert code == 2
+    assert "--credential" in err
+    assert "--bus" in err
 
 
 def test_snapshot_ls(lwd, run_folder):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import RUN, Read, RunOptions, existing, experiment, folder, print_json
+from lwd.cli.options import RUN, Read, RunOptions, experiment, folder, print_json
 from lwd.errors import ConfigError
 
 
@@ -165,21 +165,13 @@ class FleetRevoke:
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Read):
-    """How the fleet is: every process with its last word, what waits for what, latencies, counts.
-
-    Attributes:
-        catalogue: URL of the catalogue, in place of the run folder's own.
-    """
-
-    catalogue: str | None = None
+    """How the fleet is: every process with its last word, what waits for what, latencies, counts."""
 
     def run(self) -> None:
         """Run it."""
         from lwd.fleet.status import fleet_status, print_status
-        from lwd.log.catalogue import Catalogue
 
-        where = existing(self.out).catalogue if self.catalogue is None else self.catalogue
-        with Catalogue(where) as catalogue:
+        with self.opened() as (catalogue, _):
             found = fleet_status(catalogue)
         if self.json:
             print_json(found)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lwd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lwd.log.catalogue import Catalogue
+    from lwd.log.objects import ObjectStore
 
 RUN = Path("runs/demo")
 
@@ -32,15 +38,41 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
-    """Options of the commands that only read.
+class Stored:
+    """Where the log is: a run folder, or a fleet's servers.
 
     Attributes:
         out: run folder.
-        json: print JSON instead of a table.
+        catalogue: postgresql://user@host/database, or a path, in place of the run folder's own.
+        objects: s3://bucket/prefix?endpoint=http://host:port, or a folder, in place of the run folder's own.
     """
 
     out: Path = RUN
+    catalogue: str | None = None
+    objects: str | None = None
+
+    @contextmanager
+    def opened(self) -> Generator[tuple[Catalogue, ObjectStore]]:
+        """Catalogue and objects; ConfigError if there is no log."""
+        from lwd.fleet.folder import RunFolder
+        from lwd.log.catalogue import Catalogue
+        from lwd.log.objects import ObjectStore
+
+        if self.catalogue is None:
+            existing(self.out)
+        run = RunFolder(self.out.absolute(), self.catalogue, self.objects)
+        with Catalogue(run.catalogue) as catalogue:
+            yield catalogue, ObjectStore(run.objects)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(Stored):
+    """Options of the commands that only read.
+
+    Attributes:
+        json: print JSON instead of a table.
+    """
+
     json: bool = False
 
 

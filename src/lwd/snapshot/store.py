@@ -163,11 +163,7 @@ class SnapshotStore:
 
     def list(self) -> list[Snapshot]:
         """All snapshots' rows, oldest first."""
-        with self._catalogue.read() as connection:
-            rows = connection.execute(
-                sa.select(tables.snapshots).order_by(tables.snapshots.c.number)
-            ).mappings()
-            return [_snapshot(row) for row in rows]
+        return snapshots(self._catalogue)
 
     def load(self, number: int) -> tuple[dict[str, NDArray[Any]], Snapshot]:
         """A verified policy: its arrays (read-only) and its row, with the metadata that is inside the file.
@@ -185,6 +181,13 @@ class SnapshotStore:
             verified.size,
         )
         return arrays, verified
+
+
+def snapshots(catalogue: Catalogue) -> list[Snapshot]:
+    """The rows of all snapshots, oldest first, not verified."""
+    with catalogue.read() as connection:
+        rows = connection.execute(sa.select(tables.snapshots).order_by(tables.snapshots.c.number)).mappings()
+        return [_snapshot(row) for row in rows]
 
 
 def verify(snapshot: Snapshot, key: Ed25519PublicKey) -> None:
