@@ -132,7 +132,7 @@ def recap(x: Experiment) -> Experiment:
 
 
 def iql_qam(x: Experiment) -> Experiment:
-    """LWD with a scalar expectile in place of DIVL; tau is 0.6 offline and 0.9 online, as LWD's tau_base."""
+    """LWD with a scalar expectile in place of DIVL; tau is LWD's tau_base of each stage."""
     return _with_learner(
         x, "iql_qam", lambda c: Iql(**_settings(replace(c, divl=replace(c.divl, alpha=0.0))))
     )

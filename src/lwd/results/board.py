@@ -67,6 +67,16 @@ ABLATIONS = (
         "lwd_offline",
     ),
     Ablation(
+        "Return window on long tasks, online",
+        (("n = 10", "lwd_online"), ("n = 1 (the paper's)", "n_step_1_online")),
+        "lwd_online",
+    ),
+    Ablation(
+        "tau_base, online",
+        (("0.6", "lwd_online"), ("0.9 (the paper's)", "tau_base_0.9_online")),
+        "lwd_online",
+    ),
+    Ablation(
         "QAM's paths, offline",
         (("from the policy", "lwd_offline"), ("from the reference", "reference_paths")),
         "lwd_offline",
@@ -84,7 +94,7 @@ ABLATIONS = (
     ),
     Ablation(
         "Flow steps, offline",
-        (("5", "flow_steps_5"), ("10", "lwd_offline"), ("20", "flow_steps_20")),
+        (("3", "flow_steps_3"), ("5", "lwd_offline"), ("10", "flow_steps_10")),
         "lwd_offline",
     ),
     Ablation(

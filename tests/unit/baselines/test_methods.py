@@ -52,10 +52,17 @@ def test_what_differs_from_lwd_in_the_learner_has_the_same_stages_and_settings(n
         for setting in ("policy", "critic", "qam", "batch", "policy_batch", "ema_rate", "policy_ema_rate"):
             assert getattr(mine.learner, setting) == getattr(lwds.learner, setting)
         assert mine.learner.divl.tau_base == lwds.learner.divl.tau_base
-    assert (EXPERIMENTS["iql_qam"].offline.learner.divl.tau_base, x.online.learner.divl.tau_base) == (
-        0.6,
-        0.9,
-    )
+
+
+def test_updates_are_lwds_or_four_cheaper_ones_for_each():
+    for name, x in EXPERIMENTS.items():
+        steps = SCENE.online.control_steps * SCENE.online.rate.learner_steps_per_control_step
+        pace = 4 if name in ("rft", "hg_dagger", "recap") else 1
+        assert x.online.control_steps * x.online.rate.learner_steps_per_control_step == pace * steps, name
+        offline = (
+            0 if name == "hg_dagger" else SCENE.offline.steps + SCENE.offline.critic_steps * (name == "recap")
+        )
+        assert x.offline.steps == offline, name
 
 
 def test_rft_imitates_successes_only_and_nobody_takes_over():
@@ -90,7 +97,7 @@ def test_recap_learns_from_everything_in_two_autonomous_rounds():
 
 
 def test_schedules_end_with_the_learner_steps():
-    steps = round(0.2 * SCENE.online.control_steps)
+    steps = round(4 * SCENE.online.rate.learner_steps_per_control_step * SCENE.online.control_steps)
     for name in ("rft", "hg_dagger"):
         assert EXPERIMENTS[name].online.learner.policy.decay_steps == steps
     assert EXPERIMENTS["rft"].offline.learner.policy.decay_steps == SCENE.offline.steps
@@ -108,7 +115,7 @@ def test_cloning_may_take_four_steps_for_one_and_publishes_as_often(name):
     assert mine.rate.learner_steps_per_control_step == 4 * lwds.rate.learner_steps_per_control_step
     for rate, stage in ((mine.rate, mine), (lwds.rate, lwds)):
         per_snapshot = stage.publish_every_learner_steps / rate.learner_steps_per_control_step
-        assert per_snapshot == pytest.approx(1000)
+        assert per_snapshot == pytest.approx(500)
     mine_slack = mine.rate.actor_slack_steps / mine.rate.learner_steps_per_control_step
     assert mine_slack == lwds.rate.actor_slack_steps / lwds.rate.learner_steps_per_control_step
 
