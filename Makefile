@@ -1,6 +1,6 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench results results-demo table docs lock venv
+.PHONY: help demo test test-slow record-slow check fix bench results results-demo table docs lock venv
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -21,8 +21,14 @@ help:  ## print this list
 demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (about 15 minutes on two cores)
 	$(BIN)/lwd demo
 
-test: $(READY)  ## all tests
+test: $(READY)  ## all tests but the slow tier
 	$(PYTEST)
+
+test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (about ten minutes)
+	$(BIN)/pytest -m slow tests/slow
+
+record-slow: $(READY)  ## record the slow tier's curves anew; the change belongs into CHANGELOG.md under "Numbers"
+	$(BIN)/python -m tests.slow.record
 
 check: $(READY)  ## what must hold before a commit: format, lint, types, imports, tests
 	$(BIN)/ruff format --check .

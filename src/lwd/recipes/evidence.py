@@ -7,12 +7,13 @@ from dataclasses import replace
 from lwd.config import EvaluateConfig, Experiment
 from lwd.learner.method import Lwd
 from lwd.learner.stages import LoopConfig
+from lwd.recipes.fast import metaworld
 from lwd.recipes.sim import scene
 
 ONLINE_CONTROL_STEPS = 260_000
 """Online budget of every method: at 20 control steps a second 3.6 robot-hours, twice the demo's."""
 LONGEST_BLOCK = 250
-"""Learner steps between snapshots in the slowest ablation; every run's learner may be this far ahead, so that none differs in it."""
+"""Learner steps between snapshots in the slowest ablation. Every learner may be this far ahead, so that none differs in it."""
 
 
 def scene_evidence(seed: int = 0) -> Experiment:
@@ -22,12 +23,23 @@ def scene_evidence(seed: int = 0) -> Experiment:
 
 def scene_evidence_quick(seed: int = 0) -> Experiment:
     """The evidence's program with hardly any steps, for tests and for a first look; learns nothing."""
-    x = _with_budget(scene(seed), 600)
+    return replace(_shrunk(scene(seed)), name="scene_evidence_quick")
+
+
+def metaworld_quick(seed: int = 0) -> Experiment:
+    """The same of the fast tier's eight tasks."""
+    return replace(_shrunk(metaworld(seed)), name="metaworld_quick")
+
+
+def _shrunk(x: Experiment) -> Experiment:
+    """The same stages with hardly any steps, networks of hardly any size, four robots."""
+    x = _with_budget(x, 600)
     return replace(
         x,
-        name="scene_evidence_quick",
         fleet=replace(x.fleet, robots=4),
-        collect=replace(x.collect, demos={"leisurely": 1}, play=1, rollouts=1),
+        collect=replace(
+            x.collect, demos=dict.fromkeys(x.collect.demos, 1), play=min(x.collect.play, 1), rollouts=1
+        ),
         model=replace(x.model, width=16, depth=2, instruction_dim=8),
         clone=replace(x.clone, steps=40, loop=LoopConfig(block_steps=20)),
         offline=replace(x.offline, critic_steps=10, steps=20, loop=LoopConfig(block_steps=10)),

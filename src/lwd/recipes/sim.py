@@ -30,7 +30,7 @@ from lwd.robot.sim.scene_tasks import SCENE_TASKS
 from lwd.robot.sim.style import EXPERT, ExpertStyle
 
 LEISURELY = ExpertStyle(noise=(0.1, 0.25), speed=(0.4, 1.0), pause_probability=0.01, pause_steps=(5, 10))
-"""A demonstrator who takes time: some move slowly, all stop now and then. A clone copies the pace; outcomes tell that haste pays."""
+"""Takes time: some move slowly, all stop now and then. A clone copies the pace; outcomes tell that haste pays."""
 PACE = 0.85
 """The deployment's time limits, as a share of the tasks' own: 1.7 to 2 times what the expert needs on the long tasks."""
 PATIENCE = 2

@@ -13,7 +13,7 @@ from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
-from lwd.results.plan import chosen, plan, rows
+from lwd.results.plan import BENCHMARKS, chosen, plan, rows, rows_of
 from lwd.results.settings import agree, differences, settings
 
 EVIDENCE = partial(recipe, "scene_evidence")
@@ -59,8 +59,32 @@ def test_cells_come_seed_by_seed_with_parents_first():
     assert all(cell.experiment.seed == cell.seed for cell in planned)
 
 
-def test_the_protocol_is_the_same_for_all_methods():
-    for cell in plan("scene_evidence"):
+def test_the_fast_tier_has_methods_without_ablations_and_the_generalist_lwd_alone():
+    eight, fifty = (by_name(rows_of(name)) for name in ("metaworld", "metaworld50"))
+    assert {f"{name}_online" for name in METHODS} < set(eight)
+    assert not set(CHANGES) & set(eight)
+    assert {name: row.seeds for name, row in fifty.items()} == {
+        "sft": 5,
+        "lwd_offline": 5,
+        "lwd_online": 5,
+    }
+    assert {name for name, row in eight.items() if row.seeds == 5} == set(fifty)
+    assert {len(cell.experiment.fleet.deployed.tasks) for cell in plan("metaworld50")} == {50}
+
+
+def test_the_scene_evidence_runs_everything():
+    assert rows_of("scene_evidence") != []
+    assert set(by_name(rows_of("scene_evidence"))) == set(by_name(rows(EVIDENCE)))
+
+
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+def test_a_cell_has_one_core_so_one_worker(benchmark):
+    assert {cell.experiment.fleet.workers for cell in plan(benchmark)} == {1}
+
+
+@pytest.mark.parametrize("benchmark", ["scene_evidence", "metaworld"])
+def test_the_protocol_is_the_same_for_all_methods(benchmark):
+    for cell in plan(benchmark):
         x, plain = cell.experiment, cell.plain
         assert (x.collect, x.clone, x.evaluate, x.fleet.deployed) == (
             plain.collect,
