@@ -5,6 +5,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 0 1 2 3 4
+BENCHMARKS ?= metaworld metaworld50 scene_evidence
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -24,7 +25,7 @@ demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD
 test: $(READY)  ## all tests but the slow tier
 	$(PYTEST)
 
-test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (about ten minutes)
+test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (minutes; the limit is ten)
 	$(BIN)/pytest -m slow tests/slow
 
 record-slow: $(READY)  ## record the slow tier's curves anew; the change belongs into CHANGELOG.md under "Numbers"
@@ -46,7 +47,7 @@ bench: $(READY)  ## write benchmarks/results/*.json and print them against the l
 	$(BIN)/python -m benchmarks
 
 results: $(READY)  ## run what is missing of the evidence (days; goes on where it was cut), then `make table`
-	$(BIN)/lwd results run --jobs $(WORKERS)
+	for benchmark in $(BENCHMARKS); do $(BIN)/lwd results run --benchmark $$benchmark --jobs $(WORKERS) || exit 1; done
 	$(MAKE) table
 
 results-demo: $(READY)  ## run the demo once per seed (hours), keep each summary.json, then `make table`
@@ -61,6 +62,7 @@ table: $(READY)  ## write the measured tables and figures (README, docs/referenc
 	$(BIN)/python -m tools.make_table
 	$(BIN)/lwd results figures
 	$(BIN)/lwd results table
+	$(BIN)/python -m lwd.results.ogbench table
 
 docs: $(READY)  ## build the documentation site into site/, warnings are errors
 	$(BIN)/python -m tools.paper_map

@@ -1,8 +1,8 @@
-"""QAM as its authors' released code has it: a critic ensemble bootstrapped from the policy, and a reference that keeps learning.
+"""QAM as its authors' released code has it: a critic ensemble bootstrapped from the policy, a reference that keeps learning.
 
-Not what LWD does with QAM (docs/reference/ogbench.md lists the differences); it is here so that our adjoint matching can be laid
-beside published numbers. Li & Levine, arXiv 2601.14234, numerics of the authors' repository at commit f93efd2. Symbols: Q_k critic
-ensemble, Qbar_k its EMA, rho pessimism, v_b behaviour flow ("slow actor"), v_f policy ("fast actor").
+Not what LWD does with QAM (docs/reference/ogbench.md lists the differences); it is here so that our adjoint matching can be
+laid beside published numbers. Li & Levine, arXiv 2601.14234, numerics of the authors' repository at commit f93efd2. Symbols:
+Q_k critic ensemble, Qbar_k its EMA, rho pessimism, v_b behaviour flow ("slow actor"), v_f policy ("fast actor").
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class _Keys(NamedTuple):
 def critic_target(
     config: PublicQam, policy: MlpPolicy, target: Critic, batch: Transition, key: PRNGKeyArray
 ) -> Float[Array, " B"]:
-    """y = reward + discount (mean_k - rho std_k) Qbar_k(s', a') with one a' of the policy per s'; no gradient, no clipping."""
+    """Each y = reward + discount (mean_k - rho std_k) Qbar_k(s', a') with one a' of the policy; no gradient, no clipping."""
     shape = batch.chunk.shape[-2:]
 
     def values(observation: Observation, key: PRNGKeyArray) -> Float[Array, " heads"]:
@@ -219,9 +219,7 @@ def update(
     (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.learned)
     mask = _trained(state.learned)
     gradients = eqx.filter(gradients, mask)
-    changes, memory = _optimizer(config).update(
-        gradients, state.optimizer, eqx.filter(state.learned, mask)
-    )
+    changes, memory = _optimizer(config).update(gradients, state.optimizer, eqx.filter(state.learned, mask))
     moved = PublicQamState(
         step=state.step + 1,
         learned=eqx.apply_updates(state.learned, changes),
