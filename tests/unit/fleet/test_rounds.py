@@ -40,9 +40,9 @@ def _quick_children(monkeypatch, tmp_path):
 
 
 def test_a_round_is_the_offline_stage_again_with_its_part_of_the_learner_steps():
-    """0.05 learner steps per control step, seven for one, 240 control steps, two rounds: 42 each, 4/14 for the value."""
+    """0.05 learner steps per control step, four for one, 240 control steps, two rounds: 24 each, 4/14 for the value."""
     stage = stage_of_round(X)
-    assert (stage.steps, stage.critic_steps) == (42, 12)
+    assert (stage.steps, stage.critic_steps) == (24, 6)
     assert stage.learner == X.online.learner
     assert (stage.mixture, stage.warm_up_mixture) == (X.online.mixture, X.offline.warm_up_mixture)
     assert stage.loop == X.offline.loop
@@ -88,10 +88,10 @@ def test_two_rounds_of_which_the_second_is_cut_and_goes_on(trained_copy, console
         rows = services.catalogue.episodes(source="online")
         published = [s for s in services.snapshots.list() if s.meta["stage"] == "online"]
         state = last_state(X, services, X.online.learner, round_name(2))
-    assert [s.learner_step for s in published] == [42, 84]
+    assert [s.learner_step for s in published] == [24, 48]
     assert published[0].manifest < published[1].manifest
     assert newest == published[1]
-    assert int(state.step) == 42
+    assert int(state.step) == 24
     # Round one under the offline policy, round two under round one's, each with half of the control steps.
     steps = Counter()
     for row in rows:
