@@ -8,6 +8,7 @@ another sample from the same distribution, of whatever size is asked for, and no
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -68,7 +69,7 @@ def write_play(settings: PlaySettings, path: Path, say: Callable[[str], None] = 
     """Generate and write a data set in the published files' form; nothing appears under `path` before it is complete."""
     arrays = generate(settings, say)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part.npz")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part.npz")  # two runs may both find it missing
     note = np.array(json.dumps({"made_by": "lwd", **asdict(settings)}))
     np.savez_compressed(part, **arrays, note=note)  # pyright: ignore
     part.rename(path)
