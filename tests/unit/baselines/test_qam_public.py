@@ -1,5 +1,6 @@
 """The public QAM's learner: its ensemble, its targets, what counts in which loss, and averages that lag by one step."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,8 @@ MODEL = MlpConfig(
 )
 CONFIG = PublicQam(inverse_temperature=1.0, flow_steps=3, batch=4)
 FIRST = MlpPolicy.init(jax.random.key(0), MODEL, Normalizer.identity(3))
+UPDATE = eqx.filter_jit(CONFIG.update(FIRST))
+LOSSES = eqx.filter_jit(lambda state, batch, keys: losses(CONFIG, state, state.learned, batch, keys)[1])
 KEYS = _Keys(*jax.random.split(jax.random.key(5), 3))
 
 
@@ -89,24 +92,23 @@ def test_a_chunk_across_an_episodes_end_counts_by_its_state_alone():
     valid = jnp.ones((4, 2), bool).at[0, 1].set(False)
     plain, other = batch(valid=valid), batch(valid=valid)
     other = other._replace(reward=other.reward.at[0].set(50.0), chunk=other.chunk.at[0].set(0.9))
-    (_, first), (_, second) = (losses(CONFIG, state, state.learned, one, KEYS) for one in (plain, other))
+    first, second = (LOSSES(state, one, KEYS) for one in (plain, other))
     for name in ("critic/loss", "reference/flow_matching_loss", "policy/adjoint_matching_loss"):
         np.testing.assert_allclose(first[name], second[name], rtol=1e-5, err_msg=name)
     assert float(first["replay/whole_chunks"]) == 0.75
     seen = other.observation._replace(proprio=other.observation.proprio.at[0].add(1.0))
-    _, moved = losses(CONFIG, state, state.learned, other._replace(observation=seen), KEYS)
+    moved = LOSSES(state, other._replace(observation=seen), KEYS)
     assert abs(float(moved["policy/adjoint_matching_loss"] - second["policy/adjoint_matching_loss"])) > 1e-4
     np.testing.assert_allclose(moved["critic/loss"], second["critic/loss"], rtol=1e-5)
 
 
 def test_averages_follow_the_parameters_from_before_the_step():
     """At the start a copy equals what it follows, so the first step leaves it; the second moves it by the first's change."""
-    update = CONFIG.update(FIRST)
     first = started()
-    second, metrics = update(first, batch(), jax.random.key(1))
+    second, metrics = UPDATE(first, batch(), jax.random.key(1))
     assert_trees_equal(second.target, first.target)
     assert_trees_equal(second.behaviour_average, first.behaviour_average)
-    third, _ = update(second, batch(), jax.random.key(2))
+    third, _ = UPDATE(second, batch(), jax.random.key(2))
     weight = lambda critic: np.asarray(critic.heads.out.weight, np.float64)  # noqa: E731
     expected = weight(first.target) + 0.005 * (weight(second.learned.critic) - weight(first.target))
     np.testing.assert_allclose(weight(third.target), expected, atol=1e-7)
@@ -118,7 +120,7 @@ def test_the_two_flows_begin_apart_and_every_part_moves():
     first = started()
     flows = first.learned.policy.out.weight, first.learned.behaviour.out.weight
     assert not np.allclose(*flows)
-    second, _ = CONFIG.update(FIRST)(first, batch(), jax.random.key(1))
+    second, _ = UPDATE(first, batch(), jax.random.key(1))
     for part in ("policy", "behaviour"):
         before, after = (getattr(s.learned, part).out.weight for s in (first, second))
         assert not np.allclose(before, after), part

@@ -231,9 +231,7 @@ def test_a_cut_offline_run_ends_like_an_uncut_one(play, tmp_path):
         np.testing.assert_array_equal(array, second[name], err_msg=name)
     longer = run_task(replace(x, updates=40), tmp_path / "cut", tmp_path / "results2", lambda _: None)
     assert [p.updates for p in longer.curve] == [20, 30, 40]
-    with pytest.raises(
-        ConfigError, match=r"begun with other settings .*run.seed|begun with other settings \(.*episodes"
-    ):
+    with pytest.raises(ConfigError, match=r"begun with other settings \(run\.episodes 2; run\.episodes 3\)"):
         run_task(replace(x, episodes=3), tmp_path / "cut", tmp_path / "results2", lambda _: None)
 
 
@@ -341,7 +339,7 @@ def test_run_files_are_checked(tmp_path):
 
 def test_tables_lay_our_numbers_beside_those_of_the_same_updates():
     text = tables([made_up(), made_up(seed=1, complete=True), made_up(data="a file")])
-    assert "| 50,000 | 0 | 90 (82 to 95) | 2 | 80 | 46 |" in text
+    assert "| 50,000 | 0 | 90 (83 to 94) | 2 | 80 | 46 |" in text
     assert "| 60,000 | 0 | 100 (96 to 100) | 2 | - | - |" in text
     assert text.count("### scene-task2, size small") == 2, "other data, another table"
     assert "Not finished: seed 0." in text

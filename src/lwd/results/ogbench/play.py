@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
-import ogbench.manipspace  # noqa: F401  # pyright: ignore  # registers the environments
 from numpy.typing import NDArray
 from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
 from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
@@ -25,6 +23,7 @@ from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
 from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
 
 from lwd.errors import ConfigError
+from lwd.results.ogbench.robot import make
 from lwd.results.ogbench.tasks import DOMAINS
 
 NOISE, SMOOTHING = 0.1, 0.5
@@ -77,7 +76,7 @@ def write_play(settings: PlaySettings, path: Path, say: Callable[[str], None] = 
 
 def generate(settings: PlaySettings, say: Callable[[str], None] = print) -> Arrays:
     """All episodes in a row: observations, actions, terminals, qpos, qvel, and button_states where there are buttons."""
-    env: Any = gymnasium.make(
+    env = make(
         f"{settings.domain}-v0",
         terminate_at_goal=False,
         mode="data_collection",

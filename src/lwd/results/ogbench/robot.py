@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,16 @@ Act = Callable[[Any, PRNGKeyArray], Any]
 """Observation [P] and key to a chunk [H, A] in [-1, 1]."""
 
 
+def make(name: str, **how: Any) -> Any:
+    """One of OGBench's environments; gymnasium's remark about the precision of its boxes is left out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+        return gymnasium.make(name, disable_env_checker=True, **how)
+
+
 def make_environment(task: Task) -> Any:
     """The single-task environment: it ends with success, which is judged before the step."""
-    return gymnasium.make(task.environment)
+    return make(task.environment)
 
 
 @eqx.filter_jit
