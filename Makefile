@@ -1,10 +1,11 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench results results-demo table docs lock venv
+.PHONY: help demo test test-slow record-slow check fix bench results results-demo table docs lock venv
 
 PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 0 1 2 3 4
+BENCHMARKS ?= metaworld metaworld50 scene_evidence
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -21,8 +22,14 @@ help:  ## print this list
 demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (15 to 20 minutes on two cores)
 	$(BIN)/lwd demo
 
-test: $(READY)  ## all tests
+test: $(READY)  ## all tests but the slow tier
 	$(PYTEST)
+
+test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (minutes; the limit is ten)
+	$(BIN)/pytest -m slow tests/slow
+
+record-slow: $(READY)  ## record the slow tier's curves anew; the change belongs into CHANGELOG.md under "Numbers"
+	$(BIN)/python -m tests.slow.record
 
 check: $(READY)  ## what must hold before a commit: format, lint, types, imports, tests
 	$(BIN)/ruff format --check .
@@ -40,7 +47,7 @@ bench: $(READY)  ## write benchmarks/results/*.json and print them against the l
 	$(BIN)/python -m benchmarks
 
 results: $(READY)  ## run what is missing of the evidence (days; goes on where it was cut), then `make table`
-	$(BIN)/lwd results run --jobs $(WORKERS)
+	for benchmark in $(BENCHMARKS); do $(BIN)/lwd results run --benchmark $$benchmark --jobs $(WORKERS) || exit 1; done
 	$(MAKE) table
 
 results-demo: $(READY)  ## run the demo once per seed (hours), keep each summary.json, then `make table`
@@ -55,6 +62,7 @@ table: $(READY)  ## write the measured tables and figures (README, docs/referenc
 	$(BIN)/python -m tools.make_table
 	$(BIN)/lwd results figures
 	$(BIN)/lwd results table
+	$(BIN)/python -m lwd.results.ogbench table
 
 docs: $(READY)  ## build the documentation site into site/, warnings are errors
 	$(BIN)/python -m tools.paper_map

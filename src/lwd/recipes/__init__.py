@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError, UnknownNameError
-from lwd.recipes.evidence import scene_evidence, scene_evidence_quick
+from lwd.recipes.evidence import metaworld_quick, scene_evidence, scene_evidence_quick
 from lwd.recipes.fast import metaworld, metaworld50
 from lwd.recipes.sim import quick, scene
 
@@ -18,6 +18,7 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene_evidence_quick": scene_evidence_quick,
     "metaworld": metaworld,
     "metaworld50": metaworld50,
+    "metaworld_quick": metaworld_quick,
 }
 
 

@@ -1,7 +1,8 @@
 """LWD with one thing changed. Each is a function Experiment -> Experiment, for `lwd results`.
 
 Two ablations have no function here: DIVL against a scalar expectile is the method `iql_qam`, and the other end of each
-comparison (adaptive tau, n = 10, paths from the policy, publishing every 50, sixteen robots) is LWD itself.
+comparison (adaptive tau, n = 10 in both stages, tau_base 0.6 in both, paths from the policy, five flow steps, publishing
+every 50, sixteen robots) is LWD itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ CONSTANT_TAU = 0.52
 def _offline(x: Experiment) -> Lwd:
     assert isinstance(x.offline.learner, Lwd)  # ablations are of LWD's own settings
     return x.offline.learner
+
+
+def _online(x: Experiment) -> Lwd:
+    assert isinstance(x.online.learner, Lwd)
+    return x.online.learner
 
 
 def _with_offline(
@@ -52,8 +58,24 @@ def constant_tau(x: Experiment) -> Experiment:
 
 
 def n_step_1(x: Experiment) -> Experiment:
-    """Returns look one chunk ahead on long tasks too."""
+    """Offline returns look one chunk ahead on long tasks too."""
     return _with_offline_pool(x, lambda mixture: replace(mixture, offline=replace(mixture.offline, n_long=1)))
+
+
+def n_step_1_online(x: Experiment) -> Experiment:
+    """Online returns look one chunk ahead on long tasks too, in both halves of the batch: the paper's setting."""
+    mixture = x.online.mixture
+    short = replace(
+        mixture, offline=replace(mixture.offline, n_long=1), online=replace(mixture.online, n_long=1)
+    )
+    return replace(x, online=replace(x.online, mixture=short))
+
+
+def tau_base_online(x: Experiment, tau_base: float) -> Experiment:
+    """Another tau_base in the online stage; 0.9 is the paper's."""
+    lwd = _online(x)
+    learner = replace(lwd, divl=replace(lwd.divl, tau_base=tau_base))
+    return replace(x, online=replace(x.online, learner=learner))
 
 
 def reference_paths(x: Experiment) -> Experiment:
@@ -101,9 +123,7 @@ def fleet_of(x: Experiment, robots: int) -> Experiment:
 
 def publish_every(x: Experiment, learner_steps: int) -> Experiment:
     """Robots get a new policy more or less often."""
-    # The learner works in blocks of this length, so its slack must hold one.
-    rate = replace(x.online.rate, learner_slack_steps=max(x.online.rate.learner_slack_steps, learner_steps))
-    return replace(x, online=replace(x.online, publish_every_learner_steps=learner_steps, rate=rate))
+    return replace(x, online=replace(x.online, publish_every_learner_steps=learner_steps))
 
 
 OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
@@ -114,13 +134,15 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "temperature_0.3x": partial(temperature, factor=0.3),
     "temperature_3x": partial(temperature, factor=3.0),
     "temperature_10x": partial(temperature, factor=10.0),
-    "flow_steps_5": partial(flow_steps, steps=5),
-    "flow_steps_20": partial(flow_steps, steps=20),
+    "flow_steps_3": partial(flow_steps, steps=3),
+    "flow_steps_10": partial(flow_steps, steps=10),
     "without_failures": without_failures,
 }
 """They end at the offline stage."""
 
 ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
+    "n_step_1_online": n_step_1_online,
+    "tau_base_0.9_online": partial(tau_base_online, tau_base=0.9),
     "no_interventions": no_interventions,
     "fleet_1": partial(fleet_of, robots=1),
     "fleet_4": partial(fleet_of, robots=4),

@@ -101,7 +101,7 @@ def metaworld(seed: int = 0) -> Experiment:
         clone=_clone(12_000),
         offline=_offline(critic_steps=6_000, policy_steps=3_000),
         online=_online(64_000),
-        evaluate=EvaluateConfig(episodes=40),
+        evaluate=EvaluateConfig(episodes=50),
         gamma=0.99,
         seed=seed,
     )

@@ -24,8 +24,8 @@ from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.state import LearnerConfig
 from lwd.replay.mixture import ALL_OUTCOMES, Mixture, Pool
 
-CLONING_PACE = 4
-"""Learner steps of flow matching for one of Algorithm 2: they cost about a fifth of it, so this is a little less compute."""
+CLONING_PACE, RECAP_PACE = 7, 4
+"""Learner steps of flow matching, and of RECAP, for one of Algorithm 2: as much processor time, measured on the scene."""
 FINE_TUNING = 0.3
 """Peak learning rate of cloning that goes on, as a share of the SFT stage's: it starts from a trained policy."""
 ROUNDS = 2
@@ -54,7 +54,7 @@ def rft(x: Experiment) -> Experiment:
             warm_up_mixture=None,
         ),
         online=replace(
-            _at_cloning_pace(x.online),
+            _at_pace(x.online, CLONING_PACE),
             learner=_cloning(x, CLONING_PACE * _online_steps(x)),
             takeover=None,
             mixture=replace(x.online.mixture, offline=offline, online=own),
@@ -79,7 +79,7 @@ def hg_dagger(x: Experiment) -> Experiment:
             warm_up_mixture=None,
         ),
         online=replace(
-            _at_cloning_pace(x.online),
+            _at_pace(x.online, CLONING_PACE),
             learner=learner,
             mixture=replace(x.online.mixture, offline=demonstrations, online=replace(own, corrections=True)),
         ),
@@ -94,7 +94,7 @@ def recap(x: Experiment) -> Experiment:
     ahead = Mixture(offline=replace(everything, n_short=second, n_long=second))
     # As many learner steps for the policy as LWD's whole offline stage has, after a value as long in the making as LWD's.
     offline_steps = (x.offline.critic_steps, x.offline.steps)
-    round_steps = CLONING_PACE * _online_steps(x) // ROUNDS
+    round_steps = RECAP_PACE * _online_steps(x) // ROUNDS
     value_share = offline_steps[0] / max(sum(offline_steps), 1)
 
     def learner(steps: int) -> Recap:
@@ -122,7 +122,7 @@ def recap(x: Experiment) -> Experiment:
             warm_up_mixture=Mixture(offline=replace(everything, n_short=WHOLE_EPISODE, n_long=WHOLE_EPISODE)),
         ),
         online=replace(
-            _at_cloning_pace(x.online),
+            _at_pace(x.online, RECAP_PACE),
             learner=learner(round_steps),
             rounds=ROUNDS,
             takeover=None,
@@ -132,7 +132,7 @@ def recap(x: Experiment) -> Experiment:
 
 
 def iql_qam(x: Experiment) -> Experiment:
-    """LWD with a scalar expectile in place of DIVL; tau is 0.6 offline and 0.9 online, as LWD's tau_base."""
+    """LWD with a scalar expectile in place of DIVL; tau is LWD's tau_base of each stage."""
     return _with_learner(
         x, "iql_qam", lambda c: Iql(**_settings(replace(c, divl=replace(c.divl, alpha=0.0))))
     )
@@ -197,9 +197,9 @@ def _online_steps(x: Experiment) -> int:
     return round(x.online.rate.learner_steps_per_control_step * x.online.control_steps)
 
 
-def _at_cloning_pace(online: OnlineStage) -> OnlineStage:
-    """`CLONING_PACE` times the learner steps for the same experience; as many snapshots, as much slack in control steps."""
-    rate, pace = online.rate, CLONING_PACE
+def _at_pace(online: OnlineStage, pace: int) -> OnlineStage:
+    """That many times the learner steps for the same experience; as many snapshots, as much slack in control steps."""
+    rate = online.rate
     return replace(
         online,
         publish_every_learner_steps=pace * online.publish_every_learner_steps,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from lwd.errors import UnknownNameError
-from lwd.recipes import recipe
 from lwd.recipes.methods import METHODS
-from lwd.results.plan import BENCHMARKS, rows
+from lwd.results.plan import BENCHMARKS, rows_of
 from lwd.results.runfile import RunFile, read_run_files
 from lwd.results.scores import Measured, RowScore, paired, row_score
 
@@ -67,6 +66,16 @@ ABLATIONS = (
         "lwd_offline",
     ),
     Ablation(
+        "Return window on long tasks, online",
+        (("n = 10", "lwd_online"), ("n = 1 (the paper's)", "n_step_1_online")),
+        "lwd_online",
+    ),
+    Ablation(
+        "tau_base, online",
+        (("0.6", "lwd_online"), ("0.9 (the paper's)", "tau_base_0.9_online")),
+        "lwd_online",
+    ),
+    Ablation(
         "QAM's paths, offline",
         (("from the policy", "lwd_offline"), ("from the reference", "reference_paths")),
         "lwd_offline",
@@ -84,7 +93,7 @@ ABLATIONS = (
     ),
     Ablation(
         "Flow steps, offline",
-        (("5", "flow_steps_5"), ("10", "lwd_offline"), ("20", "flow_steps_20")),
+        (("3", "flow_steps_3"), ("5", "lwd_offline"), ("10", "flow_steps_10")),
         "lwd_offline",
     ),
     Ablation(
@@ -134,6 +143,11 @@ class Board:
         """Rows that are methods, not ablations."""
         return [row for row in self.wanted if label(row) != row]
 
+    @property
+    def ablations(self) -> list[Ablation]:
+        """The groups that this benchmark runs; the others belong to another one."""
+        return [one for one in ABLATIONS if all(row in self.wanted for _, row in one.rows)]
+
     def paired(self, below: str, above: str) -> tuple[Mapping[str, Measured], list[int]] | None:
         """`above` minus `below` on the attempts that both made; None while they share no training seed."""
         left, right = self.runs.get(below, []), self.runs.get(above, [])
@@ -144,12 +158,15 @@ class Board:
 
 def boards(root: Path) -> list[Board]:
     """The benchmarks that belong into the tables, from the run files under `root`/results."""
-    found: list[Board] = []
-    for name in BENCHMARKS:
-        if not name.endswith("_quick"):
-            wanted = {row.name: row.seeds for row in rows(partial(recipe, name))}
-            found.append(Board(name, wanted, read_run_files(root / "results" / "runs" / name)))
-    return found
+    return [
+        Board(
+            name,
+            {row.name: row.seeds for row in rows_of(name)},
+            read_run_files(root / "results" / "runs" / name),
+        )
+        for name, scope in BENCHMARKS.items()
+        if scope.shown
+    ]
 
 
 def _seed(run: RunFile) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from lwd.results.board import ABLATIONS, Board, label
+from lwd.results.board import Board, label
 from lwd.results.claims import claims, show
 from lwd.results.figures import pictures
 from lwd.results.runfile import RunFile
@@ -42,11 +42,14 @@ def readme_part(board: Board) -> str:
     """The methods in one table, and the claims."""
     done = sum(len(runs) for runs in board.runs.values())
     wanted = sum(board.wanted.values())
+    title = f"#### {board.benchmark}\n\n"
     if not done:
-        return f"None of the {wanted} runs is in yet; [results](docs/reference/results.md) lists them.\n"
+        return (
+            f"{title}None of the {wanted} runs is in yet; [results](docs/reference/results.md) lists them.\n"
+        )
     table = _table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])
     return (
-        f"{table}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
+        f"{title}{table}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
         f"failures included. {done} of {wanted} runs are in. Per task, paired differences, ablations, costs and who ran what: "
         f"[results](docs/reference/results.md).\n\n{_claims_table(board)}"
     )
@@ -94,7 +97,7 @@ def benchmark_page(board: Board) -> str:
         ("### Success per task", _per_task(board, board.methods)),
         ("### Paired differences in success", _differences(board)),
         ("### Figures", _figures(board)),
-        ("### Ablations", "\n".join(_ablations(board))),
+        *([("### Ablations", "\n".join(_ablations(board)))] if board.ablations else []),
         ("### What ran", _provenance(board)),
     ]
     return "\n".join(f"{title}\n\n{content}" if content else f"{title}\n" for title, content in parts)
@@ -106,15 +109,15 @@ def _per_task(board: Board, names: Sequence[str]) -> str:
         return "No run is committed yet.\n"
     lines = [
         [
-            label(row),
+            task,
             *(
                 f"{board.scores[row].means[task].success.value:.2f}" if row in board.scores else MISSING
-                for task in tasks
+                for row in names
             ),
         ]
-        for row in names
+        for task in tasks
     ]
-    return _table(["method", *tasks], lines)
+    return _table(["task", *map(label, names)], lines)
 
 
 def _differences(board: Board) -> str:
@@ -153,7 +156,7 @@ def _figures(board: Board) -> str:
 
 
 def _ablations(board: Board) -> Iterator[str]:
-    for ablation in ABLATIONS:
+    for ablation in board.ablations:
         lines: list[list[str]] = []
         for setting, row in ablation.rows:
             line = _main_line(board, row)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,35 @@ from lwd.recipes.methods import METHODS
 Stage = Literal["sft", "offline", "online"]
 Change = Callable[[Experiment], Experiment]
 
-BENCHMARKS = ("scene_evidence", "scene_evidence_quick")
-"""Recipes that can be run as a benchmark; the quick one only shows that everything works."""
 MAIN_SEEDS, OTHER_SEEDS = 5, 3
 """Training seeds of SFT and LWD, and of everything else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What a benchmark compares; every benchmark has SFT.
+
+    Attributes:
+        methods: name -> change from LWD's experiment, each with its offline and its online row.
+        offline_ablations, online_ablations: rows of LWD with one thing changed.
+        shown: whether it belongs into the committed tables.
+    """
+
+    methods: Mapping[str, Change] = field(default_factory=lambda: METHODS)
+    offline_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    online_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    shown: bool = True
+
+
+WHOLE = Scope(offline_ablations=OFFLINE_ABLATIONS, online_ablations=ONLINE_ABLATIONS)
+BENCHMARKS: Mapping[str, Scope] = {
+    "scene_evidence": WHOLE,
+    "metaworld": Scope(),
+    "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}),
+    "scene_evidence_quick": replace(WHOLE, shown=False),
+    "metaworld_quick": Scope(shown=False),
+}
+"""Recipes that can be run as a benchmark; the quick ones only show that everything works."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +126,14 @@ class Places:
         return self.results / "runs" / f"{cell_id}.json"
 
 
-def rows(make: Callable[[int], Experiment], methods: Mapping[str, Change] = METHODS) -> list[Row]:
+def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
     """The rows of a benchmark, parents before those that go on from them."""
     found = [Row(name="sft", stages=("sft",), parent=None, seeds=MAIN_SEEDS, change=lambda x: x)]
-    for name, change in methods.items():
+    for name, change in scope.methods.items():
         found += _method_rows(name, change, make(0))
-    for name, change in OFFLINE_ABLATIONS.items():
+    for name, change in scope.offline_ablations.items():
         found.append(Row(name=name, stages=("offline",), parent="sft", seeds=OTHER_SEEDS, change=change))
-    for name, change in ONLINE_ABLATIONS.items():
+    for name, change in scope.online_ablations.items():
         found.append(
             Row(name=name, stages=("online",), parent="lwd_offline", seeds=OTHER_SEEDS, change=change)
         )
@@ -148,19 +174,26 @@ def cells(benchmark: str, make: Callable[[int], Experiment], planned: Sequence[R
     return found
 
 
-def plan(benchmark: str) -> list[Cell]:
-    """The cells of a named benchmark.
+def plain(benchmark: str, seed: int) -> Experiment:
+    """A benchmark's own experiment: its recipe with one worker process, since a cell has one core."""
+    x = recipe(benchmark, seed)
+    return replace(x, fleet=replace(x.fleet, workers=1))
+
+
+def rows_of(benchmark: str) -> list[Row]:
+    """The rows of a named benchmark.
 
     Raises:
         UnknownNameError: there is none of this name; the nearest is in the message.
     """
     if benchmark not in BENCHMARKS:
         raise UnknownNameError("benchmark", benchmark, BENCHMARKS)
+    return rows(partial(plain, benchmark), BENCHMARKS[benchmark])
 
-    def make(seed: int) -> Experiment:
-        return recipe(benchmark, seed)
 
-    return cells(benchmark, make, rows(make))
+def plan(benchmark: str) -> list[Cell]:
+    """The cells of a named benchmark; raises as `rows_of`."""
+    return cells(benchmark, partial(plain, benchmark), rows_of(benchmark))
 
 
 def chosen(planned: Sequence[Cell], pattern: str) -> list[Cell]:

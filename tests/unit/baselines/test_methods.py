@@ -12,7 +12,7 @@ from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.method import Method
 from lwd.models.arrays import from_arrays, to_arrays
 from lwd.recipes import recipe
-from lwd.recipes.methods import METHODS
+from lwd.recipes.methods import CLONING_PACE, METHODS, RECAP_PACE
 from tests.paper.paper_examples import SIZES, assert_trees_equal, tiny_policy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SCENE = recipe("scene", 3)
 EXPERIMENTS = {name: make(SCENE) for name, make in METHODS.items()}
 SUCCESS = (Outcome.SUCCESS,)
+PACE = {"rft": CLONING_PACE, "hg_dagger": CLONING_PACE, "recap": RECAP_PACE}
 every_method = pytest.mark.parametrize("name", list(METHODS))
 
 
@@ -52,10 +53,18 @@ def test_what_differs_from_lwd_in_the_learner_has_the_same_stages_and_settings(n
         for setting in ("policy", "critic", "qam", "batch", "policy_batch", "ema_rate", "policy_ema_rate"):
             assert getattr(mine.learner, setting) == getattr(lwds.learner, setting)
         assert mine.learner.divl.tau_base == lwds.learner.divl.tau_base
-    assert (EXPERIMENTS["iql_qam"].offline.learner.divl.tau_base, x.online.learner.divl.tau_base) == (
-        0.6,
-        0.9,
-    )
+
+
+def test_updates_are_lwds_or_several_cheaper_ones_for_each():
+    for name, x in EXPERIMENTS.items():
+        steps = SCENE.online.control_steps * SCENE.online.rate.learner_steps_per_control_step
+        pace = PACE.get(name, 1)
+        found = x.online.control_steps * x.online.rate.learner_steps_per_control_step
+        assert found == pytest.approx(pace * steps), name
+        offline = (
+            0 if name == "hg_dagger" else SCENE.offline.steps + SCENE.offline.critic_steps * (name == "recap")
+        )
+        assert x.offline.steps == offline, name
 
 
 def test_rft_imitates_successes_only_and_nobody_takes_over():
@@ -90,27 +99,31 @@ def test_recap_learns_from_everything_in_two_autonomous_rounds():
 
 
 def test_schedules_end_with_the_learner_steps():
-    steps = round(0.2 * SCENE.online.control_steps)
+    steps = round(
+        CLONING_PACE * SCENE.online.rate.learner_steps_per_control_step * SCENE.online.control_steps
+    )
     for name in ("rft", "hg_dagger"):
         assert EXPERIMENTS[name].online.learner.policy.decay_steps == steps
     assert EXPERIMENTS["rft"].offline.learner.policy.decay_steps == SCENE.offline.steps
     offline, turn = EXPERIMENTS["recap"].offline, stage_of_round(EXPERIMENTS["recap"])
-    assert turn.steps == steps // 2
+    assert turn.steps == RECAP_PACE * SCENE.online.control_steps // 10 // 2
     for stage in (offline, turn):
         schedules = stage.learner.value.decay_steps, stage.learner.policy.decay_steps
         assert schedules[0] == pytest.approx(stage.critic_steps, abs=1)
         assert sum(schedules) == stage.steps
 
 
-@pytest.mark.parametrize("name", ["rft", "hg_dagger", "recap"])
-def test_cloning_may_take_four_steps_for_one_and_publishes_as_often(name):
+@pytest.mark.parametrize("name", list(PACE))
+def test_cloning_may_take_several_steps_for_one_and_publishes_as_often(name):
     mine, lwds = EXPERIMENTS[name].online, SCENE.online
-    assert mine.rate.learner_steps_per_control_step == 4 * lwds.rate.learner_steps_per_control_step
+    assert mine.rate.learner_steps_per_control_step == pytest.approx(
+        PACE[name] * lwds.rate.learner_steps_per_control_step
+    )
     for rate, stage in ((mine.rate, mine), (lwds.rate, lwds)):
         per_snapshot = stage.publish_every_learner_steps / rate.learner_steps_per_control_step
-        assert per_snapshot == pytest.approx(1000)
+        assert per_snapshot == pytest.approx(500)
     mine_slack = mine.rate.actor_slack_steps / mine.rate.learner_steps_per_control_step
-    assert mine_slack == lwds.rate.actor_slack_steps / lwds.rate.learner_steps_per_control_step
+    assert mine_slack == pytest.approx(lwds.rate.actor_slack_steps / lwds.rate.learner_steps_per_control_step)
 
 
 @every_method

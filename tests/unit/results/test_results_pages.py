@@ -15,23 +15,15 @@ from lwd.results.board import ABLATIONS, Board, boards, label
 from lwd.results.claims import claims
 from lwd.results.figures import pictures, write_figures
 from lwd.results.pages import PAGE, README, SUMMARY, pages, write_pages
+from lwd.results.plan import rows_of
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL, HALF, NONE = ({"near": [a] * 8, "far": [b] * 8} for a, b in ((1, 1), (1, 0), (0, 0)))
 
 
-def board(*runs):
-    wanted = {row.name: 3 for row in _rows()}
-    return Board("scene_evidence", wanted, list(runs))
-
-
-def _rows():
-    from functools import partial
-
-    from lwd.recipes import recipe
-    from lwd.results.plan import rows
-
-    return rows(partial(recipe, "scene_evidence"))
+def board(*runs, benchmark="scene_evidence"):
+    wanted = {row.name: 3 for row in rows_of(benchmark)}
+    return Board(benchmark, wanted, list(runs))
 
 
 # ---- what is committed -----------------------------------------------------------------------------------------------
@@ -88,9 +80,42 @@ def test_summary_and_tables_hold_what_the_runs_say(tmp_path):
 def test_without_runs_the_pages_say_so(tmp_path):
     root = made_up.write(tmp_path, [])
     write_pages(root)
-    assert json.loads((root / SUMMARY).read_text()) == {"scene_evidence": {}}
+    assert json.loads((root / SUMMARY).read_text()) == {
+        "scene_evidence": {},
+        "metaworld": {},
+        "metaworld50": {},
+    }
     assert "No run is committed yet." in (root / PAGE).read_text()
     assert "| yes |" not in (root / PAGE).read_text()
+
+
+def test_the_fast_tier_has_tables_of_its_own(tmp_path):
+    runs = [
+        made_up.run("sft", 0, HALF, benchmark="metaworld"),
+        made_up.run("awac_offline", 0, ALL, benchmark="metaworld"),
+        made_up.run("lwd_online", 0, ALL, benchmark="metaworld50"),
+    ]
+    root = made_up.write(tmp_path, runs)
+    write_pages(root)
+    found = json.loads((root / SUMMARY).read_text())
+    assert {name: set(rows) for name, rows in found.items()} == {
+        "scene_evidence": set(),
+        "metaworld": {"sft", "awac_offline"},
+        "metaworld50": {"lwd_online"},
+    }
+    parts = (root / PAGE).read_text().split("\n## ")
+    eight, fifty = (
+        next(p for p in parts if p.startswith(f"{name}\n")) for name in ("metaworld", "metaworld50")
+    )
+    assert "| AWAC offline | 1 of 3 | 1.00" in eight
+    assert "AWAC" not in fifty
+    assert "| LWD online | 1 of 5 | 1.00" in fifty
+    assert "RECAP" not in fifty, "no claim about what the benchmark does not run"
+    assert "### Ablations" not in fifty
+    assert "| far | 0.00 | - | - |" in eight, "one line for each task: SFT, LWD offline, LWD online"
+    readme = (root / README).read_text()
+    assert "#### metaworld\n\n| method |" in readme
+    assert "#### scene_evidence\n\nNone of the" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():
@@ -105,8 +130,14 @@ def test_a_readme_without_markers_is_refused(tmp_path):
         write_pages(tmp_path)
 
 
+def test_only_the_scene_has_ablations():
+    assert board().ablations == list(ABLATIONS)
+    assert [a.title[:5] for a in board(benchmark="metaworld").ablations] == ["Value", "Value"]
+    assert board(benchmark="metaworld50").ablations == []
+
+
 def test_every_ablation_row_is_planned_and_every_planned_row_is_shown():
-    planned = {row.name for row in _rows()}
+    planned = {row.name for row in rows_of("scene_evidence")}
     shown = {row for ablation in ABLATIONS for _, row in ablation.rows}
     assert shown <= planned
     assert {row for row in planned if label(row) == row} <= shown

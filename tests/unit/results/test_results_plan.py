@@ -13,7 +13,7 @@ from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
-from lwd.results.plan import chosen, plan, rows
+from lwd.results.plan import BENCHMARKS, chosen, plan, rows, rows_of
 from lwd.results.settings import agree, differences, settings
 
 EVIDENCE = partial(recipe, "scene_evidence")
@@ -59,8 +59,32 @@ def test_cells_come_seed_by_seed_with_parents_first():
     assert all(cell.experiment.seed == cell.seed for cell in planned)
 
 
-def test_the_protocol_is_the_same_for_all_methods():
-    for cell in plan("scene_evidence"):
+def test_the_fast_tier_has_methods_without_ablations_and_the_generalist_lwd_alone():
+    eight, fifty = (by_name(rows_of(name)) for name in ("metaworld", "metaworld50"))
+    assert {f"{name}_online" for name in METHODS} < set(eight)
+    assert not set(CHANGES) & set(eight)
+    assert {name: row.seeds for name, row in fifty.items()} == {
+        "sft": 5,
+        "lwd_offline": 5,
+        "lwd_online": 5,
+    }
+    assert {name for name, row in eight.items() if row.seeds == 5} == set(fifty)
+    assert {len(cell.experiment.fleet.deployed.tasks) for cell in plan("metaworld50")} == {50}
+
+
+def test_the_scene_evidence_runs_everything():
+    assert rows_of("scene_evidence") != []
+    assert set(by_name(rows_of("scene_evidence"))) == set(by_name(rows(EVIDENCE)))
+
+
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+def test_a_cell_has_one_core_so_one_worker(benchmark):
+    assert {cell.experiment.fleet.workers for cell in plan(benchmark)} == {1}
+
+
+@pytest.mark.parametrize("benchmark", ["scene_evidence", "metaworld"])
+def test_the_protocol_is_the_same_for_all_methods(benchmark):
+    for cell in plan(benchmark):
         x, plain = cell.experiment, cell.plain
         assert (x.collect, x.clone, x.evaluate, x.fleet.deployed) == (
             plain.collect,
@@ -88,25 +112,74 @@ def test_a_pattern_may_name_a_whole_id_or_a_part():
 # ---- ablations -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        (
-            "constant_tau",
-            {"offline.learner.divl.tau_base": "0.52 (0.6)", "offline.learner.divl.alpha": "0.0 (0.3)"},
-        ),
-        ("n_step_1", {"offline.mixture.offline.n_long": "1 (10)"}),
-        ("reference_paths", {"offline.learner.qam.paths_from": "'reference' ('policy')"}),
-        ("flow_steps_5", {"offline.learner.qam.flow_steps": "5 (10)", "model.flow_steps": "5 (10)"}),
-        ("no_interventions", {"online.takeover": "None (TakeoverRule)"}),
-        ("publish_10", {"online.publish_every_learner_steps": "10 (50)"}),
-    ],
-)
-def test_an_ablation_changes_one_thing(name, changed):
-    change = {**ablations.OFFLINE_ABLATIONS, **ablations.ONLINE_ABLATIONS}[name]
-    found = differences(EVIDENCE(0), change(EVIDENCE(0)))
+CHANGED = {
+    "constant_tau": {
+        "offline.learner.divl.tau_base": "0.52 (0.6)",
+        "offline.learner.divl.alpha": "0.0 (0.3)",
+    },
+    "n_step_1": {"offline.mixture.offline.n_long": "1 (10)"},
+    "reference_paths": {"offline.learner.qam.paths_from": "'reference' ('policy')"},
+    "temperature_0.1x": {"offline.learner.qam.temperature": "0.003 (0.03)"},
+    "temperature_0.3x": {"offline.learner.qam.temperature": "0.009 (0.03)"},
+    "temperature_3x": {"offline.learner.qam.temperature": "0.09 (0.03)"},
+    "temperature_10x": {"offline.learner.qam.temperature": "0.3 (0.03)"},
+    "flow_steps_3": {"offline.learner.qam.flow_steps": "3 (5)", "model.flow_steps": "3 (5)"},
+    "flow_steps_10": {"offline.learner.qam.flow_steps": "10 (5)", "model.flow_steps": "10 (5)"},
+    "without_failures": {"offline.mixture.offline.outcomes": "SUCCESS"},
+    "n_step_1_online": {
+        "online.mixture.offline.n_long": "1 (10)",
+        "online.mixture.online.n_long": "1 (10)",
+    },
+    "tau_base_0.9_online": {"online.learner.divl.tau_base": "0.9 (0.6)"},
+    "no_interventions": {"online.takeover": "None (TakeoverRule)"},
+    "fleet_1": {
+        "fleet.robots": "1 (16)",
+        "online.control_steps": "16250 (260000)",
+        "online.rate.learner_steps_per_control_step": "1.6 (0.1)",
+    },
+    "fleet_4": {
+        "fleet.robots": "4 (16)",
+        "online.control_steps": "65000 (260000)",
+        "online.rate.learner_steps_per_control_step": "0.4 (0.1)",
+    },
+    "publish_10": {"online.publish_every_learner_steps": "10 (50)"},
+    "publish_250": {"online.publish_every_learner_steps": "250 (50)"},
+}
+"""What each ablation changes, and from which value: LWD's own is always one of the variants."""
+CHANGES = {**ablations.OFFLINE_ABLATIONS, **ablations.ONLINE_ABLATIONS}
+
+
+def test_every_ablation_is_listed_here():
+    assert set(CHANGED) == set(CHANGES)
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_an_ablation_changes_one_thing(name):
+    found = differences(EVIDENCE(0), CHANGES[name](EVIDENCE(0)))
+    if name == "without_failures":
+        assert list(found) == list(CHANGED[name])
+        assert found["offline.mixture.offline.outcomes"].startswith("(<Outcome.SUCCESS")
+        return
     inner = {path for path in found if path.startswith("online.takeover.")}
-    assert {path: value for path, value in found.items() if path not in inner} == changed
+    assert {path: value for path, value in found.items() if path not in inner} == CHANGED[name]
+
+
+def test_robots_act_with_as_many_flow_steps_as_the_policy_learns_with():
+    for cell in plan("scene_evidence"):
+        stages = (cell.experiment.offline, cell.experiment.online)
+        steps = {stage.learner.qam.flow_steps for stage in stages if hasattr(stage.learner, "qam")}
+        if cell.stage == "offline":
+            steps = {stage.learner.qam.flow_steps for stage in stages[:1] if hasattr(stage.learner, "qam")}
+        assert steps <= {cell.experiment.model.flow_steps}, cell.id
+
+
+def test_the_schedules_end_with_the_online_stage():
+    for name, method in METHODS.items():
+        online = method(EVIDENCE(0)).online
+        steps = round(online.control_steps * online.rate.learner_steps_per_control_step)
+        if name == "recap":  # two rounds, each with the whole of its schedules
+            continue
+        assert online.learner.policy.decay_steps == steps, name
 
 
 def test_a_smaller_fleet_has_the_same_wall_clock():
