@@ -112,9 +112,7 @@ class Gemma(eqx.Module):
         size = self.config.head_dim
         angles = rope(positions, size, self.config.rope_base)
 
-        def body(
-            x: Tokens, layer: GemmaBlock, past: KeysValues | None
-        ) -> tuple[Tokens, KeysValues]:
+        def body(x: Tokens, layer: GemmaBlock, past: KeysValues | None) -> tuple[Tokens, KeysValues]:
             return layer(x, angles, mask, past, condition, size)
 
         x, present = scan_layers(body, x, self.layers, past, remat)

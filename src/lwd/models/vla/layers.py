@@ -18,7 +18,9 @@ Carry = TypeVar("Carry")
 Rope = tuple[Float[Array, "T half"], Float[Array, "T half"]]
 """Cosine and sine of every position's angles, float32."""
 
-_MASKED = -2.3819763e38  # what Gemma writes where a key must not be seen; finite, so that an empty row is no NaN
+_MASKED = (
+    -2.3819763e38
+)  # what Gemma writes where a key must not be seen; finite, so that an empty row is no NaN
 
 
 class KeysValues(NamedTuple):
@@ -49,7 +51,7 @@ class Dense(eqx.Module):
 
 
 def rms_normalise(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """x over its root mean square along the last axis, float32."""
+    """Input over its root mean square along the last axis, float32."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
 

@@ -120,9 +120,7 @@ class PiPolicy(eqx.Module):
         _, past = self.language(x, positions, mask, remat=config.remat)
         return Prefix(past, valid, None if self.state is None else self._state_token(self.state, observation))
 
-    def velocity(
-        self, context: Prefix, a_w: Float[Array, "H A"], w: Float[Array, ""]
-    ) -> Float[Array, "H A"]:
+    def velocity(self, context: Prefix, a_w: Float[Array, "H A"], w: Float[Array, ""]) -> Float[Array, "H A"]:
         """Velocity of the flow at a^w and flow time w, float32. A may be smaller than the published width."""
         missing = self.config.action_dim - a_w.shape[-1]
         padded = jnp.pad(a_w.astype(jnp.float32), ((0, 0), (0, missing)))
@@ -131,7 +129,7 @@ class PiPolicy(eqx.Module):
     def published_velocity(
         self, context: Prefix, noisy: Float[Array, "H D"], t: Float[Array, ""]
     ) -> Float[Array, "H D"]:
-        """noise - action at the published flow time t, 1 = noise and 0 = action; D is the published action width."""
+        """The published output, noise - action, at the published flow time t, 1 = noise and 0 = action; D is the published action width."""
         suffix, condition = self._suffix(context, noisy, t)
         before, own = context.valid.shape[0], suffix.shape[0]
         # Suffix tokens see each other; pi0's state token, the first, sees no action.

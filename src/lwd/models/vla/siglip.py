@@ -81,9 +81,7 @@ class Siglip(eqx.Module):
         cut = pixels.reshape(side, patch, side, patch, 3).transpose(0, 2, 1, 3, 4)
         x = self.patches(cut.reshape(side * side, -1)) + self.positions.astype(jnp.float32)
 
-        def body(
-            x: Float[Array, "T W"], layer: SiglipBlock, _: None
-        ) -> tuple[Float[Array, "T W"], None]:
+        def body(x: Float[Array, "T W"], layer: SiglipBlock, _: None) -> tuple[Float[Array, "T W"], None]:
             return layer(x, self.config.heads), None
 
         x, _ = scan_layers(body, x.astype(compute), self.layers, None, remat)
