@@ -51,10 +51,10 @@ class Backbone(eqx.Module):
         """z_t in float32, from the observation's pictures and prompt and its standardised proprio."""
         config = self.config
         compute = config.compute
+        prompt, written = embed_prompt(self.tokens, observation, config.prompt, compute)
         pictures = embed_pictures(
             self.vision, self.project, observation, config.cameras, compute, config.remat
         )
-        prompt, written = embed_prompt(self.tokens, observation, config.prompt, compute)
         tail = jnp.stack([self.proprio(proprio), self.readout.astype(jnp.float32)]).astype(compute)
         seen, last = jnp.ones(pictures.shape[0], bool), jnp.ones(2, bool)
         valid = jnp.concatenate([seen, written, last])
@@ -117,9 +117,7 @@ class VlaCritic(eqx.Module):
         """Random weights; the value starts near uniform over its atoms."""
         k_backbone, k_value, k_pool, k_heads = jax.random.split(key, 4)
         width = config.language.width
-        make_head = eqx.filter_vmap(
-            lambda k: _stack(k, width + config.chunk_width, 1, config, 1.0)  # pyright: ignore[reportUnknownLambdaType]
-        )
+        make_head = eqx.filter_vmap(lambda k: _stack(k, width + config.chunk_width, 1, config, 1.0))
         return VlaCritic(
             normalizer=normalizer,
             backbone=cast(Backbone.init(k_backbone, config), config.parameters),

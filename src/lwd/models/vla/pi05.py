@@ -110,10 +110,10 @@ class PiPolicy(eqx.Module):
         Reads `images` (uint8, or float in [-1, 1]), the prompt named in the configuration and, in pi0, `proprio`.
         """
         config = self.config
+        prompt, written = embed_prompt(self.tokens, observation, config.prompt, config.compute)
         pictures = embed_pictures(
             self.vision, self.project, observation, config.cameras, config.compute, config.remat
         )
-        prompt, written = embed_prompt(self.tokens, observation, config.prompt, config.compute)
         valid = jnp.concatenate([jnp.ones(pictures.shape[0], bool), written])
         x, positions = jnp.concatenate([pictures, prompt]), jnp.cumsum(valid) - 1
         mask = jnp.broadcast_to(valid, (valid.shape[0], valid.shape[0]))
@@ -129,7 +129,7 @@ class PiPolicy(eqx.Module):
     def published_velocity(
         self, context: Prefix, noisy: Float[Array, "H D"], t: Float[Array, ""]
     ) -> Float[Array, "H D"]:
-        """The published output, noise - action, at the published flow time t, 1 = noise and 0 = action; D is the published action width."""
+        """The network as published: noise - action at flow time t, 1 = noise and 0 = action; D is the full action width."""
         suffix, condition = self._suffix(context, noisy, t)
         before, own = context.valid.shape[0], suffix.shape[0]
         # Suffix tokens see each other; pi0's state token, the first, sees no action.

@@ -74,7 +74,7 @@ class Safetensors:
 
 
 class Orbax:
-    """An orbax checkpoint of openpi: `path` or `path`/params; names joined with "/", without training's "value" at their end."""
+    """An orbax checkpoint of openpi: `path` or `path`/params; names joined with "/", without the "value" of training states."""
 
     def __init__(self, path: Path) -> None:
         folder = path / "params" if (path / "params").is_dir() else path
@@ -105,7 +105,13 @@ class Orbax:
 
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree: Any = checkpointer.metadata(self._folder).item_metadata.tree
-        return tree.get("params", tree)
+        if "params" not in tree:
+            raise WeightsError(
+                self.where,
+                [f"no `params` at the checkpoint's top, found {', '.join(sorted(tree))}"],
+                "Expected a checkpoint of openpi.",
+            )
+        return tree["params"]
 
     def _restore(self) -> Any:
         import jax

@@ -63,7 +63,7 @@ def import_critic(
 
 
 def blank_policy(config: PiConfig, normalizer: Normalizer) -> PiPolicy:
-    """A policy of shapes without numbers, but for its statistics: what weights are read into, with no random ones made first."""
+    """A policy of shapes without numbers, but for its statistics: what weights are read into. No random ones are made."""
     shapes = eqx.filter_eval_shape(PiPolicy.init, jax.random.key(0), config, normalizer)
     return eqx.tree_at(lambda p: p.normalizer, shapes, normalizer)
 
