@@ -35,7 +35,7 @@ def test_resizing_is_that_of_pillow():
     picture = np.asarray(Image.fromarray(coarse).resize((120, 90), Image.Resampling.BICUBIC))
     found = (np.asarray(to_pixels(jnp.asarray(picture), 56)) + 1.0) * 127.5
     expected = np.asarray(Image.fromarray(picture).resize((56, 42), Image.Resampling.BILINEAR))
-    assert np.abs(found[7:49] - expected).max() < 1.0
+    assert np.abs(found[7:49] - expected).max() < 1.5  # Pillow rounds after each of its two passes
 
 
 def test_a_picture_of_the_right_size_is_left_alone():
