@@ -52,6 +52,19 @@ class SnapshotError(LwdError):
     """A snapshot that must not be loaded: missing, wrong hash, wrong signature or wrong shape."""
 
 
+class WeightsError(LwdError):
+    """Weights in a file that do not fit the network they are read into.
+
+    Attributes:
+        where: the file or folder.
+        problems: one line per leaf: missing, extra or misshapen, with its name, expected and found shape.
+    """
+
+    def __init__(self, where: str, problems: Iterable[str], advice: str) -> None:
+        self.where, self.problems = where, list(problems)
+        super().__init__(f"{where}: {'; '.join(self.problems)}. {advice}")
+
+
 class CheckpointError(LwdError):
     """A checkpoint that does not fit the run that wants to resume from it."""
 

@@ -15,11 +15,14 @@ class Observation(NamedTuple):
         proprio: float32 [P].
         instruction: float32 [E], the embedded sentence.
         images: dict of camera -> uint8 [h, w, 3]; an empty dict in state tasks.
+        prompts: dict of tokenizer -> int32 [L], the sentence (and, for pi0.5, the discretised proprio) as token ids padded
+            with 0; None where networks read `instruction`.
     """
 
     proprio: Array
     instruction: Array
     images: dict[str, Array]
+    prompts: dict[str, Array] | None = None
 
 
 class Transition(NamedTuple):

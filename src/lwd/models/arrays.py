@@ -17,29 +17,41 @@ Module = TypeVar("Module")
 
 def to_arrays(module: object) -> dict[str, np.ndarray]:
     """Every array leaf by its path, e.g. "hidden.0.weight". Order follows the tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(module, eqx.is_array))
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(module).items() if eqx.is_array(leaf)}
+
+
+def named_leaves(module: object) -> dict[str, Any]:
+    """Every leaf that is an array, or a shape in place of one (`eqx.filter_eval_shape`), by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(module, is_array_or_shape))
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def with_leaves(module: Module, leaves: Mapping[str, Any]) -> Module:
+    """The module with these leaves in place of its own, by path; the others stay. Unknown paths are not noticed."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaves.get(_name(path), leaf), module)
+
+
+def is_array_or_shape(leaf: object) -> bool:
+    """Whether a leaf holds numbers, or will."""
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def from_arrays(template: Module, arrays: dict[str, np.ndarray], where: str) -> Module:
     """A module like `template` with these arrays.
 
     Args:
-        template: gives structure, shapes and dtypes.
+        template: gives structure, shapes and dtypes; shapes may stand in place of its arrays.
         arrays: by path, as `to_arrays` names them.
         where: what is being read, for the error.
 
     Raises:
         SnapshotError: lists missing, extra and misshapen leaves by name.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(template, eqx.is_array))
-    expected = {_name(path): leaf for path, leaf in leaves}
+    expected = named_leaves(template)
     problems = mismatches(expected, arrays)
     if problems:
         raise SnapshotError(f"{where} does not fit this model: {'; '.join(problems)}.")
-    dynamic, static = eqx.partition(template, eqx.is_array)
-    filled = jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), dynamic)
-    return eqx.combine(filled, static)
+    return with_leaves(template, {name: jnp.asarray(arrays[name]) for name in expected})
 
 
 def mismatches(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

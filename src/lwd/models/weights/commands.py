@@ -1,0 +1,99 @@
+"""What `lwd weights import / inspect / export` do. Each returns lines for people; nothing is printed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from lwd.models.arrays import named_leaves
+from lwd.models.mlp import Normalizer
+from lwd.models.vla.config import DUMMY, PI0, PI05, PiConfig, critic_270m
+from lwd.models.weights.inspect import inspect
+from lwd.models.weights.sources import Safetensors
+from lwd.models.weights.transfer import (
+    EXPORTS,
+    PolicyLayout,
+    blank_policy,
+    import_critic,
+    import_policy,
+    load_network,
+    parameters,
+    save_network,
+)
+
+PolicySizes = Literal["pi05", "pi0", "dummy"]
+SIZES: dict[PolicySizes, PiConfig] = {"pi05": PI05, "pi0": PI0, "dummy": DUMMY}
+
+
+def import_policy_file(
+    source: Path, out: Path, *, proprio_dim: int, sizes: PolicySizes = "pi05"
+) -> list[str]:
+    """Read an openpi or LeRobot checkpoint and write it as our own safetensors file.
+
+    Args:
+        source: openpi's checkpoint folder, LeRobot's policy folder or a .safetensors file.
+        out: the file to write; an existing one is refused.
+        proprio_dim: P of the robot. Its statistics start as mean 0 and scale 1 and are set from data.
+        sizes: which policy the checkpoint is.
+
+    Raises:
+        WeightsError: every array that does not fit, by name.
+    """
+    policy = import_policy(source, SIZES[sizes], Normalizer.identity(proprio_dim))
+    save_network(policy, out)
+    return [f"{out}: {sizes}, {parameters(policy):,} parameters, from {source}"]
+
+
+def import_critic_file(
+    gemma3: Path,
+    siglip: Path,
+    out: Path,
+    *,
+    chunk_steps: int,
+    action_dim: int,
+    proprio_dim: int,
+    seed: int = 0,
+) -> list[str]:
+    """Read Gemma 3 270M and SigLIP So400m from Hugging Face folders and write a value and critic whose heads are new.
+
+    Raises:
+        WeightsError: every array that does not fit, by name.
+    """
+    config = critic_270m(chunk_steps, action_dim, proprio_dim)
+    critic = import_critic(gemma3, siglip, config, Normalizer.identity(proprio_dim), jax.random.key(seed))
+    save_network(critic, out)
+    return [f"{out}: critic, {parameters(critic):,} parameters, from {gemma3} and {siglip}"]
+
+
+def inspect_weights(source: Path, *, names: bool = False, sizes: PolicySizes | None = None) -> list[str]:
+    """What a checkpoint holds and which layout it fits; with `names` every array, with `sizes` compared with these too.
+
+    Raises:
+        WeightsError: there are no weights, or the file is broken.
+    """
+    return inspect(source, None if sizes is None else SIZES[sizes]).lines(names)
+
+
+def export_policy_file(
+    source: Path, out: Path, *, layout: PolicyLayout, sizes: PolicySizes = "pi05", like: Path | None = None
+) -> list[str]:
+    """Write a policy of ours as a checkpoint that stock servers load.
+
+    Args:
+        source: a file of `import_policy_file`, or a published snapshot of a policy.
+        out: the folder to write.
+        layout: "openpi" or "lerobot".
+        sizes: which policy the file is.
+        like: the checkpoint that training started from; its settings and statistics are copied beside the weights.
+
+    Raises:
+        SnapshotError: the file is no policy of these sizes.
+        WeightsError: `out` has weights already.
+    """
+    statistics = Safetensors(source).shapes().get("normalizer.mean", ((1,), ""))[0]
+    blank = blank_policy(SIZES[sizes], Normalizer.identity(statistics[0]))
+    policy = load_network(blank, source)
+    written = EXPORTS[layout](policy, out, like)
+    return [f"{path}" for path in written] + [f"{len(named_leaves(policy))} leaves in {layout}'s layout"]
