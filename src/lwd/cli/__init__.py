@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, log, services, stages
+from lwd.cli import evidence, fleet, log, services, stages, weights
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -38,6 +38,10 @@ COMMANDS: Mapping[str, type[Any]] = {
     "log restore": log.LogRestore,
     "log migrate": log.LogMigrate,
     "snapshot ls": log.SnapshotLs,
+    "weights import": weights.WeightsImport,
+    "weights import-critic": weights.WeightsImportCritic,
+    "weights inspect": weights.WeightsInspect,
+    "weights export": weights.WeightsExport,
     "results run": evidence.ResultsRun,
     "results status": evidence.ResultsStatus,
     "results table": evidence.ResultsTable,
