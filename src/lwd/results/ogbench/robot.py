@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import gymnasium
 import jax
 import numpy as np
 import ogbench.manipspace  # noqa: F401  # pyright: ignore  # registers the environments
+from gymnasium import logger
 from jaxtyping import PRNGKeyArray
 
 from lwd.learner.flow import draw_chunk
@@ -24,10 +24,9 @@ Act = Callable[[Any, PRNGKeyArray], Any]
 
 
 def make(name: str, **how: Any) -> Any:
-    """One of OGBench's environments; gymnasium's remark about the precision of its boxes is left out."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*precision lowered by casting")
-        return gymnasium.make(name, disable_env_checker=True, **how)
+    """One of OGBench's environments. Gymnasium's warnings are turned off: each look at an action space would print one."""
+    logger.min_level = logger.ERROR
+    return gymnasium.make(name, disable_env_checker=True, **how)
 
 
 def make_environment(task: Task) -> Any:
