@@ -10,6 +10,7 @@ import jax
 from lwd.models.arrays import named_leaves
 from lwd.models.mlp import Normalizer
 from lwd.models.vla.config import DUMMY, PI0, PI05, PiConfig, critic_270m
+from lwd.models.vla.critic import VlaCritic
 from lwd.models.weights.inspect import inspect
 from lwd.models.weights.sources import Safetensors
 from lwd.models.weights.transfer import (
@@ -62,7 +63,8 @@ def import_critic_file(
         WeightsError: every array that does not fit, by name.
     """
     config = critic_270m(chunk_steps, action_dim, proprio_dim)
-    critic = import_critic(gemma3, siglip, config, Normalizer.identity(proprio_dim), jax.random.key(seed))
+    fresh = VlaCritic.init(jax.random.key(seed), config, Normalizer.identity(proprio_dim))
+    critic = import_critic(gemma3, siglip, fresh)
     save_network(critic, out)
     return [f"{out}: critic, {parameters(critic):,} parameters, from {gemma3} and {siglip}"]
 

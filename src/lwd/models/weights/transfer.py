@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lwd.errors import WeightsError
 from lwd.models.arrays import from_arrays, is_array_or_shape, named_leaves, to_arrays
 from lwd.models.mlp import Normalizer
-from lwd.models.vla.config import PiConfig, VlaCriticConfig
+from lwd.models.vla.config import PiConfig
 from lwd.models.vla.critic import VlaCritic
 from lwd.models.vla.pi05 import PiPolicy
 from lwd.models.weights import torch_layouts
@@ -53,11 +53,9 @@ def import_backbone(path: Path, policy: PiPolicy) -> PiPolicy:
     return read_into(policy, torch_layouts.paligemma(policy.config), Safetensors(path))
 
 
-def import_critic(
-    gemma3: Path, siglip: Path, config: VlaCriticConfig, normalizer: Normalizer, key: jax.Array
-) -> VlaCritic:
-    """Value and critic on Gemma 3 and SigLIP of Hugging Face; all else (projection, readout, heads) from scratch with `key`."""
-    critic = VlaCritic.init(key, config, normalizer)
+def import_critic(gemma3: Path, siglip: Path, critic: VlaCritic) -> VlaCritic:
+    """The critic with token table and stack of Gemma 3 and tower of SigLIP, both of Hugging Face; all else stays."""
+    config = critic.backbone.config
     critic = read_into(critic, torch_layouts.gemma3_of(config), Safetensors(gemma3))
     return read_into(critic, torch_layouts.siglip(config.vision), Safetensors(siglip))
 

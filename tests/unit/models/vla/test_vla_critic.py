@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(scope="module")
 def critic():
-    made = eqx.filter_jit(VlaCritic.init)(jax.random.key(0), CONFIG, Normalizer.identity(3))
-    return eqx.tree_at(lambda c: c.backbone, made, shaken(made.backbone, 0))
+    made = shaken(eqx.filter_eval_shape(VlaCritic.init, jax.random.key(0), CONFIG, Normalizer.identity(3)), 0)
+    return eqx.tree_at(lambda c: c.normalizer, made, Normalizer.identity(3))
 
 
 OBSERVATION = make_observation()

@@ -166,11 +166,6 @@ def test_recomputed_activations_give_the_same_gradients(pi05):
         assert np.allclose(a, b, atol=1e-5 * largest)
 
 
-def test_a_new_policy_starts_near_velocity_zero():
-    fresh = eqx.filter_jit(PiPolicy.init)(jax.random.key(0), SIZES, Normalizer.identity(3))
-    assert float(jnp.abs(velocity(fresh, observation(), noise(), jnp.float32(0.5))).max()) < 1.0
-
-
 def test_the_time_embedding_by_hand():
     """Two periods for width 4: 0.004 and 4. At t = 1 the first is a whole number of turns, the second a quarter."""
     assert np.allclose(time_embedding(jnp.float32(1.0), 4), [0.0, 1.0, 1.0, 0.0], atol=2e-3)
@@ -193,3 +188,8 @@ def test_what_is_refused(pi05):
         pi05.encode(observation()._replace(prompts=None))
     with pytest.raises(ConfigError, match="pictures of wrist, the network knows left, middle, right"):
         pi05.encode(observation(cameras=("left", "wrist")))
+
+
+def test_a_new_policy_starts_near_velocity_zero():
+    fresh = eqx.filter_jit(PiPolicy.init)(jax.random.key(0), SIZES, Normalizer.identity(3))
+    assert float(jnp.abs(velocity(fresh, observation(), noise(), jnp.float32(0.5))).max()) < 1.0
