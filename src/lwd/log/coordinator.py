@@ -19,7 +19,7 @@ from lwd.log import tables
 from lwd.log.admission import Accepted, Admission, Deferred, Judgement, Refused
 from lwd.log.bus import Bus, Message
 from lwd.log.catalogue import Catalogue
-from lwd.log.events import ALL_EPISODES, parse_event
+from lwd.log.events import ALL_EPISODES, DROPPED, parse_event
 from lwd.log.manifest import Manifest
 from lwd.log.objects import ObjectSource
 from lwd.spec import RobotSpec, TaskSpec
@@ -168,7 +168,6 @@ class Coordinator:
         if not accepted and not refused:
             return 0, 0
         catalogued: list[Mapping[str, Any]] = []
-        quarantined: list[Mapping[str, Any]] = []
         with self._catalogue.write() as connection:
             for row in accepted:
                 if _has(connection, tables.deletions, row["episode_id"]):
@@ -181,18 +180,10 @@ class Coordinator:
                 if held is None:
                     connection.execute(sa.insert(tables.episodes).values(row))
                     catalogued.append(row)
-                    claims = tables.claims  # from now on this row says whose the id is
-                    connection.execute(sa.delete(claims).where(claims.c.episode_id == row["episode_id"]))
+                    _settle(connection, row)
                 elif held != row["sha256"]:
                     refused.append(_duplicate_row(row, held))
-            same = tables.quarantine.c
-            for row in refused:
-                query = sa.select(same.id).where(
-                    same.episode_id == row["episode_id"], same.sha256 == row["sha256"]
-                )
-                if connection.execute(query).first() is None:
-                    connection.execute(sa.insert(tables.quarantine).values(row))
-                    quarantined.append(row)
+            quarantined = [row for row in refused if _list(connection, row)]
         for row in catalogued:
             log.info(
                 "episode_catalogued episode=%s task=%s source=%s snapshot=%s outcome=%s steps=%d",
@@ -206,6 +197,30 @@ class Coordinator:
                 row["detail"],
             )
         return len(catalogued), len(quarantined)
+
+
+def _list(connection: sa.Connection, row: Mapping[str, Any]) -> bool:
+    """Put a row into quarantine; False if there is nothing to list, or it is listed already."""
+    if row["reason"] == DROPPED and _held(connection, row["episode_id"]):
+        return False  # the robot could not know that it had been delivered: nothing was lost
+    same = tables.quarantine.c
+    query = sa.select(same.id).where(same.episode_id == row["episode_id"], same.sha256 == row["sha256"])
+    if connection.execute(query).first() is not None:
+        return False
+    connection.execute(sa.insert(tables.quarantine).values(row))
+    return True
+
+
+def _settle(connection: sa.Connection, row: Mapping[str, Any]) -> None:
+    """What an episode's row makes obsolete: whose the id is, and its own robot's report that it had been dropped."""
+    claims, listed = tables.claims.c, tables.quarantine.c
+    connection.execute(sa.delete(tables.claims).where(claims.episode_id == row["episode_id"]))
+    report = sa.and_(listed.episode_id == row["episode_id"], listed.reason == DROPPED)
+    connection.execute(sa.delete(tables.quarantine).where(report, listed.robot == row["robot"]))
+
+
+def _held(connection: sa.Connection, episode_id: str) -> bool:
+    return any(_has(connection, table, episode_id) for table in (tables.episodes, tables.deletions))
 
 
 def _has(connection: sa.Connection, table: sa.Table, episode_id: str) -> bool:
