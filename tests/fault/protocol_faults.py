@@ -18,12 +18,14 @@ class DiedError(BaseException):
 
 @dataclasses.dataclass
 class Plan:
-    """The faults to come, one for each operation: "" for none. What is left of it does not happen."""
+    """The faults to come, one for each operation on the bus and on the store: "" for none. Then all is well."""
 
-    faults: list[str] = dataclasses.field(default_factory=list)
+    bus: list[str] = dataclasses.field(default_factory=list)
+    store: list[str] = dataclasses.field(default_factory=list)
 
-    def take(self) -> str:
-        return self.faults.pop(0) if self.faults else ""
+
+def _take(faults: list[str]) -> str:
+    return faults.pop(0) if faults else ""
 
 
 BUS_FAULTS = ("", "refused", "answer lost", "dies before", "dies after", "twice", "late", "late and twice")
@@ -39,7 +41,7 @@ class FaultyBus:
         self.count = 0
 
     def publish(self, subject: str, payload: Mapping[str, Any], message_id: str | None = None) -> None:
-        fault = self.plan.take()
+        fault = _take(self.plan.bus)
         if fault == "refused":
             raise StoreError("bus: refused")
         if fault == "dies before":
@@ -63,7 +65,7 @@ class FaultyBus:
         return self.inner.consume(subject, limit, 0.0, 0.0)
 
     def ack(self, messages: Sequence[Message]) -> None:
-        fault = self.plan.take()
+        fault = _take(self.plan.bus)
         if fault == "refused":
             raise StoreError("bus: refused")
         if fault == "dies before":
@@ -84,7 +86,7 @@ class FaultyStore:
         self.blind = False
 
     def put_once(self, key: str, data: bytes) -> bool:
-        fault = self.plan.take()
+        fault = _take(self.plan.store)
         if fault == "refused":
             raise StoreError("store: refused")
         if fault == "dies before":
