@@ -170,7 +170,8 @@ class GrantedObjects:
             )
         texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
         sized = type(size) is int and size >= 0
-        if isinstance(files, str) or answer.get("done") is True:
+        done = verb == PUT and answer.get("done") is True
+        if isinstance(files, str) or done:
             url, headers = "", {}
         elif (
             not isinstance(url, str)
@@ -188,7 +189,7 @@ class GrantedObjects:
             headers=headers,
             size=size if isinstance(size, int) else 0,
             files=files if isinstance(files, str) else None,
-            done=answer.get("done") is True,
+            done=done,
         )
 
     def _check_host(self, url: str) -> None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Collection, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lwd.episode import Outcome, Source
 from lwd.errors import EpisodeError, StoreError
@@ -135,20 +135,10 @@ class Spool:
         """What was set aside, oldest episode first."""
         found: list[RefusedEpisode] = []
         for path in self.set_aside():
-            said: dict[str, Any] = {}
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # the reason is for people; without it the file stays
-                said = cast(dict[str, Any], json.loads(path.with_suffix(_REASON).read_bytes()))
+            reason, at = _read_reason(path.with_suffix(_REASON))
             with contextlib.suppress(FileNotFoundError):
-                found.append(
-                    RefusedEpisode(
-                        episode_id=path.stem,
-                        size=path.stat().st_size,
-                        reason=str(said.get("reason", "?")),
-                        refused_at=float(said.get("at", 0.0)),
-                    )
-                )
+                size = path.stat().st_size
+                found.append(RefusedEpisode(episode_id=path.stem, size=size, reason=reason, refused_at=at))
         return found
 
     def retry(self, episode_id: str) -> bool:
@@ -215,6 +205,14 @@ def spool_error(path: Path, action: str, error: OSError) -> StoreError:
         f"spool: cannot {action} {str(path)!r}: {error.strerror or error}. Check free space and permissions; "
         "what was recorded before is kept."
     )
+
+
+def _read_reason(path: Path) -> tuple[str, float]:
+    """Why and when; ("?", 0) where it cannot be read: it is for people, the episode is what counts."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        said = json.loads(path.read_bytes())
+        return str(said["reason"]), float(said["at"])
+    return "?", 0.0
 
 
 def _parse_about(fields: dict[str, Any]) -> About:

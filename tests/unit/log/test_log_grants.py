@@ -378,3 +378,11 @@ def test_a_strange_answer_is_a_store_error(answer: dict[str, Any]):
     with pytest.raises(StoreError, match="grants: "):
         robot.get(named(b"x"))
     serving.close()
+
+
+def test_done_is_no_answer_to_a_download():
+    calls = LocalCalls()
+    serving = calls.serve("calls.robot-1.*", lambda *_: {"done": True})
+    with pytest.raises(StoreError, match="has no URL"):
+        GrantedObjects(calls, "robot-1", limits=QUICK).get(named(b"x"))
+    serving.close()
