@@ -1,6 +1,7 @@
 """Feeds damaged payloads and messages to everything that reads them: success or an LwdError, soon and in little memory.
 
-`python -m tools.fuzz --count 100000` prints the count and the findings and writes benchmarks/results/fuzz.json. Payload
+`python -m tools.fuzz --count 100000` prints the count and the findings and writes benchmarks/results/fuzz.json; Ctrl-C ends
+it early, and `count` says how many were run. Payload
 number i depends on the seed and i only: `--seed S --only I` repeats one.
 """
 
@@ -62,6 +63,8 @@ def fuzz(count: int, seed: int = 0, only: int | None = None) -> Report:
                 rng = random.Random(f"{seed}:{number}")
                 name = names[number % len(names)]
                 _one(report, number, name, known[name], known[name].make(rng))
+    except KeyboardInterrupt:
+        print("interrupted; the report counts what was run")
     finally:
         logging.disable(quiet)
         signal.signal(signal.SIGVTALRM, before)
