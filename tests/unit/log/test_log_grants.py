@@ -367,7 +367,8 @@ def test_without_a_key_nothing_can_be_signed(tmp_path: Path, monkeypatch: pytest
     "answer",
     [{}, {"url": 5}, {"url": "ftp://x/y", "headers": {}}, {"url": "http://x/y", "headers": {"a": 1}},
      {"url": "http://x/y", "headers": []}, {"url": "http://x/y"}, {"files": 3}, {"missing": "yes"},
-     {"url": "http://x/y", "headers": {"\ud800": "a"}, "size": 1}, {"url": "http://x/y", "headers": {"a": "b\nc: d"}, "size": 1}],
+     {"url": "http://x/y", "headers": {"\ud800": "a"}, "size": 1},
+     {"url": "http://x/y", "headers": {"a": "b\nc: d"}, "size": 1}],
     ids=ascii,
 )  # fmt: skip
 def test_a_strange_answer_is_a_store_error(answer: dict[str, Any]):
