@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import settings
 from servers import (  # noqa: F401 - fixtures
     nats_process,
     nats_server,
@@ -15,6 +16,9 @@ from servers import (  # noqa: F401 - fixtures
 # Read by JAX when it is first imported: tests run on the CPU, and take no memory that they do not use.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+# `pytest --hypothesis-profile=nightly`: for tests that can go on for hours.
+settings.register_profile("nightly", max_examples=2000, deadline=None)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,16 @@ from servers import NatsServer
 
 from lwd.errors import ConfigError, StoreError
 from lwd.log.bus import MAX_PAYLOAD_BYTES
-from lwd.log.calls import CallRefusedError, Calls, Closeable, LocalCalls, NatsCalls, answer, read_answer
+from lwd.log.calls import (
+    CallBusyError,
+    CallRefusedError,
+    Calls,
+    Closeable,
+    LocalCalls,
+    NatsCalls,
+    answer,
+    read_answer,
+)
 from lwd.log.nats_link import NatsLink
 
 
@@ -125,3 +134,13 @@ def test_rubbish_is_refused_and_never_raises():
     for reply in (b'{"answer": 3}', b'{"error": "x"}', b"{}"):
         with pytest.raises(CallRefusedError):
             read_answer("s", reply)
+
+
+def test_too_many_calls_is_not_a_refusal():
+    busy = b'{"error": {"kind": "Busy", "text": "too many calls wait here"}}'
+    with pytest.raises(CallBusyError, match="too many calls"):
+        read_answer("calls.robot7.who", busy)
+    assert not issubclass(CallBusyError, CallRefusedError)
+    with pytest.raises(CallRefusedError) as refused:
+        read_answer("calls.robot7.who", b'{"error": {"kind": "NotAllowedError", "text": "no"}}')
+    assert refused.value.kind == "NotAllowedError"

@@ -114,7 +114,7 @@ def _parse(where: str, found: Mapping[str, Any]) -> Credential:
     texts = ("fleet", "role", "name", "id", "ca", "certificate", "key", "snapshot_key")
     servers, expires_at = found.get("servers"), found.get("expires_at")
     fits = (
-        all(isinstance(found.get(text), str) for text in texts)
+        all(isinstance(found.get(text), str) and found[text].isascii() for text in texts)
         and found["role"] in ROLES
         and isinstance(servers, list)
         and all(isinstance(server, str) for server in cast(list[object], servers))

@@ -14,7 +14,7 @@ from lwd.episode import Episode
 from lwd.errors import EpisodeError, StoreError
 from lwd.log.bus import Message
 from lwd.log.codec import decode
-from lwd.log.events import EpisodeEvent, parse_event
+from lwd.log.events import DROPPED, EpisodeEvent, parse_dropped, parse_event
 from lwd.log.layout import MAX_EPISODE_BYTES
 from lwd.log.objects import MissingObjectError, ObjectSource, TooLargeError
 from lwd.log.validate import validate
@@ -69,6 +69,8 @@ class Admission:
         """Fetch and check one episode. Never raises for anything that a robot can send."""
         event: EpisodeEvent | None = None
         try:
+            if message.payload.get("kind") == DROPPED:
+                return Refused(row=_dropped_row(message))
             event = parse_event(message.payload)
             if event.subject != message.subject:
                 detail = f"robot {event.robot!r} was announced under {message.subject!r}."
@@ -112,6 +114,9 @@ class Admission:
                 f"the file is of episode {episode.header.episode_id}, the event announced {event.episode_id}."
             )
             raise EpisodeError(event.episode_id, "schema", detail)
+        if episode.header.robot != event.robot:
+            detail = f"the file is of robot {episode.header.robot}, robot {event.robot} announced it."
+            raise EpisodeError(event.episode_id, "robot", detail)
         validate(episode, self._specs, self._tasks)
         return episode
 
@@ -138,6 +143,16 @@ def _catalogue_row(event: EpisodeEvent, episode: Episode, received_at: float) ->
         "received_at": received_at,
         "ended_at": event.ended_at,
     }
+
+
+def _dropped_row(message: Message) -> dict[str, Any]:
+    """A robot's report of a drop, listed like what was refused; there are no bytes."""
+    report = parse_dropped(message.payload)
+    if report.subject != message.subject:
+        detail = f"robot {report.robot!r} was reported for under {message.subject!r}."
+        raise EpisodeError(report.episode_id, "schema", detail)
+    detail = f"class {report.worth}, {report.size} bytes; dropped on the robot before delivery: {report.why}."
+    return _quarantine_row(message, None, EpisodeError(report.episode_id, DROPPED, detail))
 
 
 def _quarantine_row(message: Message, event: EpisodeEvent | None, error: EpisodeError) -> dict[str, Any]:

@@ -40,8 +40,24 @@ Handler = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 """Answers one call: (subject, payload) -> answer. An LwdError is told to the caller, any other exception only logged."""
 
 
+BUSY = "Busy"
+"""The kind of an answer that says nothing about the question: too many calls waited."""
+
+
 class CallRefusedError(StoreError):
-    """The handler was reached and said no; asking again as it is will not help."""
+    """The handler was reached and said no; asking again as it is will not help.
+
+    Attributes:
+        kind: the name of the handler's exception, such as "NotAllowedError"; "" if the answer names none.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        self.kind = kind
+        super().__init__(text)
+
+
+class CallBusyError(StoreError):
+    """Too many calls wait there; the same call can be repeated in a few seconds."""
 
 
 @runtime_checkable
@@ -69,6 +85,7 @@ class Calls(Protocol):
 
         Raises:
             CallRefusedError: the handler refused; its text is in the message.
+            CallBusyError: too many calls wait there; nothing was done.
             StoreError: nobody serves this subject, no answer in time, or no link.
         """
         ...
@@ -161,9 +178,7 @@ class _Service:
         if not message.reply.startswith("_INBOX."):
             return
         if self._waiting >= MAX_WAITING:
-            await message.respond(
-                _error("StoreError", "too many calls wait here; ask again in a few seconds.")
-            )
+            await message.respond(_error(BUSY, "too many calls wait here; ask again in a few seconds."))
             return
         self._waiting += 1  # counted before the task runs: a burst must not pass the limit
         task = asyncio.ensure_future(self._answer(message))
@@ -198,13 +213,16 @@ def answer(handler: Handler, subject: str, question: bytes) -> bytes:
 
 
 def read_answer(subject: str, data: bytes) -> dict[str, Any]:
-    """What a call got back; CallRefusedError if it is the handler's refusal."""
+    """What a call got back; CallRefusedError if it is the handler's refusal, CallBusyError if it was not handled."""
     reply = decode_payload(subject, data)
     found, refused = reply.get("answer"), reply.get("error")
     if isinstance(found, dict):
         return found
     text = str(refused.get("text")) if isinstance(refused, dict) else f"not an answer: {reply!r:.200}"
-    raise CallRefusedError(f"call {subject!r} was refused: {text}")
+    kind = str(refused.get("kind")) if isinstance(refused, dict) else ""
+    if kind == BUSY:
+        raise CallBusyError(f"call {subject!r}: {text}")
+    raise CallRefusedError(f"call {subject!r} was refused: {text}", kind)
 
 
 def _error(kind: str, text: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from mcap.writer import CompressionType, Writer
@@ -20,24 +21,42 @@ CHUNK_BYTES = 1024 * 1024
 _NOTHING = np.empty(0, np.float32)
 
 
+@runtime_checkable
+class ByteSink(Protocol):
+    """All that is asked of a file that an episode is written into."""
+
+    def write(self, data: bytes, /) -> int:
+        """Append."""
+        ...
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        ...
+
+    def flush(self) -> None:
+        """Hand them on."""
+        ...
+
+
 class EpisodeStream:
     """Writes one episode file as the episode runs.
 
     Args:
-        stream: a binary file open for writing; stays open, the caller closes and syncs it.
+        stream: where to write; stays open, the caller closes and syncs it.
         header: of the episode.
         flush_steps: control steps after which what was written is handed to the operating system, so that it
             survives the death of this process. Larger is faster and loses more; None leaves it to CHUNK_BYTES.
     """
 
-    def __init__(
-        self, stream: io.BufferedWriter | io.BytesIO, header: EpisodeHeader, flush_steps: int | None = None
-    ) -> None:
+    def __init__(self, stream: ByteSink, header: EpisodeHeader, flush_steps: int | None = None) -> None:
         layout.check_header(header)
         self._header, self._flush_steps = header, flush_steps
         self._start_ns = int(header.started_at * 1e9)
         self._writer = Writer(
-            stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE, enable_data_crcs=True
+            cast(IO[Any], stream),
+            chunk_size=CHUNK_BYTES,
+            compression=CompressionType.NONE,
+            enable_data_crcs=True,
         )
         self._writer.start(profile="", library="lwd")  # a fixed name: equal episodes give equal bytes
         header_schema = self._writer.register_schema("lwd.EpisodeHeader", "jsonschema", layout.HEADER_SCHEMA)

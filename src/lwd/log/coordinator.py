@@ -9,16 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from lwd.errors import EpisodeError, StoreError
 from lwd.log import manifest as manifests
 from lwd.log import tables
-from lwd.log.admission import Accepted, Admission, Deferred, Judgement, Refused
+from lwd.log.admission import Admission, Deferred, Judgement
 from lwd.log.bus import Bus, Message
 from lwd.log.catalogue import Catalogue
+from lwd.log.counting import record
 from lwd.log.events import ALL_EPISODES, parse_event
 from lwd.log.manifest import Manifest
 from lwd.log.objects import ObjectSource
@@ -136,23 +136,27 @@ class Coordinator:
 
     def _known(self, messages: Sequence[Message]) -> set[str]:
         """Receipts of messages whose bytes are catalogued or quarantined, or whose episode is deleted: nothing to fetch."""
-        wanted: dict[str, tuple[str, str]] = {}
+        wanted: dict[str, tuple[str, str, str]] = {}
         for message in messages:
             with contextlib.suppress(
                 EpisodeError
             ):  # a malformed event is judged later; it must not reach a query
                 event = parse_event(message.payload)
-                wanted[message.receipt] = (event.episode_id, event.sha256)
+                wanted[message.receipt] = (event.episode_id, event.sha256, message.subject.rpartition(".")[2])
         ids = sorted({content[0] for content in wanted.values()})
-        seen: set[tuple[str, str]] = set()
+        held, refused, deleted = tables.episodes.c, tables.quarantine.c, tables.deletions.c
         with self._catalogue.read() as connection:
-            for table in (tables.episodes, tables.quarantine):
-                query = sa.select(table.c.episode_id, table.c.sha256).where(table.c.episode_id.in_(ids))
-                seen.update((row[0], row[1]) for row in connection.execute(query))
-            column = tables.deletions.c.episode_id
-            deleted = set(connection.execute(sa.select(column).where(column.in_(ids))).scalars())
+            query = sa.select(held.episode_id, held.sha256).where(held.episode_id.in_(ids))
+            counted = {(row[0], row[1]) for row in connection.execute(query)}
+            # Only its own: what was refused because another robot announced it must not stop its owner.
+            query = sa.select(refused.episode_id, refused.sha256, refused.robot)
+            seen = {tuple(row) for row in connection.execute(query.where(refused.episode_id.in_(ids)))}
+            query = sa.select(deleted.episode_id).where(deleted.episode_id.in_(ids))
+            gone = set(connection.execute(query).scalars())
         return {
-            receipt for receipt, content in wanted.items() if content in seen or content[0] in deleted
+            receipt
+            for receipt, content in wanted.items()
+            if content[:2] in counted or content in seen or content[0] in gone
         }  # whatever its bytes, a deleted episode does not come back
 
     def _judge_all(self, messages: Sequence[Message]) -> list[Judgement]:
@@ -162,64 +166,4 @@ class Coordinator:
             return list(pool.map(self._admission.judge, messages))
 
     def _record(self, judgements: Sequence[Judgement]) -> tuple[int, int]:
-        """Write rows in one transaction, each id and each content once; how many were catalogued, quarantined."""
-        accepted = [item.row for item in judgements if isinstance(item, Accepted)]
-        refused = [item.row for item in judgements if isinstance(item, Refused)]
-        if not accepted and not refused:
-            return 0, 0
-        catalogued: list[Mapping[str, Any]] = []
-        quarantined: list[Mapping[str, Any]] = []
-        with self._catalogue.write() as connection:
-            for row in accepted:
-                if _has(connection, tables.deletions, row["episode_id"]):
-                    continue
-                held = connection.execute(
-                    sa.select(tables.episodes.c.sha256).where(
-                        tables.episodes.c.episode_id == row["episode_id"]
-                    )
-                ).scalar_one_or_none()
-                if held is None:
-                    connection.execute(sa.insert(tables.episodes).values(row))
-                    catalogued.append(row)
-                    claims = tables.claims  # from now on this row says whose the id is
-                    connection.execute(sa.delete(claims).where(claims.c.episode_id == row["episode_id"]))
-                elif held != row["sha256"]:
-                    refused.append(_duplicate_row(row, held))
-            same = tables.quarantine.c
-            for row in refused:
-                query = sa.select(same.id).where(
-                    same.episode_id == row["episode_id"], same.sha256 == row["sha256"]
-                )
-                if connection.execute(query).first() is None:
-                    connection.execute(sa.insert(tables.quarantine).values(row))
-                    quarantined.append(row)
-        for row in catalogued:
-            log.info(
-                "episode_catalogued episode=%s task=%s source=%s snapshot=%s outcome=%s steps=%d",
-                *(row[name] for name in ("episode_id", "task", "source", "snapshot", "outcome", "steps")),
-            )
-        for row in quarantined:
-            log.warning(
-                "episode_quarantined episode=%s reason=%s detail=%r",
-                row["episode_id"],
-                row["reason"],
-                row["detail"],
-            )
-        return len(catalogued), len(quarantined)
-
-
-def _has(connection: sa.Connection, table: sa.Table, episode_id: str) -> bool:
-    query = sa.select(table.c.episode_id).where(table.c.episode_id == episode_id)
-    return connection.execute(query).first() is not None
-
-
-def _duplicate_row(row: Mapping[str, Any], held: str) -> dict[str, Any]:
-    return {
-        "episode_id": row["episode_id"],
-        "reason": "duplicate",
-        "detail": f"this id is catalogued with other bytes (sha256 {held}); the first one stays.",
-        "key": row["key"],
-        "sha256": row["sha256"],
-        "robot": row["robot"],
-        "quarantined_at": row["catalogued_at"],
-    }
+        return record(self._catalogue, judgements)

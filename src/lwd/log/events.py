@@ -1,4 +1,4 @@
-"""The one message of the log: "this episode is in the object store"."""
+"""The messages of the log: "this episode is in the object store", and "this one had to be dropped"."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ EVENT_VERSION = 1
 ALL_EPISODES = "episodes.*"
 """The subject that the coordinator consumes."""
 
+DROPPED = "dropped"
+"""The kind of a report of a drop; also the reason under which the coordinator lists it."""
+
+_WORDS = re.compile(r"[a-z ]{1,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -50,6 +54,56 @@ class EpisodeEvent:
     def payload(self) -> dict[str, Any]:
         """The message."""
         return {"version": EVENT_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedEvent:
+    """An episode that a robot had to drop before it was delivered: its class, its bytes, why and when."""
+
+    episode_id: str
+    robot: str
+    worth: str
+    size: int
+    why: str
+    at: float
+
+    @property
+    def subject(self) -> str:
+        """The robot's own subject."""
+        return f"episodes.{self.robot}"
+
+    @property
+    def message_id(self) -> str:
+        """The same for each report of the same drop."""
+        return f"{self.episode_id}.dropped"
+
+    def payload(self) -> dict[str, Any]:
+        """The message."""
+        return {"version": EVENT_VERSION, "kind": DROPPED, **asdict(self)}
+
+
+def parse_dropped(payload: Mapping[str, Any]) -> DroppedEvent:
+    """Read a report from a robot, trusting nothing in it; EpisodeError "schema" if it does not fit."""
+    episode_id, robot, size = payload.get("episode_id"), payload.get("robot"), payload.get("size")
+    worth, why, at = payload.get("worth"), payload.get("why"), payload.get("at")
+    fits = (
+        payload.get("version") == EVENT_VERSION
+        and payload.get("kind") == DROPPED
+        and isinstance(episode_id, str)
+        and NAME.fullmatch(episode_id) is not None
+        and isinstance(robot, str)
+        and NAME.fullmatch(robot) is not None
+        and all(isinstance(text, str) and _WORDS.fullmatch(text) for text in (worth, why))
+        and type(size) is int
+        and size >= 0
+        and isinstance(at, int | float)
+        and 0 <= at <= 1e11
+    )
+    if not fits:
+        shown = episode_id if isinstance(episode_id, str) and NAME.fullmatch(episode_id) else "?"
+        raise EpisodeError(shown, "schema", f"the report's fields do not fit: {dict(payload)!r:.300}")
+    fields = {name: payload[name] for name in ("episode_id", "robot", "worth", "size", "why", "at")}
+    return DroppedEvent(**fields)
 
 
 def parse_event(payload: Mapping[str, Any]) -> EpisodeEvent:

@@ -168,9 +168,10 @@ class GrantedObjects:
                 f"grants: the coordinator answered with a directory of its machine, but robot {self._robot!r} expects URLs; "
                 "give the fleet an object store with an s3:// URL."
             )
-        texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
+        texts = isinstance(headers, dict) and all(map(_plain_header, headers.items()))
         sized = type(size) is int and size >= 0
-        if isinstance(files, str) or answer.get("done") is True:
+        done = verb == PUT and answer.get("done") is True
+        if isinstance(files, str) or done:
             url, headers = "", {}
         elif (
             not isinstance(url, str)
@@ -188,7 +189,7 @@ class GrantedObjects:
             headers=headers,
             size=size if isinstance(size, int) else 0,
             files=files if isinstance(files, str) else None,
-            done=answer.get("done") is True,
+            done=done,
         )
 
     def _check_host(self, url: str) -> None:
@@ -289,6 +290,13 @@ class _Tries:
             redirect = " A redirect; signed URLs are never followed elsewhere." if 300 <= status < 400 else ""
             raise StoreError(f"{self.what}: the object store answered {status} {code}.{redirect}")
         self.failed(f"the object store answered {status} {code}")
+
+
+def _plain_header(header: tuple[object, object]) -> bool:
+    """Whether it can be sent: anything else would be an error of the HTTP library's own, or smuggle a line."""
+    name, value = header
+    named = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9-]{1,64}", name) is not None
+    return named and isinstance(value, str) and value.isascii() and value.isprintable()
 
 
 def _pieces(data: bytes, tries: _Tries) -> Iterator[bytes]:

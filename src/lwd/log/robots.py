@@ -20,6 +20,10 @@ class NotAllowedError(StoreError):
     """A robot may not do this; asking again will not help."""
 
 
+class RobotNotActiveError(NotAllowedError):
+    """The robot may do nothing at all: it was not invited, or was revoked. Says nothing about what it asked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RobotRow:
     """One robot of the fleet.
@@ -73,12 +77,12 @@ def robots(catalogue: Catalogue) -> list[RobotRow]:
 
 
 def check_active(connection: sa.Connection, name: str) -> None:
-    """NotAllowedError unless the robot was invited and not revoked; inside a transaction."""
+    """RobotNotActiveError unless the robot was invited and not revoked; inside a transaction."""
     found = _find(connection, name)
     if found is None:
-        raise NotAllowedError(f"robot {name!r:.80} was not invited; run: lwd fleet invite {name:.80}")
+        raise RobotNotActiveError(f"robot {name!r:.80} was not invited; run: lwd fleet invite {name:.80}")
     if found.revoked_at is not None:
-        raise NotAllowedError(f"robot {name!r} was revoked; invite its computer under another name.")
+        raise RobotNotActiveError(f"robot {name!r} was revoked; invite its computer under another name.")
 
 
 def _find(connection: sa.Connection, name: str) -> RobotRow | None:

@@ -1,23 +1,47 @@
 """The spool: a folder on the robot's own disk where episodes wait until they are delivered.
 
-`<id>.part` is an episode that runs (or a process that died), `<id>.mcap` one that is whole and synced.
+| file                   | what it is                                                                                |
+|------------------------|-------------------------------------------------------------------------------------------|
+| `<id>.part`            | an episode that runs, or whose process died                                               |
+| `<id>.mcap`            | one that is whole and synced, and waits                                                   |
+| `.<id>.about`          | what its worth follows from, so that nobody has to decode it; made anew where it is missing |
+| `refused/<id>.mcap`    | one that the service refused for good, with the reason in `refused/<id>.json`             |
+| `.dropped.jsonl`       | the journal of what had to be dropped (`losses`)                                          |
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import logging
 import os
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Generator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from lwd.episode import Outcome, Source
 from lwd.errors import EpisodeError, StoreError
 from lwd.log import codec
 from lwd.log.layout import NAME
+from lwd.log.worth import About, about
 
 log = logging.getLogger(__name__)
 
-_PART, _WHOLE, _TEMPORARY = ".part", ".mcap", ".tmp"
+_PART, _WHOLE, _TEMPORARY, _ABOUT, _REASON = ".part", ".mcap", ".tmp", ".about", ".json"
+_REFUSED = "refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedEpisode:
+    """An episode that the service refused for good, and why; `refused_at` in seconds since the epoch."""
+
+    episode_id: str
+    size: int
+    reason: str
+    refused_at: float
 
 
 class Spool:
@@ -45,34 +69,93 @@ class Spool:
         """Files that wait for delivery, oldest episode first (ids sort by time)."""
         return sorted(path for path in self.folder.glob(f"*{_WHOLE}") if NAME.fullmatch(path.stem))
 
+    def set_aside(self) -> list[Path]:
+        """Files that were refused for good, oldest episode first."""
+        found = (self.folder / _REFUSED).glob(f"*{_WHOLE}")
+        return sorted(path for path in found if NAME.fullmatch(path.stem))
+
     def torn(self, running: Collection[Path]) -> list[Path]:
         """Files of episodes that nobody writes any more, given those that are `running`."""
         for path in self.folder.glob(f"*{_TEMPORARY}"):  # never renamed, so it was never promised
             path.unlink(missing_ok=True)
+        known = {path.stem for path in [*self.whole(), *self.set_aside(), *self.folder.glob(f"*{_PART}")]}
+        for path in self.folder.glob(f".*{_ABOUT}"):  # its episode is delivered: a crash came in between
+            if path.name.removesuffix(_ABOUT)[1:] not in known:
+                path.unlink(missing_ok=True)
         return [path for path in sorted(self.folder.glob(f"*{_PART}")) if path not in running]
 
-    def promote(self, part: Path) -> None:
-        """Make a synced `.part` file one that waits for delivery."""
+    def used(self) -> int:
+        """Bytes of all episodes, running, waiting and refused."""
+        size = 0
+        for path in [*self.whole(), *self.set_aside(), *self.folder.glob(f"*{_PART}")]:
+            with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
+                size += path.stat().st_size
+        return size
+
+    def promote(self, part: Path, about: About | None = None) -> None:
+        """Make a synced `.part` file one that waits for delivery. OSError if the disk refuses."""
+        self._note(part.stem, about)
         os.replace(part, part.with_suffix(_WHOLE))
         _sync_folder(self.folder)
 
-    def add(self, episode_id: str, data: bytes) -> None:
-        """Store a whole episode file: all of it, synced, or nothing. StoreError if the disk refuses."""
+    def add(self, episode_id: str, data: bytes, about: About | None = None) -> None:
+        """Store a whole episode file: all of it, synced, or nothing. OSError if the disk refuses."""
         path = self.folder / f"{episode_id}{_WHOLE}"
-        temporary = path.with_suffix(_TEMPORARY)
+        self._note(episode_id, about)
+        _write(path, data)
+        _sync_folder(self.folder)
+
+    def about(self, path: Path) -> About | None:
+        """What is known of a whole episode, from its note or else from the file; None if that cannot be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            return _parse_about(json.loads(self._note_path(path.stem).read_bytes()))
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(self.folder)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise spool_error(path, "write", error) from error
+            found = about(codec.decode(path.read_bytes()))
+        except (EpisodeError, OSError):
+            return None
+        self._note(path.stem, found)
+        return found
+
+    def remove(self, path: Path) -> None:
+        """Remove a whole episode that is delivered or dropped, waiting or refused."""
+        path.unlink(missing_ok=True)
+        path.with_suffix(_REASON).unlink(missing_ok=True)
+        self._note_path(path.stem).unlink(missing_ok=True)
+
+    def refuse(self, path: Path, reason: str) -> None:
+        """Set an episode aside that the service refused for good. OSError if the disk refuses."""
+        target = self.folder / _REFUSED / path.name
+        target.parent.mkdir(exist_ok=True)
+        _write(target.with_suffix(_REASON), json.dumps({"reason": reason, "at": time.time()}).encode())
+        os.replace(path, target)
+        _sync_folder(target.parent)
+        _sync_folder(self.folder)
+
+    def refused(self) -> list[RefusedEpisode]:
+        """What was set aside, oldest episode first."""
+        found: list[RefusedEpisode] = []
+        for path in self.set_aside():
+            reason, at = _read_reason(path.with_suffix(_REASON))
+            with contextlib.suppress(FileNotFoundError):
+                size = path.stat().st_size
+                found.append(RefusedEpisode(episode_id=path.stem, size=size, reason=reason, refused_at=at))
+        return found
+
+    def retry(self, episode_id: str) -> bool:
+        """Let an episode that was set aside wait for delivery again; False if there is none."""
+        path = self.folder / _REFUSED / f"{episode_id}{_WHOLE}"
+        if not NAME.fullmatch(episode_id) or not path.exists():
+            return False
+        os.replace(path, self.folder / path.name)
+        _sync_folder(self.folder)
+        path.with_suffix(_REASON).unlink(missing_ok=True)
+        return True
 
     def salvage(self, part: Path) -> bool:
-        """Make a whole episode of a torn file; False if it holds no complete control step and was deleted."""
+        """Make a whole episode of a torn file; False if it holds no complete control step and was deleted.
+
+        OSError if the disk refuses; the torn file stays then.
+        """
         whole = part.with_suffix(_WHOLE)
         if whole.exists():  # a crash between writing the whole file and removing the torn one
             part.unlink()
@@ -87,17 +170,33 @@ class Spool:
             )
             self.promote(part)
             return True
-        except OSError as error:
-            raise spool_error(part, "read", error) from error
         if episode is None or data is None:
             log.warning("episode_empty episode=%s deleted=true cause='no whole control step'", part.stem)
             part.unlink()
             return False
-        self.add(part.stem, data)
+        self.add(part.stem, data, about(episode))
         part.unlink()
         outcome = episode.verdict.outcome
         log.warning("episode_recovered episode=%s steps=%d outcome=%s", part.stem, episode.steps, outcome)
         return True
+
+    def _note(self, episode_id: str, about: About | None) -> None:
+        """Best effort and not synced: what is missing or torn is read from the episode itself."""
+        if about is not None:
+            with contextlib.suppress(OSError):
+                self._note_path(episode_id).write_text(json.dumps(asdict(about)))
+
+    def _note_path(self, episode_id: str) -> Path:
+        return self.folder / f".{episode_id}{_ABOUT}"
+
+
+@contextlib.contextmanager
+def reporting(path: Path, action: str) -> Generator[None]:
+    """Turn OSErrors into what a user is told whose spool's disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise spool_error(path, action, error) from error
 
 
 def spool_error(path: Path, action: str, error: OSError) -> StoreError:
@@ -106,6 +205,37 @@ def spool_error(path: Path, action: str, error: OSError) -> StoreError:
         f"spool: cannot {action} {str(path)!r}: {error.strerror or error}. Check free space and permissions; "
         "what was recorded before is kept."
     )
+
+
+def _read_reason(path: Path) -> tuple[str, float]:
+    """Why and when; ("?", 0) where it cannot be read: it is for people, the episode is what counts."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        said = json.loads(path.read_bytes())
+        return str(said["reason"]), float(said["at"])
+    return "?", 0.0
+
+
+def _parse_about(fields: dict[str, Any]) -> About:
+    steps = fields["intervention_steps"]
+    if type(steps) is not int:
+        raise TypeError("intervention_steps is not an integer")
+    return About(
+        source=Source(fields["source"]), outcome=Outcome(fields["outcome"]), intervention_steps=steps
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A whole, synced file or none."""
+    temporary = path.with_suffix(_TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _lock_folder(folder: Path) -> int:

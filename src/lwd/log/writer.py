@@ -6,119 +6,40 @@ it. Every step of that can be repeated.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import random
 import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lwd.episode import Episode, EpisodeHeader, Verdict
-from lwd.errors import ConfigError, LwdError
+from lwd.episode import Episode, EpisodeHeader
+from lwd.errors import ConfigError, LwdError, StoreError
 from lwd.log import codec
 from lwd.log.bus import Bus
-from lwd.log.events import EpisodeEvent
-from lwd.log.layout import NAME, check_header
+from lwd.log.calls import CallRefusedError
+from lwd.log.events import DroppedEvent, EpisodeEvent
+from lwd.log.keeper import Keeper, SpoolStatus
+from lwd.log.layout import MAX_EPISODE_BYTES, NAME, check_header
 from lwd.log.objects import ObjectSink
-from lwd.log.spool import Spool, spool_error
+from lwd.log.recording import EpisodeRecording
+from lwd.log.robots import NotAllowedError
+from lwd.log.spool import RefusedEpisode, Spool, reporting
+from lwd.log.worth import about
 
 log = logging.getLogger(__name__)
 
 _FAILURES_PER_ROUND = 3
-
-
-class EpisodeRecording:
-    """One running episode; implements `lwd.robot.recorder.Recording`. Made by `EdgeClient.begin`; one thread."""
-
-    def __init__(
-        self,
-        spool: Spool,
-        header: EpisodeHeader,
-        flush_steps: int,
-        on_end: Callable[[EpisodeRecording], bool],
-    ) -> None:
-        self._spool, self._header, self._on_end = spool, header, on_end
-        self.path = spool.part(header.episode_id)
-        try:
-            self._file = open(self.path, "xb")  # noqa: SIM115 - open while the episode runs
-        except OSError as error:
-            raise spool_error(self.path, "create", error) from error
-        try:
-            self._stream = codec.EpisodeStream(self._file, header, flush_steps)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            raise spool_error(self.path, "write", error) from error
-
-    def step(
-        self,
-        proprio: NDArray[np.float32],
-        action: NDArray[np.float32],
-        intervention: bool,
-        time_s: float,
-        images: Mapping[str, bytes],
-    ) -> None:
-        """Append a control step: state [P] sensed `time_s` seconds into the episode, action [A] then executed.
-
-        Raises:
-            StoreError: the spool cannot be written (full disk); what is written so far is kept.
-        """
-        try:
-            self._stream.step(proprio, action, intervention, time_s, images)
-        except OSError as error:
-            raise spool_error(self.path, "write", error) from error
-
-    def finish(
-        self, proprio: NDArray[np.float32], time_s: float, images: Mapping[str, bytes], verdict: Verdict
-    ) -> None:
-        """Close with the final state [P] and the verdict; from then on the episode is in the spool for good.
-
-        An episode without a control step is dropped. StoreError as in `step`.
-        """
-        steps = self._stream.steps
-        if steps == 0:
-            self.abort()
-            return
-        try:
-            self._stream.finish(proprio, time_s, images, verdict)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._spool.promote(self.path)
-        except OSError as error:
-            raise spool_error(self.path, "write", error) from error
-        header = self._header
-        log.info(
-            "episode_recorded episode=%s task=%s snapshot=%s outcome=%s steps=%d",
-            *(header.episode_id, header.task, header.snapshot, verdict.outcome, steps),
-        )
-        self._on_end(self)
-
-    def abort(self) -> None:
-        """Give up: what is whole becomes an UNJUDGED episode. Does nothing after `finish` or `abort`."""
-        if self._on_end(self):
-            self._close()
-            self._spool.salvage(self.path)
-
-    def _close(self) -> None:
-        try:
-            if not self._file.closed:
-                self._stream.flush()
-        except OSError as error:
-            log.warning("spool_flush_failed path=%s cause=%r", self.path, str(error))
-        try:
-            self._file.close()
-        except OSError as error:  # a full disk can refuse the last buffered bytes
-            log.warning("spool_close_failed path=%s cause=%r", self.path, str(error))
+_FOR_GOOD = NotAllowedError.__name__
+"""The one refusal that is about the episode and will not change: not this robot's, or too large."""
 
 
 class EdgeClient:
     """A robot's recorder and its delivery; implements `lwd.robot.recorder.Recorder`.
+
+    Without network it keeps recording. When its budget or the disk is full, episodes go in the order of `lwd.log.worth`
+    (autonomous successes before failures before interventions); each is counted, survives a restart as a number, and is
+    reported to the coordinator, which lists it in quarantine with the reason "dropped". An episode that the service
+    refuses for good is set aside (`refused`); it holds up nobody and is never sent again by itself.
 
     Args:
         spool: a folder of this client alone (another one is refused); made if missing.
@@ -127,6 +48,8 @@ class EdgeClient:
         robot: this robot's name, [A-Za-z0-9_-].
         flush_s: seconds of an episode that the death of this process may cost.
         retry_s: shortest and longest pause of the background thread after a failure.
+        budget_bytes: for all episodes in the spool, running and refused ones too; None for what the disk takes. A running
+            episode may exceed it until it ends, where nothing may be dropped for it.
 
     Opening it recovers what an earlier process left behind. Close it, or use it as a context manager.
     """
@@ -140,6 +63,7 @@ class EdgeClient:
         *,
         flush_s: float = 0.5,
         retry_s: tuple[float, float] = (0.2, 30.0),
+        budget_bytes: int | None = None,
     ) -> None:
         if not NAME.fullmatch(robot):
             raise ConfigError(f"robot name {robot!r:.80} must be 1 to 64 of the characters [A-Za-z0-9_-].")
@@ -150,8 +74,11 @@ class EdgeClient:
         self._guard, self._delivering = threading.Lock(), threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._tries: dict[str, int] = {}
         self._spool = Spool(Path(spool))
         try:
+            with reporting(self._spool.folder, "open"):
+                self._keeper = Keeper(self._spool, budget_bytes)
             self.recover()
         except BaseException:
             self._spool.close()
@@ -178,18 +105,25 @@ class EdgeClient:
         check_header(header)  # before a file is named after it
         flush_steps = max(1, round(header.control_hz * self._flush_s))
         with self._guard:  # so that `recover` cannot see the file before it is known as running
-            recording = EpisodeRecording(self._spool, header, flush_steps, self._ended)
+            recording = EpisodeRecording(self._spool, self._keeper, header, flush_steps, self._ended)
             self._open.add(recording)
         return recording
 
     def submit(self, episode: Episode) -> None:
-        """Put a complete episode into the spool; it is then as safe as one recorded step by step."""
+        """Put a complete episode into the spool; it is then as safe as one recorded step by step.
+
+        Raises:
+            EpisodeError: it cannot be stored.
+            StoreError: the spool cannot be written.
+        """
         check_header(episode.header)
-        self._spool.add(episode.header.episode_id, codec.encode(episode))
+        name, data, known = episode.header.episode_id, codec.encode(episode), about(episode)
+        with reporting(self._spool.folder / name, "write"):
+            self._keeper.store(lambda: self._spool.add(name, data, known), known)
         self._wake.set()
 
     def pending(self) -> tuple[int, int]:
-        """Episodes in the spool that are not delivered yet, and their bytes."""
+        """Episodes in the spool that are not delivered yet, and their bytes; without what was refused."""
         sizes: list[int] = []
         for path in self._spool.whole():
             try:
@@ -198,28 +132,60 @@ class EdgeClient:
                 continue
         return len(sizes), sum(sizes)
 
+    def status(self) -> SpoolStatus:
+        """What waits, what was refused, what was dropped; for a robot's status message."""
+        return self._keeper.status()
+
+    def refused(self) -> list[RefusedEpisode]:
+        """Episodes that the service refused for good, oldest first. Their bytes are in `refused/` in the spool."""
+        return self._spool.refused()
+
+    def retry_refused(self, episode_id: str) -> bool:
+        """Deliver an episode that was refused once more, after somebody has mended the cause; False if there is none."""
+        with reporting(self._spool.folder, "write"):
+            found = self._spool.retry(episode_id)
+        self._wake.set()
+        return found
+
     def recover(self) -> int:
-        """Make whole episodes of what a crash left half-written; how many. Running ones are left alone."""
+        """Make whole episodes of what a crash left half-written; how many. Running ones are left alone.
+
+        What a full disk leaves no room for stays as it is, and is tried again at the next start.
+        """
         with self._guard:
             torn = self._spool.torn({recording.path for recording in self._open})
-        recovered = sum(self._spool.salvage(path) for path in torn)
+        recovered = 0
+        for path in torn:
+            try:
+                recovered += self._spool.salvage(path)
+            except OSError as error:
+                log.warning("spool_recovery_failed path=%s cause=%r", path, str(error))
+        with reporting(self._spool.folder, "write"):
+            self._keeper.settle()
         self._wake.set()
         return recovered
 
     def deliver(self) -> int:
-        """Deliver what is in the spool, oldest first; how many left it. Failures are logged and stay in it."""
+        """Deliver what is in the spool, oldest first; how many left it. Failures are logged and stay in it.
+
+        What failed before comes after what did not, so that an episode which always fails holds up no other.
+        """
         delivered = failures = 0
         with self._delivering:
-            for path in self._spool.whole():
+            waiting = self._spool.whole()
+            names = {path.stem for path in waiting}
+            self._tries = {name: count for name, count in self._tries.items() if name in names}
+            for path in sorted(waiting, key=lambda path: self._tries.get(path.stem, 0)):
                 try:
-                    self._deliver(path)
-                    delivered += 1
+                    delivered += self._deliver(path)
                     failures = 0
                 except (LwdError, OSError) as error:
                     failures += 1
+                    self._tries[path.stem] = self._tries.get(path.stem, 0) + 1
                     log.warning("episode_delivery_failed episode=%s cause=%r", path.stem, str(error))
                     if failures >= _FAILURES_PER_ROUND:  # it is the network, not this episode
-                        break
+                        return delivered
+            self._report_drops()
         return delivered
 
     def start(self) -> None:
@@ -240,7 +206,10 @@ class EdgeClient:
     def close(self) -> None:
         """Turn running recordings into UNJUDGED episodes, stop and free the spool. May be called again."""
         for recording in list(self._open):
-            recording.abort()
+            try:
+                recording.abort()
+            except StoreError as error:  # the torn file is recovered at the next start
+                log.warning("recording_not_closed path=%s cause=%r", recording.path, str(error))
         self.stop()
         self._spool.close()
 
@@ -252,19 +221,53 @@ class EdgeClient:
         self._wake.set()
         return running
 
-    def _deliver(self, path: Path) -> None:
-        data = path.read_bytes()
-        event = EpisodeEvent(
-            episode_id=path.stem,
-            robot=self.robot,
-            sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data),
-            ended_at=path.stat().st_mtime,
-        )
-        self._objects.put_once(event.key, data)
-        self._bus.publish(event.subject, event.payload(), event.message_id)
-        path.unlink()  # not before the bus holds the event; dying here costs a duplicate, which is harmless
+    def _deliver(self, path: Path) -> bool:
+        """Deliver one episode; whether it is delivered, as opposed to dropped meanwhile or refused for good."""
+        with self._keeper.delivering(path) as there:
+            if not there:
+                return False
+            size = path.stat().st_size
+            if size > MAX_EPISODE_BYTES:
+                self._refuse(path, f"{size} bytes, at most {MAX_EPISODE_BYTES} are allowed.")
+                return False
+            data = path.read_bytes()
+            event = EpisodeEvent(
+                episode_id=path.stem,
+                robot=self.robot,
+                sha256=hashlib.sha256(data).hexdigest(),
+                size=len(data),
+                ended_at=path.stat().st_mtime,
+            )
+            try:
+                self._objects.put_once(event.key, data)
+            except CallRefusedError as error:
+                if error.kind != _FOR_GOOD:
+                    raise
+                self._refuse(path, str(error))
+                return False
+            self._bus.publish(event.subject, event.payload(), event.message_id)
+            # Not before the bus holds the event; dying here costs a duplicate, which is harmless.
+            self._spool.remove(path)
         log.info("episode_delivered episode=%s bytes=%d", path.stem, len(data))
+        return True
+
+    def _refuse(self, path: Path, reason: str) -> None:
+        self._spool.refuse(path, reason)
+        log.error("episode_refused episode=%s reason=%r", path.stem, reason)
+
+    def _report_drops(self) -> None:
+        """Tell the coordinator what had to be dropped; what the bus does not take is told next time."""
+        for drop in self._keeper.untold():
+            report = DroppedEvent(
+                episode_id=drop.episode_id, robot=self.robot, worth=drop.worth.name.lower(), size=drop.size,
+                why=drop.why, at=drop.at,
+            )  # fmt: skip
+            try:
+                self._bus.publish(report.subject, report.payload(), report.message_id)
+                self._keeper.told(drop.episode_id)
+            except (LwdError, OSError) as error:
+                log.warning("drops_not_reported cause=%r", str(error))
+                return
 
     def _run(self) -> None:
         pause = self._retry_s[0]
@@ -273,7 +276,7 @@ class EdgeClient:
             last = self._stopping.is_set()
             try:
                 delivered = self.deliver()
-                waits = bool(self._spool.whole())
+                waits = bool(self._spool.whole() or self._keeper.untold())
             except Exception:  # the thread must outlive anything: without it the robot fills its disk
                 log.exception("delivery_failed robot=%s", self.robot)
                 delivered, waits = 0, True

@@ -36,7 +36,9 @@ def parse_announcement(payload: Mapping[str, Any]) -> Snapshot:
         _is_count(number)
         and number != 0
         and all(_is_count(payload.get(name)) for name in ("learner_step", "size"))
-        and all(payload.get(name) is None or _is_count(payload[name]) for name in ("parent", "manifest"))
+        and all(
+            payload.get(name, "") is None or _is_count(payload.get(name)) for name in ("parent", "manifest")
+        )
         and _matches(_SHA256, sha256)
         and _matches(_SIGNATURE, signature)
         and _matches(_STATUS, status)

@@ -70,6 +70,7 @@ def test_a_damaged_or_open_credential_is_refused(authority: Authority, tmp_path:
         {"servers": [3]},
         {"expires_at": "soon"},
         {"key": None},
+        {"ca": "\u00b4"},
     ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(ConfigError, match="damaged"):

@@ -366,8 +366,10 @@ def test_without_a_key_nothing_can_be_signed(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "answer",
     [{}, {"url": 5}, {"url": "ftp://x/y", "headers": {}}, {"url": "http://x/y", "headers": {"a": 1}},
-     {"url": "http://x/y", "headers": []}, {"url": "http://x/y"}, {"files": 3}, {"missing": "yes"}],
-    ids=str,
+     {"url": "http://x/y", "headers": []}, {"url": "http://x/y"}, {"files": 3}, {"missing": "yes"},
+     {"url": "http://x/y", "headers": {"\ud800": "a"}, "size": 1},
+     {"url": "http://x/y", "headers": {"a": "b\nc: d"}, "size": 1}],
+    ids=ascii,
 )  # fmt: skip
 def test_a_strange_answer_is_a_store_error(answer: dict[str, Any]):
     calls = LocalCalls()
@@ -377,4 +379,12 @@ def test_a_strange_answer_is_a_store_error(answer: dict[str, Any]):
         robot.put_once(named(b"x"), b"x")
     with pytest.raises(StoreError, match="grants: "):
         robot.get(named(b"x"))
+    serving.close()
+
+
+def test_done_is_no_answer_to_a_download():
+    calls = LocalCalls()
+    serving = calls.serve("calls.robot-1.*", lambda *_: {"done": True})
+    with pytest.raises(StoreError, match="has no URL"):
+        GrantedObjects(calls, "robot-1", limits=QUICK).get(named(b"x"))
     serving.close()

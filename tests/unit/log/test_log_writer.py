@@ -17,7 +17,8 @@ from lwd.robot.recorder import Recorder, Recording
 
 
 def spooled(fleet: Fleet, robot: str = "robot-1") -> list[str]:
-    return sorted(path.name for path in (fleet.folder / "spool" / robot).iterdir() if path.name != ".lock")
+    found = (fleet.folder / "spool" / robot).iterdir()
+    return sorted(path.name for path in found if not path.name.startswith("."))
 
 
 def test_recorded_step_by_step_or_submitted_the_bytes_mean_the_same(fleet: Fleet):

@@ -163,5 +163,9 @@ def test_an_announcement_is_the_whole_row_and_trusts_nothing():
         for value in values:
             with pytest.raises(SnapshotError, match="do not fit"):
                 parse_announcement({**announcement(snapshot), name: value})
+    for missing in ("number", "parent", "manifest", "meta", "size"):
+        left = {name: value for name, value in announcement(snapshot).items() if name != missing}
+        with pytest.raises(SnapshotError, match="do not fit"):
+            parse_announcement(left)
     with pytest.raises(SnapshotError, match="do not fit"):
         parse_announcement({})

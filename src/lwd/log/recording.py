@@ -1,0 +1,115 @@
+"""One running episode on its way into the spool."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.episode import EpisodeHeader, Outcome, Verdict
+from lwd.errors import StoreError
+from lwd.log import codec
+from lwd.log.keeper import Keeper
+from lwd.log.spool import Spool, reporting, spool_error
+from lwd.log.spool_file import SpoolFile
+from lwd.log.worth import About, worth_so_far
+
+log = logging.getLogger(__name__)
+
+
+class EpisodeRecording:
+    """One running episode; implements `lwd.robot.recorder.Recording`. Made by `EdgeClient.begin`; one thread."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        keeper: Keeper,
+        header: EpisodeHeader,
+        flush_steps: int,
+        on_end: Callable[[EpisodeRecording], bool],
+    ) -> None:
+        self._spool, self._keeper, self._header, self._on_end = spool, keeper, header, on_end
+        self._interventions = 0
+        self.path = spool.part(header.episode_id)
+        with reporting(self.path, "create"):
+            self._file = SpoolFile(self.path, self._room)
+        try:
+            self._stream = codec.EpisodeStream(self._file, header, flush_steps)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise spool_error(self.path, "write", error) from error
+
+    def step(
+        self,
+        proprio: NDArray[np.float32],
+        action: NDArray[np.float32],
+        intervention: bool,
+        time_s: float,
+        images: Mapping[str, bytes],
+    ) -> None:
+        """Append a control step: state [P] sensed `time_s` seconds into the episode, action [A] then executed.
+
+        Raises:
+            StoreError: the spool cannot be written, and on a full disk nothing may go for this episode; what is
+                written so far is kept.
+        """
+        self._interventions += bool(intervention)
+        with reporting(self.path, "write"):
+            self._stream.step(proprio, action, intervention, time_s, images)
+
+    def finish(
+        self, proprio: NDArray[np.float32], time_s: float, images: Mapping[str, bytes], verdict: Verdict
+    ) -> None:
+        """Close with the final state [P] and the verdict; from then on the episode is in the spool for good.
+
+        An episode without a control step is dropped, and so is one that a full budget has no room for: it is counted
+        then. StoreError as in `step`.
+        """
+        steps, header = self._stream.steps, self._header
+        if steps == 0:
+            self.abort()
+            return
+        about = About(source=header.source, outcome=verdict.outcome, intervention_steps=self._interventions)
+        with reporting(self.path, "write"):
+            self._stream.finish(proprio, time_s, images, verdict)
+            self._file.sync()
+            self._file.close()
+            self._spool.promote(self.path, about)
+            self._keeper.settle()
+        log.info(
+            "episode_recorded episode=%s task=%s snapshot=%s outcome=%s steps=%d",
+            *(header.episode_id, header.task, header.snapshot, verdict.outcome, steps),
+        )
+        self._on_end(self)
+
+    def abort(self) -> None:
+        """Give up: what is whole becomes an UNJUDGED episode. Does nothing after `finish` or `abort`.
+
+        Raises:
+            StoreError: the spool cannot be written; the torn file stays for the next start.
+        """
+        if self._on_end(self):
+            self._close()
+            left = About(
+                source=self._header.source, outcome=Outcome.UNJUDGED, intervention_steps=self._interventions
+            )
+            with reporting(self.path, "write"):
+                self._keeper.store(lambda: self._spool.salvage(self.path), left)
+
+    def _room(self, size: int, full: bool) -> bool:
+        return self._keeper.room(size, full, worth_so_far(self._header, self._interventions))
+
+    def _close(self) -> None:
+        try:
+            if not self._file.closed:
+                self._stream.flush()
+        except (OSError, StoreError) as error:
+            log.warning("spool_flush_failed path=%s cause=%r", self.path, str(error))
+        try:
+            self._file.close()
+        except OSError as error:  # a full disk can refuse the last buffered bytes
+            log.warning("spool_close_failed path=%s cause=%r", self.path, str(error))
