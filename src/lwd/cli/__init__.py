@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, log, services, stages, weights
+from lwd.cli import evidence, fleet, log, services, stages, upkeep, weights
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -28,15 +28,19 @@ COMMANDS: Mapping[str, type[Any]] = {
     "learner": services.LearnerCommand,
     "evaluator": services.EvaluatorCommand,
     "robot join": services.RobotJoin,
+    "site-cache": upkeep.SiteCacheCommand,
     "evaluate": stages.Evaluate,
     "report": stages.Report,
     "log ls": log.LogLs,
     "log show": log.LogShow,
     "log verify": log.LogVerify,
-    "log delete": log.LogDelete,
-    "log backup": log.LogBackup,
-    "log restore": log.LogRestore,
-    "log migrate": log.LogMigrate,
+    "log export": upkeep.LogExport,
+    "log quarantine": upkeep.LogQuarantine,
+    "log retain": upkeep.LogRetain,
+    "log delete": upkeep.LogDelete,
+    "log backup": upkeep.LogBackup,
+    "log restore": upkeep.LogRestore,
+    "log migrate": upkeep.LogMigrate,
     "snapshot ls": log.SnapshotLs,
     "weights import": weights.WeightsImport,
     "weights import-critic": weights.WeightsImportCritic,

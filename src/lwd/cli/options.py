@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, LwdError
 
 if TYPE_CHECKING:
-    from lwd.log.catalogue import Catalogue
+    from lwd.log.catalogue import Catalogue, EpisodeRow
     from lwd.log.objects import ObjectStore
 
 RUN = Path("runs/demo")
@@ -125,3 +125,14 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in facts.items():
         print(f"{name:<20} {value}")
+
+
+def find_episode(catalogue: Catalogue, beginning: str) -> EpisodeRow:
+    """The one episode whose id begins so; LwdError if there is none, or more than one."""
+    rows = [row for row in catalogue.episodes() if row.episode_id.startswith(beginning)]
+    if not rows:
+        raise LwdError(f"no episode begins with {beginning!r}; `lwd log ls` lists them.")
+    if len(rows) > 1:
+        some = ", ".join(row.episode_id for row in rows[:3])
+        raise LwdError(f"{len(rows)} episodes begin with {beginning!r} ({some}, ...); give more characters.")
+    return rows[0]

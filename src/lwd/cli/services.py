@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from lwd.cli.options import RUN
+from lwd.cli.upkeep import parse_bytes
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ class RobotJoin:
         pace: 1 keeps the robot's control rate, 0 runs as fast as it goes.
         shared_folder: the fleet is on this machine and its objects are in a folder.
         ca_file: certificates of the object store's authority, where it is not a public one.
+        site_cache: URL of the site's snapshot cache (`lwd site-cache`).
+        spool: bytes that undelivered episodes may take, such as 20G; without it as much as the disk holds. Autonomous successes
+            go first, failures and interventions last, and what goes is counted and reported.
         metrics_port: Prometheus port, 0 for none.
     """
 
@@ -123,6 +127,8 @@ class RobotJoin:
     pace: float = 0.0
     shared_folder: bool = False
     ca_file: str | None = None
+    site_cache: str | None = None
+    spool: str | None = None
     metrics_port: int = 0
 
     def run(self) -> None:
@@ -144,6 +150,8 @@ class RobotJoin:
             pace=self.pace,
             shared_folder=self.shared_folder,
             ca_file=self.ca_file,
+            site_cache=self.site_cache,
+            spool_bytes=None if self.spool is None else parse_bytes(self.spool),
         )
         context = ServiceContext(credential.name, "robot")
         stop_with_parent(context.stopping)

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from lwd.robot.operator import Operator
 from lwd.robot.recorder import record_round
 from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.snapshot.nats_channel import NatsChannel
+from lwd.snapshot.site_cache import CachedObjects
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class RobotOptions:
         pace: 1 keeps the robot's control rate, 0 runs as fast as it can (simulated robots), 2 twice the rate.
         shared_folder: accept a directory of this machine in place of signed URLs (a fleet on one machine).
         ca_file: certificates of the object store's authority, where it is not a public one.
+        site_cache: URL of the site's snapshot cache, None without one.
+        spool_bytes: budget of the spool; None for as much as the disk holds.
     """
 
     folder: Path
@@ -66,6 +69,8 @@ class RobotOptions:
     pace: float = 0.0
     shared_folder: bool = False
     ca_file: str | None = None
+    site_cache: str | None = None
+    spool_bytes: int | None = None
 
 
 def run_robot(context: ServiceContext, credential: Credential, options: RobotOptions) -> None:
@@ -81,24 +86,27 @@ def run_robot(context: ServiceContext, credential: Credential, options: RobotOpt
         calls, signals = NatsCalls(link), NatsSignals(link)
         objects = GrantedObjects(calls, name, files=options.shared_folder, ca_file=options.ca_file)
         stack.callback(objects.close)
-        client = stack.enter_context(EdgeClient(options.folder / "spool", objects, NatsBus(link), name))
+        spool, budget = options.folder / "spool", options.spool_bytes
+        client = stack.enter_context(EdgeClient(spool, objects, NatsBus(link), name, budget_bytes=budget))
         client.start()
 
         def tell(status: dict[str, Any]) -> None:
-            episodes, size = client.pending()
-            spool = {"undelivered": episodes, "undelivered_bytes": size, "link": link.connected}
-            signals.send(f"status.{name}", status_message("robot", {**status, **spool}))
+            spooled = client.status()
+            dropped = {worth.name.lower(): asdict(total) for worth, total in spooled.dropped.items()}
+            more = {"spool": {**vars(spooled), "dropped": dropped}, "link": link.connected}
+            signals.send(f"status.{name}", status_message("robot", {**status, **more}))
 
         stack.enter_context(context.telling(tell))
         config = _configuration(context, calls, name, options.folder / "config.json")
         if config is None:
             return
-        cache = SnapshotCache(options.folder / "snapshots", objects)
+        source = objects if options.site_cache is None else CachedObjects(options.site_cache, objects)
+        cache = SnapshotCache(options.folder / "snapshots", source)
         key, kept = credential.snapshot_public_key(), cache.newest()
         channel = NatsChannel(link, key, at_least=None if kept is None else kept.number)
         stack.callback(channel.close)
         encoder = InstructionEncoder(dim=config.instruction_dim)
-        follower = PolicyFollower(channel, cache, key, config.spec, encoder, context.telemetry)
+        follower = PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)
         stack.callback(follower.close)
         environment, operators = _build(config, options.environment)
         stack.callback(environment.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -19,8 +20,8 @@ from lwd.instruction import InstructionEncoder
 from lwd.log.objects import ObjectSource
 from lwd.robot.state_policy import StatePolicy
 from lwd.snapshot.announcement import announcement, parse_announcement
-from lwd.snapshot.nats_channel import NatsChannel
-from lwd.snapshot.store import Snapshot, fetch
+from lwd.snapshot.follower import Newest, SnapshotFollower
+from lwd.snapshot.store import Snapshot
 from lwd.spec import RobotSpec
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class SnapshotCache:
         """See `ObjectSource.get`: from the disk if it is there, else from the network and then onto the disk."""
         path = self._folder / Path(key).name
         with contextlib.suppress(OSError):
-            if path.stat().st_size == max_bytes:
-                return path.read_bytes()
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == path.stem:  # a damaged file must not hide the network's
+                return data
         data = self._source.get(key, max_bytes)
         with contextlib.suppress(OSError):  # a full disk must not keep a robot from its policy
             _write(path, data)
@@ -76,19 +78,14 @@ class SnapshotCache:
                 if path.stem != snapshot.sha256:
                     path.unlink(missing_ok=True)
 
-    def drop(self, snapshot: Snapshot) -> None:
-        """Forget a file that did not verify."""
-        (self._folder / f"{snapshot.sha256}.safetensors").unlink(missing_ok=True)
-
 
 class PolicyFollower:
     """Downloads and verifies the newest policy while the robot works; `newest` never waits.
 
-    A snapshot that is refused is said once and not tried again; the robot goes on with the last good one. Snapshots that
-    were overtaken while a download was tried are skipped.
+    A snapshot that cannot be loaded, or does not fit this robot, is said in the log; the robot goes on with the last good one.
 
     Args:
-        channel: announces.
+        announced: the newest row that is known, None before the first, such as `NatsChannel.snapshot`.
         cache: where files come from and stay.
         key: the fleet's public key.
         spec: this robot.
@@ -98,22 +95,22 @@ class PolicyFollower:
 
     def __init__(
         self,
-        channel: NatsChannel,
+        announced: Newest,
         cache: SnapshotCache,
         key: Ed25519PublicKey,
         spec: RobotSpec,
         encoder: InstructionEncoder,
         telemetry: Telemetry,
     ) -> None:
-        self._channel, self._cache, self._key = channel, cache, key
+        self._announced, self._cache = announced, cache
         self._spec, self._encoder, self._telemetry = spec, encoder, telemetry
+        self._kept = cache.newest()
+        self._follower = SnapshotFollower(self._row, cache, key)
         self._loaded: Loaded | None = None
-        self._refused: set[str] = set()
-        self._ended = threading.Event()
         self._began = time.time()
-        kept = cache.newest()
-        if kept is not None:
-            self._try(kept)
+        self._ended = threading.Event()
+        if self._kept is not None:
+            self._poll()
         self._thread = threading.Thread(target=self._run, name="lwd-policy", daemon=True)
         self._thread.start()
 
@@ -123,50 +120,49 @@ class PolicyFollower:
 
     def behind(self) -> int:
         """How many numbers the loaded policy is behind the newest announced one."""
-        announced, loaded = self._channel.newest(), self._loaded
-        return 0 if announced is None else announced - (0 if loaded is None else loaded.snapshot.number)
+        announced, loaded = self._announced(), self._loaded
+        return 0 if announced is None else announced.number - (loaded.snapshot.number if loaded else 0)
 
     def close(self) -> None:
         """Stop following."""
         self._ended.set()
         self._thread.join(5.0)
 
+    def _row(self) -> Snapshot | None:
+        """What to load: what the robot kept, until something was announced."""
+        return self._announced() or self._kept
+
     def _run(self) -> None:
         pause = RETRY_S[0]
         while not self._ended.wait(POLL_S):
-            snapshot = self._channel.snapshot()
-            if snapshot is None or snapshot.sha256 in self._refused:
+            row = self._row()
+            if row is None or row.number <= (self._follower.number or 0):
                 continue
-            if self._loaded is not None and snapshot.number <= self._loaded.snapshot.number:
-                continue
-            if self._try(snapshot):
-                if (
-                    snapshot.created_at > self._began
-                ):  # what was published before we came says nothing of the way here
-                    self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
+            if self._poll():
                 pause = RETRY_S[0]
-            elif snapshot.sha256 not in self._refused:
+            else:
                 self._ended.wait(pause)
                 pause = min(2 * pause, RETRY_S[1])
 
-    def _try(self, snapshot: Snapshot) -> bool:
-        """Load one; whether it is loaded now."""
-        where = f"snapshot {snapshot.number}"
+    def _poll(self) -> bool:
+        """Load what is newer than what was loaded; whether it drives from now on."""
+        found = self._follower.poll()
+        if found is None:
+            return False
+        arrays, snapshot = found
         try:
-            arrays, verified = fetch(self._cache, snapshot, self._key)
-            policy = StatePolicy(arrays, verified.meta, self._spec, self._encoder.version, where)
-        except SnapshotError as error:
+            where = f"snapshot {snapshot.number}"
+            policy = StatePolicy(arrays, snapshot.meta, self._spec, self._encoder.version, where)
+        except SnapshotError as error:  # another robot's, perhaps: not tried again, the next one may fit
             log.error("snapshot_refused snapshot=%d cause=%r", snapshot.number, str(error))
             self._telemetry.count("snapshots_refused_total")
-            self._refused.add(snapshot.sha256)
-            self._cache.drop(snapshot)
             return False
-        except (LwdError, OSError) as error:
-            log.warning("snapshot_waits snapshot=%d cause=%r", snapshot.number, str(error))
-            return False
-        self._loaded = Loaded(verified, policy)
+        if (
+            snapshot.created_at > self._began
+        ):  # what was published before we came says nothing of the way here
+            self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
+        self._loaded = Loaded(snapshot, policy)
         self._cache.keep(snapshot)
-        log.info("snapshot_loaded snapshot=%d learner_step=%d", snapshot.number, verified.learner_step)
         return True
 
 

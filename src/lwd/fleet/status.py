@@ -113,7 +113,7 @@ def _process(row: StatusRow, now: float) -> dict[str, Any]:
         "version": payload.get("version"),
         "snapshot": payload.get("snapshot"),
         "waits_for": payload.get("waits_for"),
-        "undelivered": payload.get("undelivered"),
+        "spool": payload.get("spool"),
         "clock_skew_s": row.clock_skew_s,
         "numbers": payload.get("numbers") or {},
     }

@@ -1,0 +1,159 @@
+"""How a robot comes by its policy: in the background, verified, from its disk without a network, never an older one."""
+
+import time
+from dataclasses import replace
+
+import jax
+import pytest
+import toy_fleet
+
+from lwd.errors import StoreError
+from lwd.fleet.folder import RunFolder, open_services
+from lwd.fleet.policies import model_config, publish
+from lwd.fleet.robot_policy import PolicyFollower, SnapshotCache
+from lwd.fleet.telemetry import Telemetry
+from lwd.instruction import InstructionEncoder
+from lwd.models.mlp import MlpPolicy, Normalizer
+from lwd.snapshot.keys import load_private_key
+
+ENCODER = InstructionEncoder(dim=8)
+
+
+@pytest.fixture
+def services(tmp_path):
+    with open_services(RunFolder(tmp_path / "run")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def published(services):
+    """Publishes a policy and returns its row."""
+    x = toy_fleet.experiment()
+    policy = MlpPolicy.init(jax.random.key(5), model_config(x), Normalizer.identity(2))
+
+    def publish_one(experiment=x):
+        return publish(experiment, services, policy, stage="sft", learner_step=1, manifest=1)
+
+    return publish_one
+
+
+class Site:
+    """A robot's disk and its network, which can be cut."""
+
+    def __init__(self, services, folder):
+        self.services, self.folder, self.cut, self.downloads = services, folder, False, 0
+        self.announced = None
+        self.key = load_private_key(services.folder.snapshot_key).public_key()
+
+    def get(self, key, max_bytes=None):
+        if self.cut:
+            raise StoreError("the cable is out")
+        self.downloads += 1
+        return self.services.objects.get(key, max_bytes)
+
+    def robot(self, spec=toy_fleet.SPEC):
+        cache = SnapshotCache(self.folder, self)
+        return PolicyFollower(lambda: self.announced, cache, self.key, spec, ENCODER, Telemetry({}))
+
+
+@pytest.fixture
+def site(services, tmp_path):
+    return Site(services, tmp_path / "robot")
+
+
+def until(condition):
+    deadline = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_takes_the_newest_and_skips_what_lies_between(site, published):
+    robot = site.robot()
+    try:
+        assert robot.newest() is None
+        site.announced = published()
+        until(lambda: robot.newest() is not None)
+        for _ in range(3):
+            newest = published()
+        site.announced = newest
+        until(lambda: robot.newest().snapshot.number == newest.number)
+        assert site.downloads == 1  # the same bytes under another number: the disk had them
+        assert robot.behind() == 0
+    finally:
+        robot.close()
+
+
+def test_without_network_it_starts_from_its_disk(site, published):
+    site.announced = published()
+    robot = site.robot()
+    until(lambda: robot.newest() is not None)
+    robot.close()
+    site.announced, site.cut = None, True
+    again = site.robot()
+    try:
+        assert again.newest().snapshot.number == 1
+    finally:
+        again.close()
+
+
+def test_a_damaged_file_on_its_disk_is_downloaded_again(site, published):
+    site.announced = published()
+    first = site.robot()
+    until(lambda: first.newest() is not None)
+    first.close()
+    file = site.folder / f"{site.announced.sha256}.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    robot = site.robot()
+    try:
+        until(lambda: robot.newest() is not None)
+        assert site.downloads == 2
+    finally:
+        robot.close()
+
+
+def test_a_row_that_the_fleet_did_not_sign_changes_nothing(site, published, caplog):
+    good = published()
+    site.announced = good
+    robot = site.robot()
+    try:
+        until(lambda: robot.newest() is not None)
+        site.announced = replace(good, number=7)
+        until(lambda: "signature" in caplog.text)
+        assert robot.newest().snapshot.number == 1
+        assert robot.behind() == 6
+    finally:
+        robot.close()
+
+
+def test_a_policy_of_another_robot_is_refused_and_the_next_that_fits_is_taken(site, published, caplog):
+    robot = site.robot()
+    try:
+        site.announced = published()
+        until(lambda: robot.newest() is not None)
+        other = replace(
+            toy_fleet.experiment(), model=replace(toy_fleet.experiment().model, instruction_dim=16)
+        )
+        x = toy_fleet.experiment()
+        policy = MlpPolicy.init(jax.random.key(6), model_config(other), Normalizer.identity(2))
+        site.announced = publish(other, site.services, policy, stage="sft", learner_step=2, manifest=1)
+        until(lambda: "snapshot_refused" in caplog.text)
+        assert robot.newest().snapshot.number == 1
+        site.announced = published(x)
+        until(lambda: robot.newest().snapshot.number == 3)
+    finally:
+        robot.close()
+
+
+def test_a_cut_network_is_tried_again(site, published):
+    site.announced, site.cut = published(), True
+    robot = site.robot()
+    try:
+        time.sleep(0.3)
+        assert robot.newest() is None
+        site.cut = False
+        until(lambda: robot.newest() is not None)
+    finally:
+        robot.close()
