@@ -1,6 +1,6 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow record-slow check fix bench results results-demo table docs lock venv
+.PHONY: help parity demo test test-slow record-slow check fix bench results results-demo table docs lock venv
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -75,6 +75,10 @@ lock:  ## compile pyproject.toml into the two requirements files (needs uv and t
 LOCK := --python-version 3.11 --universal --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header --quiet
 
 venv: $(READY)  ## only set up .venv
+
+parity: $(READY)  ## add PyTorch and transformers, which the parity tests of the VLA compare with (tests are skipped without)
+	$(BIN)/python -m pip install --quiet torch==$$(sed -n 's/^torch==//p' requirements-parity.txt)
+	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
 
 # Built once, and again when the lock or the package's metadata changes.
 $(READY): requirements.txt pyproject.toml
