@@ -42,7 +42,7 @@ def encode(critic, seen):
 
 @eqx.filter_jit
 def q_of(critic, z, chunk):
-    return q_of(critic, z, chunk)
+    return critic.q(z, chunk)
 
 
 def test_shapes_and_types(critic):
