@@ -32,6 +32,10 @@ FETCHERS = 4
 """Objects in flight at once: hides a remote store's latency; in memory are at most this many episodes."""
 
 
+_IDLE_S = 0.2
+"""How long a quiet coordinator waits for an event before it looks whether it is to stop."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """What one `step` did, in episodes: catalogued, seen before, quarantined, to be tried again later."""
@@ -116,17 +120,20 @@ class Coordinator:
         An unreachable bus, store or catalogue is logged and tried again; the last step commits.
         """
         last, backoff = time.monotonic(), 0.1
+        waiting = True  # a coordinator before this one may have died between its last step and its commit
         while not stop.is_set():
             try:
-                self.step(wait_s=min(0.2, commit_every_s))
-                if time.monotonic() - last >= commit_every_s:
+                # What is catalogued waits for its manifest until the next one is due and no longer, however quiet it is.
+                due = max(0.0, last + commit_every_s - time.monotonic())
+                waiting |= self.step(wait_s=min(due, _IDLE_S) if waiting else _IDLE_S).catalogued > 0
+                if waiting and time.monotonic() - last >= commit_every_s:
                     self.commit()
-                    last = time.monotonic()
+                    last, waiting = time.monotonic(), False
                 backoff = 0.1
             except StoreError as error:
                 log.warning("coordinator_waits seconds=%.1f cause=%r", backoff, str(error))
                 stop.wait(backoff)
-                backoff = min(backoff * 2, 10.0)
+                backoff, waiting = min(backoff * 2, 10.0), True  # the step that failed may have catalogued
         try:
             while self.step().handled:
                 pass
@@ -169,22 +176,27 @@ class Coordinator:
             return 0, 0
         catalogued: list[Mapping[str, Any]] = []
         quarantined: list[Mapping[str, Any]] = []
+        ids = sorted({row["episode_id"] for row in accepted})
+        episode_id, sha256 = tables.episodes.c.episode_id, tables.episodes.c.sha256
         with self._catalogue.write() as connection:
+            # A few statements for the whole batch: one by one they would be most of what an episode costs here.
+            gone = tables.deletions.c.episode_id
+            deleted = set(connection.execute(sa.select(gone).where(gone.in_(ids))).scalars())
+            query = sa.select(episode_id, sha256).where(episode_id.in_(ids))
+            held: dict[str, str] = {row[0]: row[1] for row in connection.execute(query)}
             for row in accepted:
-                if _has(connection, tables.deletions, row["episode_id"]):
+                if row["episode_id"] in deleted:
                     continue
-                held = connection.execute(
-                    sa.select(tables.episodes.c.sha256).where(
-                        tables.episodes.c.episode_id == row["episode_id"]
-                    )
-                ).scalar_one_or_none()
-                if held is None:
-                    connection.execute(sa.insert(tables.episodes).values(row))
+                if row["episode_id"] not in held:
+                    held[row["episode_id"]] = row["sha256"]
                     catalogued.append(row)
-                    claims = tables.claims  # from now on this row says whose the id is
-                    connection.execute(sa.delete(claims).where(claims.c.episode_id == row["episode_id"]))
-                elif held != row["sha256"]:
-                    refused.append(_duplicate_row(row, held))
+                elif held[row["episode_id"]] != row["sha256"]:
+                    refused.append(_duplicate_row(row, held[row["episode_id"]]))
+            if catalogued:
+                connection.execute(sa.insert(tables.episodes), [dict(row) for row in catalogued])
+                claimed = tables.claims.c.episode_id  # from now on the episode's row says whose the id is
+                done = [row["episode_id"] for row in catalogued]
+                connection.execute(sa.delete(tables.claims).where(claimed.in_(done)))
             same = tables.quarantine.c
             for row in refused:
                 query = sa.select(same.id).where(
@@ -206,11 +218,6 @@ class Coordinator:
                 row["detail"],
             )
         return len(catalogued), len(quarantined)
-
-
-def _has(connection: sa.Connection, table: sa.Table, episode_id: str) -> bool:
-    query = sa.select(table.c.episode_id).where(table.c.episode_id == episode_id)
-    return connection.execute(query).first() is not None
 
 
 def _duplicate_row(row: Mapping[str, Any], held: str) -> dict[str, Any]:
