@@ -132,7 +132,10 @@ def write(name: str, measured: Measured) -> Path:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": current_commit(ROOT),
         "command": " ".join(
-            [f"python -m benchmarks {name}", *(f"--set {key}={value}" for key, value in measured.settings.items())]
+            [
+                f"python -m benchmarks {name}",
+                *(f"--set {key}={value}" for key, value in measured.settings.items()),
+            ]
         ),
         "hardware": describe_hardware(),
         "software": describe_software(),
@@ -162,7 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names", nargs="*", help=f"of: {', '.join(names()) or 'none yet'}; all if none is given"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=NUMBER", help="an argument of the benchmark's main"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="an argument of the benchmark's main",
     )
     options = parser.parse_args(arguments)
     chosen, settings = options.names or names(), _settings(options.set)

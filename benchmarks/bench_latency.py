@@ -172,9 +172,7 @@ def _snapshots(made: Fleet, store: str, size: int, count: int, name: str) -> dic
             time.sleep(1.0 if size < 10_000_000 else 20.0)
         channel.close()
         loaded = [times for part in taking for times in part.stop(600.0)["loaded"].values()]
-    took = [
-        times[number] - at for times in loaded for number, at in announced.items() if number in times
-    ]
+    took = [times[number] - at for times in loaded for number, at in announced.items() if number in times]
     return {
         f"{name}_p50_s": quantile(took, 0.5),
         f"{name}_p99_s": quantile(took, 0.99),

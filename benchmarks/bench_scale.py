@@ -43,7 +43,9 @@ def main(episodes: int = 100_000, clients: int = 1000, sqlite: int = 1) -> Mappi
             numbers |= _named("sqlite_clients_100", _run(made, 100, round(episodes * SHARE[100]), url))
     few, many = f"clients_{sizes[0]}", f"clients_{sizes[-1]}"
     for what in ("coordinator_cpu_ms", "episodes_per_s"):
-        numbers[f"{what}_ratio_{sizes[0]}_to_{sizes[-1]}"] = numbers[f"{many}_{what}"] / numbers[f"{few}_{what}"]
+        numbers[f"{what}_ratio_{sizes[0]}_to_{sizes[-1]}"] = (
+            numbers[f"{many}_{what}"] / numbers[f"{few}_{what}"]
+        )
     return {"numbers": numbers, "facts": {"episode": "state only, 10 control steps; catalogue on Postgres"}}
 
 

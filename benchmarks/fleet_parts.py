@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lwd.fleet.authority import Authority
 from lwd.fleet.broker import BrokerConfig, render
-from lwd.fleet.credential import Credential
+from lwd.fleet.credential import Credential, load_credential
 from lwd.log import robots
 from lwd.log.catalogue import Catalogue
 from tests.servers import NatsServer, PostgresServer, S3Server, running
@@ -54,8 +54,7 @@ class Fleet:
         return [name for name in self.credentials if name not in ("coordinator", "learner")]
 
     def credential(self, name: str) -> Credential:
-        from lwd.fleet.credential import load_credential
-
+        """What a member joins with."""
         return load_credential(self.credentials[name])
 
     def database(self, name: str) -> str:
@@ -144,7 +143,9 @@ class Part:
         prefix: command that starts it, such as `ip netns exec NAME`.
     """
 
-    def __init__(self, role: str, folder: Path, config: Mapping[str, Any], prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, role: str, folder: Path, config: Mapping[str, Any], prefix: Sequence[str] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.role, self._folder = role, folder
         (folder / "config.json").write_text(json.dumps({**config, "folder": str(folder)}, default=str))

@@ -97,7 +97,10 @@ def _noise(kept: list[bytes] = []) -> bytes:  # noqa: B006 - made once
 
 def coordinator(config: Config, stop: threading.Event, ready: Callable[[], None]) -> dict[str, Any]:
     """The coordinator with its grants, as `lwd coordinator` runs it, without statuses."""
-    with Catalogue(config["catalogue"]) as catalogue, load_credential(Path(config["credential"])).link() as link:
+    with (
+        Catalogue(config["catalogue"]) as catalogue,
+        load_credential(Path(config["credential"])).link() as link,
+    ):
         objects, bus = ObjectStore(config["objects"]), NatsBus(link)
         specs = {spec.name: spec for spec in (SMALL, SEEING)}
         worker = Coordinator(catalogue, bus, objects, specs, {TASK.name: TASK})
@@ -126,7 +129,9 @@ def reader(config: Config, stop: threading.Event, ready: Callable[[], None]) -> 
                 assert replay.view().episodes[-1]["number"] == replay.last_number
                 now = time.time()
                 for row in catalogue.episodes(after_seq=seen, upto_seq=replay.last_number):
-                    times = {name: getattr(row, name) for name in ("ended_at", "received_at", "catalogued_at")}
+                    times = {
+                        name: getattr(row, name) for name in ("ended_at", "received_at", "catalogued_at")
+                    }
                     found.append({**times, "sampleable_at": now, "size": row.size})
                 seen = replay.last_number
             if last:

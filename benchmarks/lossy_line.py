@@ -52,7 +52,9 @@ def missing() -> str | None:
         return "the program ip is not installed"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "there is no /dev/net/tun"
-    tried = subprocess.run(["ip", "netns", "add", "lwd-bench-probe"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        ["ip", "netns", "add", "lwd-bench-probe"], capture_output=True, text=True, check=False
+    )
     if tried.returncode != 0:
         return f"namespaces cannot be made: {tried.stderr.strip()[:200]}"
     _ip("netns", "del", "lwd-bench-probe")

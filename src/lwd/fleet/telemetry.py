@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,9 @@ class Latency:
     total_s: float = 0.0
 
     def quantile(self, q: float) -> float | None:
-        """Of the newest values, in seconds; None before the first."""
+        """The smallest of the newest values that a share `q` of them do not exceed, in seconds; None before the first."""
         values = sorted(self.newest)
-        return values[min(int(q * len(values)), len(values) - 1)] if values else None
+        return values[max(math.ceil(q * len(values)) - 1, 0)] if values else None
 
 
 class Telemetry:

@@ -174,29 +174,10 @@ class Coordinator:
         refused = [item.row for item in judgements if isinstance(item, Refused)]
         if not accepted and not refused:
             return 0, 0
-        catalogued: list[Mapping[str, Any]] = []
         quarantined: list[Mapping[str, Any]] = []
-        ids = sorted({row["episode_id"] for row in accepted})
-        episode_id, sha256 = tables.episodes.c.episode_id, tables.episodes.c.sha256
         with self._catalogue.write() as connection:
-            # A few statements for the whole batch: one by one they would be most of what an episode costs here.
-            gone = tables.deletions.c.episode_id
-            deleted = set(connection.execute(sa.select(gone).where(gone.in_(ids))).scalars())
-            query = sa.select(episode_id, sha256).where(episode_id.in_(ids))
-            held: dict[str, str] = {row[0]: row[1] for row in connection.execute(query)}
-            for row in accepted:
-                if row["episode_id"] in deleted:
-                    continue
-                if row["episode_id"] not in held:
-                    held[row["episode_id"]] = row["sha256"]
-                    catalogued.append(row)
-                elif held[row["episode_id"]] != row["sha256"]:
-                    refused.append(_duplicate_row(row, held[row["episode_id"]]))
-            if catalogued:
-                connection.execute(sa.insert(tables.episodes), [dict(row) for row in catalogued])
-                claimed = tables.claims.c.episode_id  # from now on the episode's row says whose the id is
-                done = [row["episode_id"] for row in catalogued]
-                connection.execute(sa.delete(tables.claims).where(claimed.in_(done)))
+            catalogued, twice = _insert(connection, accepted)
+            refused += twice
             same = tables.quarantine.c
             for row in refused:
                 query = sa.select(same.id).where(
@@ -218,6 +199,35 @@ class Coordinator:
                 row["detail"],
             )
         return len(catalogued), len(quarantined)
+
+
+def _insert(
+    connection: sa.Connection, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Catalogue what is new, each id once: the rows that were, and the quarantine's rows of ids with other bytes.
+
+    A few statements for all rows: one by one they would be most of what an episode costs here.
+    """
+    new: list[Mapping[str, Any]] = []
+    twice: list[Mapping[str, Any]] = []
+    ids = sorted({row["episode_id"] for row in rows})
+    episodes, gone, claimed = tables.episodes.c, tables.deletions.c.episode_id, tables.claims.c.episode_id
+    deleted = set(connection.execute(sa.select(gone).where(gone.in_(ids))).scalars())
+    query = sa.select(episodes.episode_id, episodes.sha256).where(episodes.episode_id.in_(ids))
+    held: dict[str, str] = {row[0]: row[1] for row in connection.execute(query)}
+    for row in rows:
+        episode_id = row["episode_id"]
+        if episode_id not in held and episode_id not in deleted:
+            held[episode_id] = row["sha256"]
+            new.append(row)
+        elif episode_id not in deleted and held[episode_id] != row["sha256"]:
+            twice.append(_duplicate_row(row, held[episode_id]))
+    if new:
+        connection.execute(sa.insert(tables.episodes), [dict(row) for row in new])
+        # From now on the episode's row says whose the id is.
+        ended = [row["episode_id"] for row in new]
+        connection.execute(sa.delete(tables.claims).where(claimed.in_(ended)))
+    return new, twice
 
 
 def _duplicate_row(row: Mapping[str, Any], held: str) -> dict[str, Any]:

@@ -101,7 +101,9 @@ def _arrays(header: Mapping[str, Any], body: memoryview) -> dict[str, NDArray[An
         if not all(type(number) is int and number >= 0 for number in whole) or len(shape) > MAX_DIMENSIONS:
             raise ValueError(f"array {name!r:.80} has shape {shape!r:.80} at {first!r:.20} to {last!r:.20}")
         if first != end or last - first != math.prod(shape) * dtype.itemsize or last > len(body):
-            raise ValueError(f"array {name!r:.80}: its bytes {first} to {last} do not fit its shape or the file")
+            raise ValueError(
+                f"array {name!r:.80}: its bytes {first} to {last} do not fit its shape or the file"
+            )
         arrays[name], end = np.frombuffer(body[first:last], dtype).reshape(shape), last
     if end != len(body):
         raise ValueError(f"{len(body) - end} bytes after the last array")
