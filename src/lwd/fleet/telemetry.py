@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from lwd.errors import ConfigError
 BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 150.0, 600.0)
 """Buckets of latency histograms; the paper's P50 and P99 are 41 s and 148 s."""
 _KEPT = 4096
+_OTHER = re.compile(r"[^a-zA-Z0-9_]")
 
 
 @dataclass
@@ -49,9 +51,9 @@ class Telemetry:
         self._latencies: dict[str, Latency] = {}
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
-        """Set a value."""
+        """Set a value. Characters that Prometheus does not allow in a name, as in "success/average", become "_"."""
         with self._guard:
-            self._gauges[name, tuple(sorted(labels.items()))] = value
+            self._gauges[_OTHER.sub("_", name), tuple(sorted(labels.items()))] = value
 
     def count(self, name: str, by: float = 1.0) -> None:
         """Add to a counter."""

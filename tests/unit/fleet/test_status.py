@@ -96,8 +96,9 @@ def test_the_desk_measures_lag_and_clocks(services: Services) -> None:
     desk.flush()
     samples = [sample for family in telemetry.collect() for sample in family.samples]
     lag = {s.labels["robot"]: s.value for s in samples if s.name == "lwd_snapshot_lag"}
-    skew = {s.labels["process"]: s.value for s in samples if s.name == "lwd_clock_skew_seconds"}
+    skew = {s.labels["of"]: s.value for s in samples if s.name == "lwd_clock_skew_seconds"}
     assert lag == {"r1": 2, "r2": 0}
+    assert set(skew) == {"r1", "r2"}
     assert all(abs(value) < 5 for value in skew.values())
     assert [row["name"] for row in fleet_status(services.catalogue)["processes"]] == ["r1", "r2"]
 

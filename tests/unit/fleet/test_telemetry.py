@@ -71,6 +71,7 @@ def test_a_clock_that_jumped_counts_as_zero(telemetry: Telemetry) -> None:
 def test_gauges_and_counters_over_http(telemetry: Telemetry) -> None:
     telemetry.gauge("snapshot_lag", 3, robot="r1")
     telemetry.gauge("snapshot_lag", 0, robot="r2")
+    telemetry.gauge("success/average", 0.75)
     telemetry.gauge("learner_step", 10)
     telemetry.gauge("learner_step", 20)
     telemetry.count("episodes_total")
@@ -82,6 +83,7 @@ def test_gauges_and_counters_over_http(telemetry: Telemetry) -> None:
         later = scrape(url)
     assert found["lwd_snapshot_lag", (*labels[:1], ("robot", "r1"), labels[1])] == 3
     assert found["lwd_snapshot_lag", (*labels[:1], ("robot", "r2"), labels[1])] == 0
+    assert found["lwd_success_average", labels] == 0.75
     assert found["lwd_learner_step", labels] == 20
     assert found["lwd_episodes_total", labels] == 5
     assert later["lwd_learner_step", labels] == 30
