@@ -7,14 +7,19 @@ what this machine carries with clients, broker, database and coordinator togethe
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from benchmarks.fleet_parts import Fleet, Part, fleet, parts, register
+from lwd.fleet.telemetry import Telemetry
+from lwd.log.bus import decode_payload, encode_payload
 from lwd.log.catalogue import Catalogue
+from lwd.log.status import status_message
 
 CLIENTS = (10, 100, 1000)
 SHARE = {10: 0.02, 100: 0.1, 1000: 1.0}
@@ -32,6 +37,7 @@ def main(episodes: int = 100_000, clients: int = 1000, sqlite: int = 1) -> Mappi
         sqlite: whether to repeat the run of 100 clients with SQLite in place of Postgres.
     """
     numbers: dict[str, float] = {"clients": float(clients), "episodes_asked_for": float(episodes)}
+    numbers["status_cpu_ms"] = _status_cost()
     sizes = [size for size in CLIENTS if size < clients] + [clients]
     with fleet(clients) as made:
         for size in sizes:
@@ -98,6 +104,23 @@ def _run(made: Fleet, size: int, episodes: int, url: str) -> dict[str, float]:
         "client_memory_mib": sum(part["memory_mib"] for part in sent) / size,
         "catalogue_bytes_per_episode": grown / rows,
     }
+
+
+def _status_cost(count: int = 1000) -> float:
+    """What a robot's status costs the coordinator, from its bytes to the catalogue, in milliseconds of CPU."""
+    from lwd.fleet.folder import RunFolder, open_services
+    from lwd.fleet.registry import StatusDesk
+
+    status = {"state": "runs", "snapshot": 3, "behind": 0, "link": True, "undelivered": 0, "numbers": {}}
+    data = encode_payload("status.robot", status_message("robot", status)).encode()
+    with tempfile.TemporaryDirectory() as folder, open_services(RunFolder(Path(folder))) as services:
+        desk = StatusDesk(services, Telemetry({}))
+        began = time.process_time()
+        for i in range(count):
+            subject = f"status.robot-{i}"
+            desk.heard(subject, decode_payload(subject, data))
+        desk.flush()
+        return 1000 * (time.process_time() - began) / count
 
 
 def _until_counted(catalogue: Catalogue, count: int, still_s: float = 120.0) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lwd.fleet.service import STATUS_EVERY_S
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/explanation/scale.md")
 RESULTS = Path("benchmarks/results")
@@ -35,6 +37,7 @@ MEASURED = {
         "scale",
         "clients_1000_episodes_per_s",
     ),
+    "status_cpu_ms": ("coordinator, CPU per status of a robot", "ms", "scale", "status_cpu_ms"),
     "slope": ("CPU per episode, 1,000 clients over 10", "x", "scale", "coordinator_cpu_ms_ratio_10_to_1000"),
     "sampleable_s": ("episode end -> sampleable, P50", "s", "latency", "folder_episode_p50_s"),
     "verify_s": (
@@ -52,8 +55,9 @@ ASSUMED = {
     "messages": (
         10.0,
         "",
-        "messages on the broker per episode: grant, event, acknowledgements, statuses' share",
+        "messages on the broker per episode: grant, event, acknowledgements",
     ),
+    "status_every_s": (STATUS_EVERY_S, "s", "between two statuses of a process, `src/lwd/fleet/service.py`"),
     "learner_mb_s": (
         8.0,
         "MB/s",
@@ -96,7 +100,9 @@ def section(root: Path = ROOT) -> str:
         value = f"{_short(found[key])} {unit}".strip() if key in found else "not measured yet"
         lines.append(f"| {what} | {value} | `{(RESULTS / file).as_posix()}.json`, `{number}` |")
     for value, unit, what in ASSUMED.values():
-        lines.append(f"| {what} | {_short(value)} {unit}".rstrip() + " | assumed |")
+        lines.append(
+            f"| {what} | {_short(value)} {unit}".rstrip() + " | {'its code' if '`' in what else 'assumed'} |"
+        )
     for name, content in files.items():
         load = content.get("load", {})
         lines += [
@@ -148,11 +154,13 @@ def arithmetic(measured: Mapping[str, float]) -> list[tuple[str, list[str]]]:
             "MB/s",
             lambda n: rate(n) * c.snapshot_mb / min(c.site, n),
         ),
-        row("messages on the broker", "/s", lambda n: rate(n) * c.messages),
+        row("messages of episodes on the broker", "/s", lambda n: rate(n) * c.messages),
+        row("statuses on the broker = robots / 2 s", "/s", lambda n: n / c.status_every_s),
+        row("coordinator, cores for statuses", "", lambda n: n / c.status_every_s * c.status_cpu_ms / 1000),
         row("connections to the broker", "", lambda n: n),
         row("connections with a leaf node per site", "", lambda n: math.ceil(n / c.site)),
-        row("coordinator, cores = episodes / s x CPU per episode", "", cores),
-        row("partitions = cores / 0.5, rounded up", "", lambda n: math.ceil(cores(n) / c.busy)),
+        row("coordinator, cores for episodes = episodes / s x CPU per episode", "", cores),
+        row("partitions = cores for episodes / 0.5, rounded up", "", lambda n: math.ceil(cores(n) / c.busy)),
         row("catalogue growth in a day", "GB", lambda n: rate(n) * 86400 * c.catalogue_bytes / 1e9),
     ]
 

@@ -69,5 +69,7 @@ def test_arithmetic_of_scale() -> None:
     assert rows["episodes / s = robots / 300"] == ["0.053 /s", "3.3 /s", "333 /s"]
     assert rows["snapshot download with a cache per site"][1:] == ["100 MB/s", "10,000 MB/s"]
     assert rows["connections with a leaf node per site"] == ["1", "50", "5,000"]
-    assert rows["partitions = cores / 0.5, rounded up"] == ["1", "1", "2"]
+    assert rows["partitions = cores for episodes / 0.5, rounded up"] == ["1", "1", "2"]
     assert rows["catalogue growth in a day"][2] == "29 GB"
+    assert rows["statuses on the broker = robots / 2 s"] == ["8 /s", "500 /s", "50,000 /s"]
+    assert rows["coordinator, cores for statuses"] == ["-", "-", "-"]  # not measured here
