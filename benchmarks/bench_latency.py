@@ -2,8 +2,8 @@
 
 Real parts on loopback, each a process: nats-server with TLS and a disk synced at each message, Postgres, coordinator with
 grants, a reader, 16 edge clients. Objects go into a folder that the robots share, and in a second run through signed URLs to
-moto, an S3 server in Python whose own share is measured by plain PUTs of the same size. Then, where this machine can make
-such lines, robots behind 50 ms round trip, 1 % loss and 100 Mbit/s. `_ms` figures named `share` are parts of the whole.
+moto, an S3 server in Python; what it takes by itself is `moto_plain_put_2mb_p50_s`, from plain PUTs of the same size. Then,
+where this machine can make such lines, robots behind 50 ms round trip, 1 % loss and 100 Mbit/s.
 
 Targets: 2 MB episodes P50 0.5 s, P99 2 s; snapshots of 1 MB P50 0.3 s, 600 MB from local storage 5 s; behind the lossy line
 P99 10 s and nothing lost. The paper measured 41 s and 148 s, and 38 s and 55 s for snapshots.
