@@ -2,8 +2,10 @@
 
     python -m benchmarks             all of them
     python -m benchmarks learner     benchmarks/bench_learner.py only
+    python -m benchmarks scale --set episodes=10000     with another argument of its `main`
 
-A benchmark is a module `bench_<name>.py` with `main() -> dict[str, float]`. A key ends in its unit: `_per_s` counts more as
+A benchmark is a module `bench_<name>.py` with `main() -> dict[str, float]`, or one that returns `{"numbers": ..., "facts":
+...}` with whatever else belongs to them. A key ends in its unit: `_per_s` counts more as
 better, `_s`, `_ms`, `_mb`, `_gb` and `_share` count less as better; other numbers are facts, such as a batch size.
 """
 
@@ -12,11 +14,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -32,9 +37,26 @@ NOISE = 0.05
 
 _CHILD = """
 import importlib, json, sys
-numbers = importlib.import_module(sys.argv[1]).main()
-open(sys.argv[2], "w", encoding="utf-8").write(json.dumps(numbers, allow_nan=False))
+found = importlib.import_module(sys.argv[1]).main(**json.loads(sys.argv[3]))
+open(sys.argv[2], "w", encoding="utf-8").write(json.dumps(found, allow_nan=False))
 """
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run of a benchmark found.
+
+    Attributes:
+        numbers: by name.
+        load: the machine's load average of one minute when it began and when it ended: what else it was busy with.
+        facts: what else belongs to the numbers.
+        settings: arguments of `main` that were not its defaults.
+    """
+
+    numbers: Mapping[str, float]
+    load: Mapping[str, float]
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def names(root: Path = ROOT) -> list[str]:
@@ -42,13 +64,21 @@ def names(root: Path = ROOT) -> list[str]:
     return sorted(path.stem.removeprefix("bench_") for path in (root / "benchmarks").glob("bench_*.py"))
 
 
-def measure(name: str) -> dict[str, float]:
+def measure(name: str, settings: Mapping[str, int] | None = None) -> Measured:
     """Run one benchmark in a fresh process, so that no other one has warmed or filled anything."""
+    settings = settings or {}
+    load = {"start": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "numbers.json"
         command = [sys.executable, "-c", _CHILD, f"benchmarks.bench_{name}", str(answer)]
+        command.append(json.dumps(dict(settings)))
         subprocess.run(command, cwd=ROOT, check=True)
-        return json.loads(answer.read_text(encoding="utf-8"))
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    load["end"] = os.getloadavg()[0]
+    nested = isinstance(found.get("numbers"), dict)
+    return Measured(
+        found["numbers"] if nested else found, load, found.get("facts", {}) if nested else {}, settings
+    )
 
 
 def committed(name: str) -> dict[str, object]:
@@ -93,7 +123,7 @@ def comparison(name: str, numbers: Mapping[str, float], before: Mapping[str, obj
     return table
 
 
-def write(name: str, numbers: Mapping[str, float]) -> Path:
+def write(name: str, measured: Measured) -> Path:
     """Write the numbers with all that is needed to read them later."""
     path = ROOT / RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,13 +131,31 @@ def write(name: str, numbers: Mapping[str, float]) -> Path:
         "name": name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": current_commit(ROOT),
-        "command": f"python -m benchmarks {name}",
+        "command": " ".join(
+            [
+                f"python -m benchmarks {name}",
+                *(f"--set {key}={value}" for key, value in measured.settings.items()),
+            ]
+        ),
         "hardware": describe_hardware(),
         "software": describe_software(),
-        "numbers": dict(numbers),
+        "load": dict(measured.load),
+        "numbers": dict(measured.numbers),
+        **({"facts": dict(measured.facts)} if measured.facts else {}),
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _settings(words: Sequence[str]) -> dict[str, int]:
+    """`name=number`, as `--set` takes it."""
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name.isidentifier() or not value.isdecimal():
+            raise SystemExit(f"--set {word}: expected NAME=NUMBER, such as episodes=10000.")
+        found[name] = int(value)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", help=f"of: {', '.join(names()) or 'none yet'}; all if none is given"
     )
-    chosen = parser.parse_args(arguments).names or names()
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="an argument of the benchmark's main",
+    )
+    options = parser.parse_args(arguments)
+    chosen, settings = options.names or names(), _settings(options.set)
     for name in chosen:
         if name not in names():
             raise SystemExit(str(UnknownNameError("benchmark", name, names())))
@@ -126,15 +182,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.rule(f"{name}", align="left")
         before = committed(name)
         try:
-            numbers = measure(name)
+            measured = measure(name, settings)
         except subprocess.CalledProcessError as error:
             failed.append(name)
             console.print(
                 f"[bold red]{name} failed[/] with exit status {error.returncode}; its file was not touched."
             )
             continue
-        console.print(comparison(name, numbers, before))
-        console.print(f"wrote {write(name, numbers).relative_to(ROOT)}", style="dim")
+        console.print(comparison(name, measured.numbers, before))
+        console.print(f"wrote {write(name, measured).relative_to(ROOT)}", style="dim")
     return 1 if failed else 0
 
 

@@ -24,7 +24,34 @@ def returned() -> set[str]:
 
 def test_page_lists_what_the_learner_returns() -> None:
     page = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    rows = [
+        name for name in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) if not name.startswith("lwd_")
+    ]
     assert len(rows) == len(set(rows))
     assert returned()
     assert set(rows) == returned()
+
+
+def counted() -> tuple[set[str], set[str]]:
+    """What src/lwd/fleet observes, counts and sets by name; and what its processes may say besides."""
+    measured: set[str] = set()
+    said: set[str] = set()
+    for path in sorted((ROOT / "src/lwd/fleet").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            first = node.args[0] if node.args else None
+            if node.func.attr in ("gauge", "count", "observe") and isinstance(first, ast.Constant):
+                measured.add(f"lwd_{first.value}")
+            if node.func.attr == "say":
+                said |= {f"lwd_{keyword.arg}" for keyword in node.keywords}
+    return measured, said
+
+
+def test_page_lists_what_a_running_fleet_shows() -> None:
+    page = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(lwd_[^`]+)` \|", page, re.MULTILINE)
+    measured, said = counted()
+    assert len(rows) == len(set(rows))
+    assert measured
+    assert measured <= set(rows) <= measured | said

@@ -52,3 +52,24 @@ def test_decisions_cited_in_code_exist() -> None:
     for path in (DOCS.parent / "src").rglob("*.py"):
         cited |= set(re.findall(r"[Dd]ecision\s+record\s+(\d{4})", path.read_text(encoding="utf-8")))
     assert cited <= numbers
+
+
+def test_page_of_scale_is_what_the_benchmarks_measured() -> None:
+    from tools import scale_page
+
+    page = (DOCS / "explanation/scale.md").read_text(encoding="utf-8")
+    assert page == scale_page.fill(page, scale_page.section())
+
+
+def test_arithmetic_of_scale() -> None:
+    """By hand: 100,000 robots with an episode each 300 s are 333 a second; at 3 ms each that is one core."""
+    from tools import scale_page
+
+    rows = dict(scale_page.arithmetic({"coordinator_cpu_ms": 3.0, "catalogue_bytes": 1000.0}))
+    assert rows["episodes / s = robots / 300"] == ["0.053 /s", "3.3 /s", "333 /s"]
+    assert rows["snapshot download with a cache per site"][1:] == ["100 MB/s", "10,000 MB/s"]
+    assert rows["connections with a leaf node per site"] == ["1", "50", "5,000"]
+    assert rows["partitions = cores for episodes / 0.5, rounded up"] == ["1", "1", "2"]
+    assert rows["catalogue growth in a day"][2] == "29 GB"
+    assert rows["statuses on the broker = robots / 2 s"] == ["8 /s", "500 /s", "50,000 /s"]
+    assert rows["coordinator, cores for statuses"] == ["-", "-", "-"]  # not measured here

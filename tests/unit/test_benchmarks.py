@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks import lossy_line
+from benchmarks.fleet_parts import quantile
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,24 @@ def test_verdict(key: str, new: float, old: float | None, expected: str) -> None
 def test_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="unknown benchmark"):
         runner.main(["no_such_benchmark"])
+
+
+def test_settings_are_named_numbers() -> None:
+    assert runner._settings(["episodes=10000", "sqlite=0"]) == {"episodes": 10000, "sqlite": 0}
+    for word in ("episodes", "episodes=many", "=3", "a b=3"):
+        with pytest.raises(SystemExit, match="NAME=NUMBER"):
+            runner._settings([word])
+
+
+@pytest.mark.parametrize(("q", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
+def test_quantiles_by_hand(q: float, expected: float) -> None:
+    assert quantile([float(i) for i in range(100, 0, -1)], q) == expected
+
+
+@pytest.mark.skipif(lossy_line.missing() is not None, reason="this machine cannot make such lines")
+def test_a_lossy_line_delays_and_leaves_nothing_behind() -> None:
+    with lossy_line.lines(1) as lines:
+        assert lines.round_trip_s() >= lossy_line.ROUND_TRIP_S
+    assert lossy_line.missing() is None
+    with lossy_line.lines(1):
+        pass  # the same names again

@@ -25,7 +25,8 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
 
     Returns:
         `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
-        (working, silent), `processes` (a list), `stalls` (sentences, empty when nothing stalls).
+        (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest),
+        `stalls` (sentences, empty when nothing stalls).
     """
     now = time.time()
     rows = statuses(catalogue)
@@ -51,7 +52,7 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
             "age_s": now - snapshot["created_at"],
         },
         "robots": {"working": len(robots) - len(silent), "silent": silent},
-        "processes": [_process(row, now) for row in rows],
+        "processes": [_process(row, now, snapshot["number"] if snapshot else None) for row in rows],
         "stalls": stalls(rows, now),
     }
 
@@ -87,13 +88,14 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
         + (f" ({snapshot['age_s']:.0f} s old, learner step {snapshot['learner_step']})" if snapshot else ""),
         highlight=False,
     )
-    table = Table("process", "role", "snapshot", "seen", "waits for", "numbers")
+    table = Table("process", "role", "snapshot", "behind", "seen", "waits for", "numbers")
     for process in found["processes"]:
         numbers = "  ".join(f"{name} {_shown(value)}" for name, value in process["numbers"].items())
         table.add_row(
             process["name"],
             process["role"],
             "" if process["snapshot"] is None else str(process["snapshot"]),
+            "" if process["behind"] is None else str(process["behind"]),
             "silent" if process["silent"] else f"{process['seen_s']:.0f} s ago",
             process["waits_for"] or "",
             numbers,
@@ -103,15 +105,17 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"[yellow]{sentence}", highlight=False)
 
 
-def _process(row: StatusRow, now: float) -> dict[str, Any]:
+def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
     payload = row.payload
+    loaded = payload.get("snapshot")
     return {
         "name": row.name,
         "role": row.role,
         "seen_s": now - row.received_at,
         "silent": _silent(row, now),
         "version": payload.get("version"),
-        "snapshot": payload.get("snapshot"),
+        "snapshot": loaded,
+        "behind": newest - loaded if row.role == "robot" and type(loaded) is int and newest else None,
         "waits_for": payload.get("waits_for"),
         "spool": payload.get("spool"),
         "clock_skew_s": row.clock_skew_s,

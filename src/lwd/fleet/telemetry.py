@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from lwd.errors import ConfigError
 BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 150.0, 600.0)
 """Buckets of latency histograms; the paper's P50 and P99 are 41 s and 148 s."""
 _KEPT = 4096
+_OTHER = re.compile(r"[^a-zA-Z0-9_]")
 
 
 @dataclass
@@ -28,9 +31,9 @@ class Latency:
     total_s: float = 0.0
 
     def quantile(self, q: float) -> float | None:
-        """Of the newest values, in seconds; None before the first."""
+        """The smallest of the newest values that a share `q` of them do not exceed, in seconds; None before the first."""
         values = sorted(self.newest)
-        return values[min(int(q * len(values)), len(values) - 1)] if values else None
+        return values[max(math.ceil(q * len(values)) - 1, 0)] if values else None
 
 
 class Telemetry:
@@ -47,17 +50,17 @@ class Telemetry:
         self._counters: dict[str, float] = {}
         self._latencies: dict[str, Latency] = {}
 
-    def gauge(self, name: str, value: float, **labels: str) -> None:
-        """Set a value."""
+    def gauge(self, name: str, value: float | int, **labels: str) -> None:
+        """Set a value. Characters that Prometheus does not allow in a name, as in "success/average", become "_"."""
         with self._guard:
-            self._gauges[name, tuple(sorted(labels.items()))] = value
+            self._gauges[_OTHER.sub("_", name), tuple(sorted(labels.items()))] = value
 
-    def count(self, name: str, by: float = 1.0) -> None:
+    def count(self, name: str, by: float | int = 1) -> None:
         """Add to a counter."""
         with self._guard:
             self._counters[name] = self._counters.get(name, 0.0) + by
 
-    def observe(self, name: str, seconds: Sequence[float]) -> None:
+    def observe(self, name: str, seconds: Sequence[float | int]) -> None:
         """Add latencies in seconds. What a jumped clock makes negative counts as 0."""
         with self._guard:
             latency = self._latencies.setdefault(name, Latency())

@@ -32,6 +32,10 @@ FETCHERS = 4
 """Objects in flight at once: hides a remote store's latency; in memory are at most this many episodes."""
 
 
+_IDLE_S = 0.2
+"""How long a quiet coordinator waits for an event before it looks whether it is to stop."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """What one `step` did, in episodes: catalogued, seen before, quarantined, to be tried again later."""
@@ -116,17 +120,20 @@ class Coordinator:
         An unreachable bus, store or catalogue is logged and tried again; the last step commits.
         """
         last, backoff = time.monotonic(), 0.1
+        waiting = True  # a coordinator before this one may have died between its last step and its commit
         while not stop.is_set():
             try:
-                self.step(wait_s=min(0.2, commit_every_s))
-                if time.monotonic() - last >= commit_every_s:
+                # What is catalogued waits for its manifest until the next one is due and no longer, however quiet it is.
+                due = max(0.0, last + commit_every_s - time.monotonic())
+                waiting |= self.step(wait_s=min(due, _IDLE_S) if waiting else _IDLE_S).catalogued > 0
+                if waiting and time.monotonic() - last >= commit_every_s:
                     self.commit()
-                    last = time.monotonic()
+                    last, waiting = time.monotonic(), False
                 backoff = 0.1
             except StoreError as error:
                 log.warning("coordinator_waits seconds=%.1f cause=%r", backoff, str(error))
                 stop.wait(backoff)
-                backoff = min(backoff * 2, 10.0)
+                backoff, waiting = min(backoff * 2, 10.0), True  # the step that failed may have catalogued
         try:
             while self.step().handled:
                 pass

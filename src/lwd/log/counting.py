@@ -22,20 +22,9 @@ def record(catalogue: Catalogue, judgements: Sequence[Judgement]) -> tuple[int, 
     refused = [item.row for item in judgements if isinstance(item, Refused)]
     if not accepted and not refused:
         return 0, 0
-    catalogued: list[Mapping[str, Any]] = []
     with catalogue.write() as connection:
-        for row in accepted:
-            if _has(connection, tables.deletions, row["episode_id"]):
-                continue
-            held = connection.execute(
-                sa.select(tables.episodes.c.sha256).where(tables.episodes.c.episode_id == row["episode_id"])
-            ).scalar_one_or_none()
-            if held is None:
-                connection.execute(sa.insert(tables.episodes).values(row))
-                catalogued.append(row)
-                _settle(connection, row)
-            elif held != row["sha256"]:
-                refused.append(_duplicate_row(row, held))
+        catalogued, twice = _insert(connection, accepted)
+        refused += twice
         quarantined = [row for row in refused if _list(connection, row)]
     for row in catalogued:
         log.info(
@@ -64,12 +53,43 @@ def _list(connection: sa.Connection, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _settle(connection: sa.Connection, row: Mapping[str, Any]) -> None:
-    """What an episode's row makes obsolete: whose the id is, and its own robot's report that it had been dropped."""
-    claims, listed = tables.claims.c, tables.quarantine.c
-    connection.execute(sa.delete(tables.claims).where(claims.episode_id == row["episode_id"]))
-    report = sa.and_(listed.episode_id == row["episode_id"], listed.reason == DROPPED)
-    connection.execute(sa.delete(tables.quarantine).where(report, listed.robot == row["robot"]))
+def _insert(
+    connection: sa.Connection, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Catalogue what is new, each id once: the rows that were, and the quarantine's rows of ids with other bytes.
+
+    A few statements for all rows: one by one they would be most of what an episode costs here.
+    """
+    new: list[Mapping[str, Any]] = []
+    twice: list[Mapping[str, Any]] = []
+    ids = sorted({row["episode_id"] for row in rows})
+    episodes, gone = tables.episodes.c, tables.deletions.c.episode_id
+    deleted = set(connection.execute(sa.select(gone).where(gone.in_(ids))).scalars())
+    query = sa.select(episodes.episode_id, episodes.sha256).where(episodes.episode_id.in_(ids))
+    held: dict[str, str] = {row[0]: row[1] for row in connection.execute(query)}
+    for row in rows:
+        episode_id = row["episode_id"]
+        if episode_id not in held and episode_id not in deleted:
+            held[episode_id] = row["sha256"]
+            new.append(row)
+        elif episode_id not in deleted and held[episode_id] != row["sha256"]:
+            twice.append(_duplicate_row(row, held[episode_id]))
+    if new:
+        connection.execute(sa.insert(tables.episodes), [dict(row) for row in new])
+        _settle(connection, {row["episode_id"]: row["robot"] for row in new})
+    return new, twice
+
+
+def _settle(connection: sa.Connection, robots: Mapping[str, str]) -> None:
+    """What episodes' rows make obsolete: whose the ids are, and their own robots' reports that they had been dropped."""
+    connection.execute(sa.delete(tables.claims).where(tables.claims.c.episode_id.in_(robots)))
+    listed = tables.quarantine.c
+    query = sa.select(listed.id, listed.episode_id, listed.robot).where(
+        listed.reason == DROPPED, listed.episode_id.in_(robots)
+    )
+    obsolete = [row.id for row in connection.execute(query) if robots[row.episode_id] == row.robot]
+    if obsolete:
+        connection.execute(sa.delete(tables.quarantine).where(listed.id.in_(obsolete)))
 
 
 def _held(connection: sa.Connection, episode_id: str) -> bool:

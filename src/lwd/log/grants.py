@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -123,7 +124,7 @@ class Grants:
         with self._catalogue.read() as connection:
             check_active(connection, robot)
             if found is not None:
-                allowed = _owner(connection, found[1]) == robot
+                allowed = _known(connection, found[1]).owner == robot
             else:
                 query = sa.select(tables.snapshots.c.number).where(tables.snapshots.c.key == key)
                 allowed = connection.execute(query.limit(1)).first() is not None
@@ -156,13 +157,14 @@ class Grants:
         """Make sure that the id is the robot's; whether nothing is left to upload."""
         with self._catalogue.read() as connection:
             check_active(connection, robot)
-            done, owner = _done(connection, episode_id, sha256), _owner(connection, episode_id)
+            known = _known(connection, episode_id)
+        owner, done = known.owner, known.done(sha256)
         if owner is None and not done:
             with self._catalogue.write() as connection:
-                owner = _owner(connection, episode_id)  # another may have been quicker
+                owner = _known(connection, episode_id).owner  # another may have been quicker
                 if owner is None:
                     values = {"episode_id": episode_id, "robot": robot, "claimed_at": time.time()}
-                    connection.execute(sa.insert(tables.claims).values(values))
+                    connection.execute(_CLAIM, values)
                     owner = robot
         if owner != robot:
             raise NotAllowedError(
@@ -171,22 +173,37 @@ class Grants:
         return done
 
 
-def _owner(connection: sa.Connection, episode_id: str) -> str | None:
-    """Whose an episode id is, None if nobody has used it."""
-    for table in (tables.episodes, tables.claims, tables.deletions):
-        query = sa.select(table.c.robot).where(table.c.episode_id == episode_id)
-        found = connection.execute(query).scalar_one_or_none()
-        if found is not None:
-            return str(found)
-    return None
+@dataclass(frozen=True)
+class _Known:
+    """What the catalogue knows of an episode id: whose it is, the bytes that are catalogued, whether it was deleted."""
+
+    owner: str | None
+    sha256: str | None
+    deleted: bool
+
+    def done(self, sha256: str) -> bool:
+        """Whether these bytes are catalogued, or the episode was deleted: it must not be uploaded again."""
+        return self.deleted or self.sha256 == sha256
 
 
-def _done(connection: sa.Connection, episode_id: str, sha256: str) -> bool:
-    """Whether these bytes are catalogued, or the episode was deleted: it must not be uploaded again."""
-    held = tables.episodes.c
-    same = sa.select(held.seq).where(held.episode_id == episode_id, held.sha256 == sha256)
-    gone = sa.select(tables.deletions.c.seq).where(tables.deletions.c.episode_id == episode_id)
-    return any(connection.execute(query).first() is not None for query in (same, gone))
+def _of(table: sa.Table, column: str) -> sa.ScalarSelect[str]:
+    return sa.select(table.c[column]).where(table.c.episode_id == sa.bindparam("id")).scalar_subquery()
+
+
+# Built once: building it takes longer than running it, and grants are most of what an episode costs the coordinator.
+_CLAIM = sa.insert(tables.claims)
+_KNOWN = sa.select(
+    _of(tables.episodes, "robot"),
+    _of(tables.claims, "robot"),
+    _of(tables.deletions, "robot"),
+    _of(tables.episodes, "sha256"),
+)
+
+
+def _known(connection: sa.Connection, episode_id: str) -> _Known:
+    values: list[Any] = list(connection.execute(_KNOWN, {"id": episode_id}).one())
+    catalogued, claimed, deleted, sha256 = values
+    return _Known(catalogued or claimed or deleted, sha256, deleted is not None)
 
 
 class _All:

@@ -44,11 +44,12 @@ def read(catalogue: Catalogue, number: int) -> Manifest:
         return _read(connection, number)
 
 
-def manifests(catalogue: Catalogue) -> list[Manifest]:
-    """All manifests, oldest first."""
+def manifests(catalogue: Catalogue, after: int = 0) -> list[Manifest]:
+    """All manifests with a number above `after`, oldest first."""
+    number = tables.manifests.c.number
+    query = sa.select(tables.manifests).where(number > after).order_by(number)
     with catalogue.read() as connection:
-        rows = connection.execute(sa.select(tables.manifests).order_by(tables.manifests.c.number)).mappings()
-        return [Manifest(**row) for row in rows]
+        return [Manifest(**row) for row in connection.execute(query).mappings()]
 
 
 def episodes_between(catalogue: Catalogue, after: int | None, upto: int) -> list[EpisodeRow]:

@@ -85,7 +85,9 @@ def check_active(connection: sa.Connection, name: str) -> None:
         raise RobotNotActiveError(f"robot {name!r} was revoked; invite its computer under another name.")
 
 
+_FIND = sa.select(tables.robots).where(tables.robots.c.name == sa.bindparam("name"))
+
+
 def _find(connection: sa.Connection, name: str) -> RobotRow | None:
-    query = sa.select(tables.robots).where(tables.robots.c.name == name)
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(_FIND, {"name": name}).mappings().first()
     return None if row is None else RobotRow(**row)

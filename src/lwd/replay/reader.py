@@ -71,11 +71,13 @@ class Reader:
         target = upto if upto is not None else (newest.number if newest else 0)
         if target <= self._replay.manifest:
             return self._replay.manifest
-        known = [item for item in log_manifest.manifests(self._catalogue) if item.number <= target]
+        # Only those that are new: a fleet commits several each second, for months.
+        following = log_manifest.manifests(self._catalogue, after=self._replay.manifest)
+        known = [item for item in following if item.number <= target]
         if not known or known[-1].number != target:
             raise StoreError(
                 f"Manifest {target} does not exist in the log; the newest is "
-                f"{known[-1].number if known else 0}."
+                f"{known[-1].number if known else self._replay.manifest}."
             )
         rows = self._catalogue.episodes(after_seq=self._replay.last_number, upto_seq=known[-1].upto_seq)
         rows = [row for row in rows if row.spec == self._replay.store.spec.name]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from lwd.errors import SnapshotError
 
 MAX_META_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 100_000_000
+"""As in safetensors."""
+MAX_DIMENSIONS = 32
 _META = "lwd"  # a single metadata key: safetensors does not promise an order for several, and the bytes are hashed
 
 _DTYPES = {
@@ -60,21 +64,50 @@ def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: bytes, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays (read-only) and metadata of a snapshot file; SnapshotError, naming `where`, if it is not one."""
+    """Arrays (read-only) and metadata of a snapshot file; SnapshotError, naming `where`, if it is not one.
+
+    The arrays are views of `data`: the library's reader copies every array, which for 600 MB is longer than hashing it.
+    """
     try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length]) if length <= len(data) - 8 else {}
-        meta = json.loads(header["__metadata__"][_META])
-        arrays = {
-            name: np.frombuffer(info["data"], _dtype(info["dtype"])).reshape(info["shape"])
-            for name, info in deserialize(data)
-        }
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        header, begin = _header(data)
+        meta = json.loads(header.pop("__metadata__")[_META])
+        arrays = _arrays(header, memoryview(data)[begin:].toreadonly())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         cause = f"{type(error).__name__}: {str(error)[:120]}"
         raise SnapshotError(f"{where} is not a snapshot file ({cause}); it was not loaded.") from error
     if not isinstance(meta, dict):
         raise SnapshotError(f"{where}: its metadata is not a JSON object; it was not loaded.")
     return arrays, meta
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """The file's header, and where the arrays' bytes begin."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER_BYTES):
+        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+    header = json.loads(data[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a JSON object")
+    return header, 8 + length
+
+
+def _arrays(header: Mapping[str, Any], body: memoryview) -> dict[str, NDArray[Any]]:
+    """Views of `body`. As safetensors demands, the arrays cover it from its first byte to its last, without a gap."""
+    arrays: dict[str, NDArray[Any]] = {}
+    end = 0
+    for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (first, last) = _dtype(info["dtype"]), info["shape"], info["data_offsets"]
+        whole = [*shape, first, last]
+        if not all(type(number) is int and number >= 0 for number in whole) or len(shape) > MAX_DIMENSIONS:
+            raise ValueError(f"array {name!r:.80} has shape {shape!r:.80} at {first!r:.20} to {last!r:.20}")
+        if first != end or last - first != math.prod(shape) * dtype.itemsize or last > len(body):
+            raise ValueError(
+                f"array {name!r:.80}: its bytes {first} to {last} do not fit its shape or the file"
+            )
+        arrays[name], end = np.frombuffer(body[first:last], dtype).reshape(shape), last
+    if end != len(body):
+        raise ValueError(f"{len(body) - end} bytes after the last array")
+    return arrays
 
 
 def _meta_text(meta: Mapping[str, Any]) -> str:

@@ -257,6 +257,38 @@ def test_dying_between_commit_and_acknowledgement_counts_once(fleet: Fleet, monk
     assert fleet.bus.waiting("episodes.*") == 0
 
 
+def test_run_commits_what_its_predecessor_catalogued_though_nothing_new_comes(fleet: Fleet):
+    """It died between a step and the commit; the message is acknowledged, so only the catalogue knows."""
+    fleet.send_episode(make_episode(5))
+    fleet.drain()
+    assert manifest.latest(fleet.catalogue) is None
+    stop = threading.Event()
+    worker = threading.Thread(target=fleet.coordinator.run, args=(stop, 0.05), daemon=True)
+    worker.start()
+    try:
+        deadline = time.monotonic() + 20
+        while manifest.latest(fleet.catalogue) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        newest = manifest.latest(fleet.catalogue)
+        assert newest is not None
+        assert newest.episodes == 1
+    finally:
+        stop.set()
+        worker.join(20)
+
+
+def test_a_quiet_coordinator_does_not_take_the_write_lock(fleet: Fleet, monkeypatch: pytest.MonkeyPatch):
+    commits: list[float] = []
+    monkeypatch.setattr(fleet.coordinator, "commit", lambda: commits.append(time.monotonic()))
+    stop = threading.Event()
+    worker = threading.Thread(target=fleet.coordinator.run, args=(stop, 0.01), daemon=True)
+    worker.start()
+    time.sleep(0.7)
+    stop.set()
+    worker.join(20)
+    assert len(commits) <= 2  # when it begins and when it ends
+
+
 def test_run_commits_and_survives_an_outage(fleet: Fleet, monkeypatch):
     stop, failures = threading.Event(), [StoreError("down")] * 2
     consume = fleet.bus.consume

@@ -7,12 +7,14 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -203,6 +205,66 @@ def test_garbage_raises_only_snapshot_errors(garbage, place):
     for attempt in (garbage, data[:place] + garbage, data[:place] + garbage + data[place + len(garbage) :]):
         with contextlib.suppress(SnapshotError):
             file.unpack(attempt, "here")
+
+
+def test_the_arrays_are_views_of_the_file():
+    """A snapshot of 600 MB is held once, not twice."""
+    data = file.pack(arrays(), META)
+    loaded, _ = file.unpack(data, "here")
+    whole = np.frombuffer(data, np.uint8)
+    assert all(np.shares_memory(array, whole) for array in loaded.values())
+    assert not any(array.flags.writeable for array in loaded.values())
+
+
+def rewritten(data: bytes, change: Callable[[dict[str, Any]], object], more: bytes = b"") -> bytes:
+    """The file with another header."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :] + more
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header["w"].update(data_offsets=[0, 12]),
+        lambda header: header["w"].update(data_offsets=[8, 68]),
+        lambda header: header["w"].update(data_offsets=header["n"]["data_offsets"]),
+        lambda header: header["w"].update(shape=[-5, -3]),
+        lambda header: header["w"].update(shape=[5.0, 3]),
+        lambda header: header["w"].update(shape=[2**62, 2**62]),
+        lambda header: header["w"].update(shape=[1] * 100 + [5, 3]),
+        lambda header: header["w"].update(dtype="F128"),
+        lambda header: header["w"].update(data_offsets=None),
+        lambda header: header.update(w=[1, 2]),
+        lambda header: header.pop("w"),
+        lambda header: header.pop("__metadata__"),
+    ],
+)
+def test_a_header_that_lies_is_refused(change: Callable[[dict[str, Any]], object]):
+    data = file.pack(arrays(), META)
+    assert file.unpack(rewritten(data, lambda header: None), "here")[1] == META
+    with pytest.raises(SnapshotError, match="not a snapshot file"):
+        file.unpack(rewritten(data, change), "here")
+
+
+def test_bytes_that_belong_to_no_array_are_refused():
+    with pytest.raises(SnapshotError, match="after the last array"):
+        file.unpack(rewritten(file.pack(arrays(), META), lambda header: None, more=b"hidden"), "here")
+
+
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_what_is_accepted_is_what_the_library_reads(place: int, noise: bytes):
+    """safetensors' own reader is the judge of what a damaged file holds."""
+    data = file.pack(arrays(), META)
+    damaged = data[:place] + noise + data[place + len(noise) :]
+    with contextlib.suppress(SnapshotError):
+        loaded, _ = file.unpack(damaged, "here")
+        judged = {name: bytes(info["data"]) for name, info in safetensors.deserialize(damaged)}
+        assert {name: array.tobytes() for name, array in loaded.items()} == judged
 
 
 def test_the_channel_follows_the_head(store: SnapshotStore):

@@ -1,0 +1,115 @@
+"""`lwd status`: from what the processes last said to who waits for what."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lwd.fleet.folder import RunFolder, Services, open_services
+from lwd.fleet.registry import StatusDesk
+from lwd.fleet.status import fleet_status, print_status
+from lwd.fleet.telemetry import Telemetry
+from lwd.log.catalogue import Catalogue
+from lwd.log.status import StatusRow, record_statuses, status_message
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    with open_services(RunFolder(tmp_path / "run")) as found:
+        yield found
+
+
+def said(
+    catalogue: Catalogue, name: str, role: str, *, ago_s: float = 1.0, skew_s: float = 0.0, **payload: Any
+) -> None:
+    at = time.time() - ago_s
+    row = StatusRow(name=name, role=role, sent_at=at + skew_s, received_at=at, payload=payload)
+    record_statuses(catalogue, [row])
+
+
+def publish(services: Services, count: int) -> None:
+    for i in range(count):
+        services.snapshots.publish({"w": np.full(3, i, np.float32)}, 10 * i, None, {})
+
+
+def test_nobody_is_not_a_working_fleet(services: Services) -> None:
+    found = fleet_status(services.catalogue)
+    assert found["processes"] == []
+    assert found["stalls"] == ["no coordinator ever reported; start lwd coordinator."]
+
+
+def test_a_working_fleet_has_no_stalls(services: Services) -> None:
+    publish(services, 1)
+    said(services.catalogue, "coordinator", "coordinator")
+    said(services.catalogue, "r1", "robot", snapshot=1, waits_for=None, link=True)
+    found = fleet_status(services.catalogue)
+    assert found["stalls"] == []
+    assert found["robots"] == {"working": 1, "silent": []}
+
+
+def test_it_says_who_waits_for_what_who_is_silent_and_whose_clock_is_off(services: Services) -> None:
+    catalogue = services.catalogue
+    said(catalogue, "coordinator", "coordinator")
+    said(catalogue, "learner", "learner", waits_for="640 more control steps")
+    said(catalogue, "r1", "robot", ago_s=40.0, waits_for="the first snapshot")
+    said(catalogue, "r2", "robot", link=False)
+    said(catalogue, "r3", "robot", skew_s=-9.0)
+    said(catalogue, "r4", "robot", ago_s=60.0, stopping=True, waits_for="nothing of interest")
+    said(catalogue, "r5", "robot", skew_s=4.0)
+    found = fleet_status(catalogue)
+    assert found["stalls"] == [
+        "learner waits for 640 more control steps.",
+        "r1 said nothing for 40 s; look at its machine and its log.",
+        "r2 has no link to the broker.",
+        "r3's clock is off by -9 s; set it by NTP.",
+    ]
+    assert found["robots"] == {"working": 3, "silent": ["r1", "r4"]}
+    silent = {process["name"]: process["silent"] for process in found["processes"]}
+    assert [name for name, is_silent in silent.items() if is_silent] == ["r1", "r4"]
+
+
+def test_lag_of_each_robot(services: Services) -> None:
+    publish(services, 4)
+    said(services.catalogue, "learner", "learner", snapshot=4)
+    said(services.catalogue, "r1", "robot", snapshot=4)
+    said(services.catalogue, "r2", "robot", snapshot=1)
+    said(services.catalogue, "r3", "robot")
+    found = fleet_status(services.catalogue)
+    behind = {process["name"]: process["behind"] for process in found["processes"]}
+    assert behind == {"learner": None, "r1": 0, "r2": 3, "r3": None}
+
+
+def test_the_desk_measures_lag_and_clocks(services: Services) -> None:
+    publish(services, 3)
+    telemetry = Telemetry({"process": "coordinator"})
+    desk = StatusDesk(services, telemetry)
+    desk.heard("status.r1", status_message("robot", {"snapshot": 1}))
+    desk.heard("status.r2", status_message("robot", {"snapshot": 3}))
+    desk.heard("status.r2", {"role": "robot", "sent_at": "yesterday", "status": {}})
+    desk.flush()
+    samples = [sample for family in telemetry.collect() for sample in family.samples]
+    lag = {s.labels["robot"]: s.value for s in samples if s.name == "lwd_snapshot_lag"}
+    skew = {s.labels["of"]: s.value for s in samples if s.name == "lwd_clock_skew_seconds"}
+    assert lag == {"r1": 2, "r2": 0}
+    assert set(skew) == {"r1", "r2"}
+    assert all(abs(value) < 5 for value in skew.values())
+    assert [row["name"] for row in fleet_status(services.catalogue)["processes"]] == ["r1", "r2"]
+
+
+def test_people_see_latencies_and_sentences(services: Services) -> None:
+    telemetry = Telemetry({})
+    telemetry.observe("episode_sampleable_seconds", [0.5, 0.25, 2.0])
+    said(services.catalogue, "learner", "learner", numbers=telemetry.summary(), waits_for="robots")
+    out = io.StringIO()
+    print_status(Console(file=out, width=200), fleet_status(services.catalogue))
+    text = out.getvalue()
+    assert "episode_sampleable_seconds P50 0.50 s P99 2.00 s" in text
+    assert "learner waits for robots." in text
+    assert "no coordinator ever reported" in text
