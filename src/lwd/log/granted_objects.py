@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 from lwd.errors import StoreError
@@ -332,7 +331,7 @@ def _socket_options() -> list[tuple[int, int, int | bytes]]:
     The usual congestion controls take each lost packet for a full queue: at 1 % loss and 50 ms round trip they send 3 Mbit/s,
     whatever the line could carry.
     """
-    options: list[tuple[int, int, int | bytes]] = list(HTTPConnection.default_socket_options)
+    options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     if _BBR is not None:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(*_BBR)
