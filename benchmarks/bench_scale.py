@@ -41,7 +41,7 @@ def main(episodes: int = 100_000, clients: int = 1000, sqlite: int = 1) -> Mappi
     sizes = [size for size in CLIENTS if size < clients] + [clients]
     with fleet(clients) as made:
         for size in sizes:
-            wanted = max(size, round(episodes * SHARE.get(size, 1.0)))
+            wanted = max(size, episodes if size == clients else round(episodes * SHARE[size]))
             numbers |= _named(f"clients_{size}", _run(made, size, wanted, made.database(f"scale_{size}")))
         if sqlite and clients >= 100:
             url = str(made.folder / "scale.db")

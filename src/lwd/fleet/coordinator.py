@@ -66,10 +66,10 @@ def watching(services: Services, telemetry: Telemetry) -> Generator[None]:
                 continue
             if rows:
                 seen = rows[-1].seq
-            telemetry.count("episodes_catalogued_total", len(rows))
+            telemetry.count("episodes_catalogued_total", float(len(rows)))
             late = [row.catalogued_at - row.ended_at for row in rows if row.ended_at is not None]
             telemetry.observe("episode_catalogued_seconds", late)
-            telemetry.gauge("episodes", newest)
+            telemetry.gauge("episodes", float(newest))
             telemetry.gauge("watched_at_seconds", time.time())
 
     thread = threading.Thread(target=run, name="lwd-watch", daemon=True)

@@ -141,7 +141,7 @@ class StatusDesk:
         for row in rows:
             loaded = row.payload.get("snapshot")
             if row.role == "robot" and isinstance(loaded, int) and newest is not None:
-                self._telemetry.gauge("snapshot_lag", newest - loaded, robot=row.name)
+                self._telemetry.gauge("snapshot_lag", float(newest - loaded), robot=row.name)
             # Not `process`: that label says whose endpoint this is.
             self._telemetry.gauge("clock_skew_seconds", row.clock_skew_s, of=row.name)
         self._telemetry.gauge("statuses_at_seconds", time.time())

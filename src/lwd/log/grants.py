@@ -186,7 +186,7 @@ class _Known:
         return self.deleted or self.sha256 == sha256
 
 
-def _of(table: sa.Table, column: str) -> sa.ScalarSelect[str]:
+def _of(table: sa.Table, column: str) -> sa.ScalarSelect[str | None]:
     return sa.select(table.c[column]).where(table.c.episode_id == sa.bindparam("id")).scalar_subquery()
 
 

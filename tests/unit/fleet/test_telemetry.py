@@ -69,17 +69,17 @@ def test_a_clock_that_jumped_counts_as_zero(telemetry: Telemetry) -> None:
 
 
 def test_gauges_and_counters_over_http(telemetry: Telemetry) -> None:
-    telemetry.gauge("snapshot_lag", 3, robot="r1")
-    telemetry.gauge("snapshot_lag", 0, robot="r2")
+    telemetry.gauge("snapshot_lag", 3.0, robot="r1")
+    telemetry.gauge("snapshot_lag", 0.0, robot="r2")
     telemetry.gauge("success/average", 0.75)
-    telemetry.gauge("learner_step", 10)
-    telemetry.gauge("learner_step", 20)
+    telemetry.gauge("learner_step", 10.0)
+    telemetry.gauge("learner_step", 20.0)
     telemetry.count("episodes_total")
-    telemetry.count("episodes_total", 4)
+    telemetry.count("episodes_total", 4.0)
     labels = (("process", "learner"), ("role", "learner"))
     with served(telemetry) as url:
         found = scrape(url)
-        telemetry.gauge("learner_step", 30)
+        telemetry.gauge("learner_step", 30.0)
         later = scrape(url)
     assert found["lwd_snapshot_lag", (*labels[:1], ("robot", "r1"), labels[1])] == 3
     assert found["lwd_snapshot_lag", (*labels[:1], ("robot", "r2"), labels[1])] == 0
