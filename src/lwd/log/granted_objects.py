@@ -339,11 +339,7 @@ def _socket_options() -> list[tuple[int, int, int | bytes]]:
     The usual congestion controls take each lost packet for a full queue: at 1 % loss and 50 ms round trip they send 3 Mbit/s,
     whatever the line could carry.
     """
-<<<<<<< HEAD
-    options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]  # urllib3's default
-=======
     options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
->>>>>>> speed
     if _BBR is not None:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(*_BBR)
