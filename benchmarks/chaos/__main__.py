@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--robots", type=int, default=16)
     parser.add_argument("--faults", type=int, default=100, help="at least")
     parser.add_argument("--out", type=Path, help="folder of the run, kept; a temporary one by default")
+    parser.add_argument(
+        "--prepared", type=Path, help="folder with the stages before the deployment, to repeat runs"
+    )
     parser.add_argument("--result", type=Path, default=RESULT, help="file of the numbers")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="after which the run has failed")
     found = parser.parse_args(arguments)
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             robots=found.robots,
             faults=found.faults,
             limit_s=found.limit_s,
+            prepared=None if found.prepared is None else found.prepared.absolute(),
         )
         result, problems = run(settings)
     for problem in problems[:50]:

@@ -47,6 +47,7 @@ class Settings:
     robots: int
     faults: int
     limit_s: float
+    prepared: Path | None = None
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Record:
 def run(settings: Settings) -> tuple[dict[str, Any], list[str]]:
     """The numbers for `chaos.json`, and what does not hold."""
     record = Record()
-    with Stack(settings.folder, settings.robots) as stack:
+    with Stack(settings.folder, settings.robots, settings.prepared) as stack:
         record.say(f"starting database and store; everything is in {settings.folder}")
         stack.start_servers()
         record.say("demonstrations, clone, rollouts, offline policy")

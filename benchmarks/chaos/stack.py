@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.chaos import servers
+from benchmarks.chaos.prepare import move
 from benchmarks.chaos.process import CLOCK, WITNESS, set_clock
 from benchmarks.chaos.proxy import Proxies, Proxy
 from benchmarks.chaos.recipe import experiment
@@ -38,10 +39,12 @@ class Stack:
     Attributes:
         folder: everything is below it.
         robots: how many.
+        prepared: folder of the stages before the deployment, made there if it is empty; a new one by default.
     """
 
     folder: Path
     robots: int
+    prepared: Path | None = None
     proxies: dict[str, Proxy] = field(default_factory=dict[str, Proxy])
     small_disk: bool = False
 
@@ -95,7 +98,7 @@ class Stack:
         return self.folder / "clock" / name
 
     def __enter__(self) -> Stack:
-        for folder in (self.run, self.witness, self.control):
+        for folder in (self.witness, self.control):
             folder.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -121,28 +124,26 @@ class Stack:
         )
         Path(data).chmod(0o755)
         self._supervise(
+            self.folder / "servers",
             [
                 servers.database(Path(data) / "postgres", self._ports["database"]),
                 servers.store(self._ports["store"]),
-            ]
+            ],
         )
         servers.wait_for_database(self._ports["database"])
         servers.make_bucket(self._ports["store"])
 
     def prepare(self) -> None:
-        """The stages before the deployment, in a process of their own."""
-        direct = self.direct
-        command = [sys.executable, "-m", "benchmarks.chaos.prepare", "--out", str(self.run)]
-        command += ["--catalogue", direct.catalogue, "--objects", direct.objects]
+        """The stages before the deployment, in a process of their own, then moved to database and store."""
+        source = self.prepared or self.folder / "prepared"
+        source.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "benchmarks.chaos.prepare", str(source)]
         with (self.folder / "prepare.log").open("wb") as out:
+            environment = {**os.environ, **self._environment()}
             subprocess.run(
-                command,
-                check=True,
-                timeout=PREPARE_LIMIT_S,
-                stdout=out,
-                stderr=out,
-                env={**os.environ, **self._environment()},
+                command, check=True, timeout=PREPARE_LIMIT_S, stdout=out, stderr=out, env=environment
             )
+        move(source, self.direct)
 
     def start_fleet(self) -> None:
         """Broker, services, robots."""
@@ -165,7 +166,7 @@ class Stack:
                 link = "robots-broker" if item.stage == 3 else "services-broker"
                 self._redirect(found.credential(item.name), self.proxies[link].port)
         managed.append(self._reader(str(fleet.catalogue), str(fleet.objects)))
-        self._supervise(managed)
+        self._supervise(self.run / "logs", managed)
 
     def stop_fleet(self) -> None:
         """In order: robots first, broker last. Database and store stay."""
@@ -202,7 +203,7 @@ class Stack:
             "PYTHONPATH": path,
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled to run a few times
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "jax"),
+            "JAX_COMPILATION_CACHE_DIR": str((self.prepared or self.folder) / "jax"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
 
@@ -221,8 +222,8 @@ class Stack:
         if self.small_disk:
             self._exit.callback(_succeeds, ["umount", "-l", str(place)])
 
-    def _supervise(self, managed: Sequence[Managed]) -> None:
-        supervisor, stop = Supervisor(managed, self.run / "logs"), threading.Event()
+    def _supervise(self, logs: Path, managed: Sequence[Managed]) -> None:
+        supervisor, stop = Supervisor(managed, logs), threading.Event()
         thread = threading.Thread(target=supervisor.run, args=(stop,), name="chaos-supervisor", daemon=True)
         thread.start()
         self._supervisors.append((supervisor, stop, thread))
