@@ -148,25 +148,26 @@ class Injector:
 
     def _duplicated_messages(self, fault: Fault) -> str:
         """The robots' events once more under other message ids, over connections with their credentials."""
-        chosen = self._delivered(fault)
         sent = 0
-        for robot, episode_id, data in chosen:
-            path = FleetFolder(RunFolder(self._stack.run)).credential(robot)
-            credential = load_credential(path)
-            event = EpisodeEvent(
-                episode_id=episode_id, robot=robot, sha256=hashlib.sha256(data).hexdigest(), size=len(data)
-            )
-            identity, inbox = credential.identity(), f"_INBOX.{robot}"
-            with (
-                contextlib.suppress(LwdError),
-                NatsLink([self._stack.broker_url], identity=identity, name=robot, inbox=inbox) as link,
-            ):
-                for _ in range(2):
-                    NatsBus(link).publish(event.subject, event.payload(), uuid.uuid4().hex)
-                    sent += 1
-        if not sent:
-            raise NotNowError("the broker is down")
+        for robot, episode_id, data in self._delivered(fault):
+            digest = hashlib.sha256(data).hexdigest()
+            event = EpisodeEvent(episode_id=episode_id, robot=robot, sha256=digest, size=len(data))
+            try:
+                sent += self._publish_twice(event)
+            except LwdError as error:
+                if not sent:
+                    raise NotNowError("the broker is down") from error
+                break
         return f"{sent} messages"
+
+    def _publish_twice(self, event: EpisodeEvent) -> int:
+        path = FleetFolder(RunFolder(self._stack.run)).credential(event.robot)
+        credential = load_credential(path)
+        identity, inbox = credential.identity(), f"_INBOX.{event.robot}"
+        with NatsLink([self._stack.broker_url], identity=identity, name=event.robot, inbox=inbox) as link:
+            for _ in range(2):
+                NatsBus(link).publish(event.subject, event.payload(), uuid.uuid4().hex)
+        return 2
 
     def _delivered(self, fault: Fault) -> list[tuple[str, str, bytes]]:
         """Some catalogued episodes of robots: robot, id, bytes."""

@@ -12,7 +12,7 @@ from lwd.log import manifest
 from lwd.log.catalogue import Catalogue
 from lwd.snapshot.store import HEAD as SNAPSHOT_HEAD
 
-EVERY_S = 1.0
+EVERY_S = 2.0
 
 
 class Growth:
@@ -38,7 +38,7 @@ class Growth:
 
 
 class Observer:
-    """Looks every second, from a thread of its own; an unreachable catalogue is looked at later."""
+    """Looks every two seconds, from a thread of its own; an unreachable catalogue is looked at later."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -42,7 +42,9 @@ def move(source: Path, run: RunFolder) -> None:
         source: folder of the embedded run.
         run: where to; its catalogue and its objects are empty.
     """
-    shutil.copytree(source, run.path, ignore=shutil.ignore_patterns("catalogue.db*", "objects", "replay"))
+    shutil.copytree(
+        source, run.path, ignore=shutil.ignore_patterns("catalogue.db*", "objects", "replay", "jax")
+    )
     saved = run.path / "catalogue.backup"
     with Catalogue(source / "catalogue.db") as catalogue:
         backup(catalogue, saved)

@@ -18,7 +18,7 @@ from benchmarks.chaos.reader import NAME as SECOND
 from benchmarks.chaos.recipe import CHECKPOINT_EVERY, PUBLISH_EVERY, experiment
 from benchmarks.chaos.schedule import Fault, schedule
 from benchmarks.chaos.stack import ROOT, Stack
-from benchmarks.chaos.toy import HOLD, LEAVE
+from benchmarks.chaos.toy import HOLD
 from benchmarks.chaos.witness import Witnessed
 from lwd.errors import LwdError
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
@@ -86,7 +86,6 @@ def run(settings: Settings) -> tuple[dict[str, Any], list[str]]:
         with Observer(stack.direct.catalogue) as observer:
             _chaos(settings, stack, witnessed, observer, record, skipped)
             _drain(stack, witnessed, record)
-        (stack.control / LEAVE).touch()
         restarts = stack.restarts
         stack.stop_fleet()
         record.say("stopped; counting")
@@ -150,7 +149,7 @@ def _chaos(
                 f"finished {finished}, catalogued {observer.episodes}, faults {done} ({injector.active} active), "
                 f"running {len(stack.pids)} of {len(stack.names)}, restarts {stack.restarts}"
             )
-        time.sleep(0.2)
+        time.sleep(0.3)
     injector.heal()
 
 

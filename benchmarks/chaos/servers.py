@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 from lwd.errors import ConfigError
-from lwd.fleet.supervisor import Managed
+from lwd.fleet.supervisor import Managed, ends_with_parent
 
 WAIT_S = 120.0
 BUCKET = "lwd"
@@ -46,7 +46,9 @@ def database(folder: Path, port: int) -> Managed:
     make = [*drop, str(programs / "initdb"), "-D", str(data), "-U", "lwd", "-A", "trust", "-E", "UTF8", "-N"]
     subprocess.run(make, check=True, capture_output=True, timeout=WAIT_S, cwd="/")
     where = ["-F", "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-    return Managed(name="database", command=[*drop, str(programs / "postgres"), *where], stage=0)
+    # In this order: a change of user clears the wish to end with the parent.
+    command = [*drop, *ends_with_parent([str(programs / "postgres"), *where])]
+    return Managed(name="database", command=command, stage=0)
 
 
 def database_url(port: int) -> str:
@@ -57,7 +59,7 @@ def database_url(port: int) -> str:
 def store(port: int) -> Managed:
     """Moto. It keeps objects in memory, so it is paused, slowed and cut, but never killed."""
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    return Managed(name="store", command=command, stage=0)
+    return Managed(name="store", command=ends_with_parent(command), stage=0)
 
 
 def store_url(port: int) -> str:

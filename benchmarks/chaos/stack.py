@@ -18,7 +18,7 @@ from benchmarks.chaos.process import CLOCK, WITNESS, set_clock
 from benchmarks.chaos.proxy import Proxies, Proxy
 from benchmarks.chaos.recipe import experiment
 from benchmarks.chaos.schedule import robot_name
-from benchmarks.chaos.toy import CONTROL
+from benchmarks.chaos.toy import CONTROL, LEAVE
 from lwd.fleet.credential import load_credential
 from lwd.fleet.deployment import FleetFolder
 from lwd.fleet.folder import RunFolder
@@ -28,6 +28,7 @@ from lwd.fleet.supervisor import Managed, Supervisor
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "benchmarks.chaos.recipe:experiment"
 PREPARE_LIMIT_S = 900.0
+LEAVE_S = 3.0
 SPOOL_BYTES = 8 * 2**20
 """Size of the disk of the robot whose disk is filled."""
 
@@ -98,6 +99,7 @@ class Stack:
         return self.folder / "clock" / name
 
     def __enter__(self) -> Stack:
+        os.environ.update(servers.KEYS)  # this process reads the store too
         for folder in (self.witness, self.control):
             folder.mkdir(parents=True, exist_ok=True)
         return self
@@ -170,7 +172,11 @@ class Stack:
 
     def stop_fleet(self) -> None:
         """In order: robots first, broker last. Database and store stay."""
+        # Held robots are let go only when they have been told to stop, so that none begins one more episode.
+        leave = threading.Timer(LEAVE_S, (self.control / LEAVE).touch)
+        leave.start()
         self._end(1)
+        leave.join()
 
     def _arranged(self, item: Managed) -> Managed:
         """The same process with our witness, clock and keys, reached through the proxies."""
@@ -187,7 +193,7 @@ class Stack:
         if item.name == "coordinator":
             command += ["--public-objects", f"http://127.0.0.1:{self.proxies['robots-store'].port}"]
         if item.name == "evaluator":
-            command += ["--every-s", "20", "--episodes", "1"]
+            command += ["--every-s", "60", "--episodes", "1"]
         return replace(item, command=command, environment=environment)
 
     def _reader(self, catalogue: str, objects: str) -> Managed:
