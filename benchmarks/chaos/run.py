@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,9 +17,8 @@ from benchmarks.chaos.reader import NAME as SECOND
 from benchmarks.chaos.recipe import CHECKPOINT_EVERY, PUBLISH_EVERY, experiment
 from benchmarks.chaos.schedule import Fault, schedule
 from benchmarks.chaos.stack import ROOT, Stack
-from benchmarks.chaos.toy import HOLD
+from benchmarks.chaos.waiting import drain, warm_up
 from benchmarks.chaos.witness import Witnessed
-from lwd.errors import LwdError
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
 from lwd.fleet.services import fleet_description
 from lwd.log import manifest as manifests
@@ -34,7 +32,6 @@ TRIES_S = 45.0
 """How long a fault waits for its target to be up before it is left out, and said so."""
 GAP_S = 1.0
 """At least, between two faults."""
-DRAIN_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +81,16 @@ def run(settings: Settings) -> tuple[dict[str, Any], list[str]]:
         record.say(f"{len(stack.names)} processes")
         witnessed = Witnessed(stack.witness)
         with Observer(stack.direct.catalogue) as observer:
+            record.problems += warm_up(stack, record.say)
             _chaos(settings, stack, witnessed, observer, record, skipped)
-            _drain(stack, witnessed, record)
+            record.say("all healed; draining")
+            began = time.monotonic()
+            record.problems += drain(stack, witnessed, record.say)
+            record.drain_s = time.monotonic() - began
+            # Who does not run by now would have to be started by hand.
+            away = sorted(set(stack.names) - set(stack.pids))
+            record.manual_restarts = len(away)
+            record.problems += [f"{name} did not come back by itself" for name in away]
         restarts = stack.restarts
         stack.stop_fleet()
         record.say("stopped; counting")
@@ -124,6 +129,8 @@ def _chaos(
     """Faults, spread evenly over the episodes, until there are enough of both."""
     injector, faults = Injector(stack, witnessed), schedule(settings.seed, settings.robots, skipped)
     waiting, since, last, shown = next(faults), time.monotonic(), 0.0, 0.0
+    first = len(witnessed.ids())
+    between = max(settings.episodes - first, settings.faults) / (settings.faults + 1)
     while True:
         injector.heal_due()
         finished, now = len(witnessed.ids()), time.monotonic()
@@ -134,8 +141,7 @@ def _chaos(
             record.problems.append(f"not done after {settings.limit_s:.0f} s")
             break
         # Each fault has its place between the first and the last episode, so their density does not depend on the machine.
-        due = (done + 1) * settings.episodes / (settings.faults + 1)
-        if done < settings.faults and finished >= due and now - last >= GAP_S:
+        if done < settings.faults and finished >= first + (done + 1) * between and now - last >= GAP_S:
             if _try(injector, waiting, record):
                 waiting, since, last = next(faults), now, now
             elif now - since > TRIES_S:
@@ -174,67 +180,6 @@ def _try(injector: Injector, fault: Fault, record: Record) -> bool:
     return True
 
 
-def _drain(stack: Stack, witnessed: Witnessed, record: Record) -> None:
-    """No new episodes; wait until all is catalogued, everybody runs and the second reader has the last manifest."""
-    (stack.control / HOLD).touch()
-    record.say("all healed; draining")
-    began, missing, shown = time.monotonic(), ["?"], 0.0
-    while missing and time.monotonic() - began < DRAIN_S:
-        time.sleep(1.0)
-        try:
-            missing = _missing(stack, witnessed)
-        except LwdError as error:
-            missing = [str(error)]
-        if missing and time.monotonic() - shown >= PROGRESS_S:
-            shown = time.monotonic()
-            record.say("waiting for " + "; ".join(missing)[:300])
-    record.drain_s = time.monotonic() - began
-    record.problems += [f"after {DRAIN_S:.0f} s without faults: {one}" for one in missing]
-    # Who does not run by now would have to be started by hand.
-    record.manual_restarts = sum(name not in stack.pids for name in stack.names)
-    if record.manual_restarts:
-        record.problems.append(
-            f"{sorted(set(stack.names) - set(stack.pids))} did not come back by themselves"
-        )
-
-
-def _missing(stack: Stack, witnessed: Witnessed) -> list[str]:
-    with Catalogue(stack.direct.catalogue) as catalogue:
-        rows = {row.episode_id for row in catalogue.episodes()}
-        newest = manifests.latest(catalogue)
-    away = sorted(set(stack.names) - set(stack.pids))
-    late = witnessed.ids() - rows
-    reached = _reader_at(stack)
-    running = [part for name in _robots(stack) for part in stack.spool(name).glob("*.part") if _steps(part)]
-    wanted = 0 if newest is None else newest.number
-    found = [f"{len(late)} episodes"] if late else []
-    found += [f"{len(running)} running episodes"] if running else []
-    found += [f"processes {', '.join(away)}"] if away else []
-    found += [f"the reader, at manifest {reached} of {wanted}"] if reached < wanted else []
-    found += ["a manifest of all"] if newest is None or newest.episodes < len(rows) else []
-    return found
-
-
-def _steps(part: Path) -> bool:
-    """Whether a running episode has begun: a held one has only its header."""
-    try:
-        return part.stat().st_size > 8192
-    except FileNotFoundError:
-        return False
-
-
-def _robots(stack: Stack) -> list[str]:
-    return [name for name in stack.names if name.startswith("chaos-")]
-
-
-def _reader_at(stack: Stack) -> int:
-    try:
-        lines = (stack.run / "reader.jsonl").read_text().strip().splitlines()
-    except FileNotFoundError:
-        return 0
-    return int(json.loads(lines[-1])["manifest"]) if lines else 0
-
-
 def _judge(stack: Stack, witnessed: Witnessed, record: Record) -> dict[str, Any]:
     """Everything is stopped; catalogue and store are read directly."""
     objects = ObjectStore(stack.direct.objects)
@@ -250,7 +195,7 @@ def _judge(stack: Stack, witnessed: Witnessed, record: Record) -> dict[str, Any]
     record.problems += [f"in quarantine: {row.episode_id} {row.reason} {row.detail}" for row in quarantined]
     record.problems += [f"damaged: {one}" for one in damaged]
     record.problems += _replay_problems(stack, rows)
-    spooled = [path.name for name in _robots(stack) for path in stack.spool(name).glob("*.[mp][ca]*")]
+    spooled = [path.name for name in stack.robot_names for path in stack.spool(name).glob("*.[mp][ca]*")]
     record.problems += [f"left in a spool: {name}" for name in spooled]
     killed = sum(fault["kind"] == "kill_learner" for fault in record.faults)
     if killed and not learned.resumed:

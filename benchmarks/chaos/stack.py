@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.chaos import servers
-from benchmarks.chaos.prepare import move
+from benchmarks.chaos.prepare import DONE, move
 from benchmarks.chaos.process import CLOCK, WITNESS, set_clock
 from benchmarks.chaos.proxy import Proxies, Proxy
 from benchmarks.chaos.recipe import experiment
@@ -84,7 +84,12 @@ class Stack:
     def names(self) -> list[str]:
         """All processes that must run."""
         services = ["database", "store", "broker", "coordinator", "learner", "evaluator", "reader"]
-        return services + [robot_name(i) for i in range(self.robots)]
+        return services + self.robot_names
+
+    @property
+    def robot_names(self) -> list[str]:
+        """The robots."""
+        return [robot_name(i) for i in range(self.robots)]
 
     def spool(self, robot: str) -> Path:
         """A robot's spool."""
@@ -138,13 +143,14 @@ class Stack:
     def prepare(self) -> None:
         """The stages before the deployment, in a process of their own, then moved to database and store."""
         source = self.prepared or self.folder / "prepared"
-        source.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.chaos.prepare", str(source)]
-        with (self.folder / "prepare.log").open("wb") as out:
-            environment = {**os.environ, **self._environment()}
-            subprocess.run(
-                command, check=True, timeout=PREPARE_LIMIT_S, stdout=out, stderr=out, env=environment
-            )
+        if not (source / DONE).exists():
+            source.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, "-m", "benchmarks.chaos.prepare", str(source)]
+            with (self.folder / "prepare.log").open("wb") as out:
+                environment = {**os.environ, **self._environment()}
+                subprocess.run(
+                    command, check=True, timeout=PREPARE_LIMIT_S, stdout=out, stderr=out, env=environment
+                )
         move(source, self.direct)
 
     def start_fleet(self) -> None:
