@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.episode import Episode, EpisodeHeader, Verdict
-from lwd.errors import ConfigError, LwdError
+from lwd.errors import ConfigError, LwdError, StoreError
 from lwd.log import codec
 from lwd.log.bus import Bus
 from lwd.log.events import EpisodeEvent
@@ -41,8 +41,9 @@ class EpisodeRecording:
         header: EpisodeHeader,
         flush_steps: int,
         on_end: Callable[[EpisodeRecording], bool],
+        on_torn: Callable[[Path], None],
     ) -> None:
-        self._spool, self._header, self._on_end = spool, header, on_end
+        self._spool, self._header, self._on_end, self._on_torn = spool, header, on_end, on_torn
         self.path = spool.part(header.episode_id)
         try:
             self._file = open(self.path, "xb")  # noqa: SIM115 - open while the episode runs
@@ -100,10 +101,18 @@ class EpisodeRecording:
         self._on_end(self)
 
     def abort(self) -> None:
-        """Give up: what is whole becomes an UNJUDGED episode. Does nothing after `finish` or `abort`."""
+        """Give up: what is whole becomes an UNJUDGED episode. Does nothing after `finish` or `abort`.
+
+        Raises:
+            StoreError: the spool refuses (full disk); the client tries it again when it delivers.
+        """
         if self._on_end(self):
             self._close()
-            self._spool.salvage(self.path)
+            try:
+                self._spool.salvage(self.path)
+            except StoreError:
+                self._on_torn(self.path)
+                raise
 
     def _close(self) -> None:
         try:
@@ -147,6 +156,7 @@ class EdgeClient:
         self._objects, self._bus = objects, bus
         self._flush_s, self._retry_s = flush_s, retry_s
         self._open: set[EpisodeRecording] = set()
+        self._torn: list[Path] = []  # given up while the disk was full
         self._guard, self._delivering = threading.Lock(), threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -178,7 +188,7 @@ class EdgeClient:
         check_header(header)  # before a file is named after it
         flush_steps = max(1, round(header.control_hz * self._flush_s))
         with self._guard:  # so that `recover` cannot see the file before it is known as running
-            recording = EpisodeRecording(self._spool, header, flush_steps, self._ended)
+            recording = EpisodeRecording(self._spool, header, flush_steps, self._ended, self._torn.append)
             self._open.add(recording)
         return recording
 
@@ -210,6 +220,7 @@ class EdgeClient:
         """Deliver what is in the spool, oldest first; how many left it. Failures are logged and stay in it."""
         delivered = failures = 0
         with self._delivering:
+            self._salvage_again()
             for path in self._spool.whole():
                 try:
                     self._deliver(path)
@@ -243,6 +254,17 @@ class EdgeClient:
             recording.abort()
         self.stop()
         self._spool.close()
+
+    def _salvage_again(self) -> None:
+        """What could not be made whole on a full disk; a robot may run for weeks before it starts again."""
+        for part in list(self._torn):
+            try:
+                if part.exists():  # else `recover` was quicker
+                    self._spool.salvage(part)
+            except LwdError as error:
+                log.warning("episode_stays_torn episode=%s cause=%r", part.stem, str(error))
+                continue
+            self._torn.remove(part)
 
     def _ended(self, recording: EpisodeRecording) -> bool:
         """A recording ended; whether it was still running."""
