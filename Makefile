@@ -1,11 +1,12 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
 .DEFAULT_GOAL := help
-.PHONY: help parity demo test test-slow record-slow check fix bench results results-demo table docs lock venv
+.PHONY: help parity demo test test-slow record-slow check fix bench chaos results results-demo table docs lock venv
 
 PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 0 1 2 3 4
 BENCHMARKS ?= metaworld metaworld50 scene_evidence
+CHAOS_SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -45,6 +46,9 @@ fix: $(READY)  ## format, mend what ruff can mend, regenerate the paper map
 
 bench: $(READY)  ## write benchmarks/results/*.json and print them against the last committed ones
 	$(BIN)/python -m benchmarks
+
+chaos: $(READY)  ## sixteen robots, a hundred faults: is every episode counted once? Writes benchmarks/results/chaos.json (about 20 minutes)
+	$(BIN)/python -m benchmarks.chaos --seed $(CHAOS_SEED)
 
 results: $(READY)  ## run what is missing of the evidence (days; goes on where it was cut), then `make table`
 	for benchmark in $(BENCHMARKS); do $(BIN)/lwd results run --benchmark $$benchmark --jobs $(WORKERS) || exit 1; done

@@ -14,7 +14,7 @@ from lwd.fleet.deployment import FleetFolder, found_fleet, invite, nats_server, 
 from lwd.fleet.folder import RunFolder
 from lwd.fleet.robot_config import SIMULATED
 from lwd.fleet.services import fleet_description
-from lwd.fleet.supervisor import Managed
+from lwd.fleet.supervisor import Managed, ends_with_parent
 
 FLEET_NAME = "local"
 ONE_THREAD = {
@@ -71,7 +71,7 @@ class LocalFleet:
         managed += [self._robot(fleet, name) for name in names]
         if self.broker is not None:
             write_broker(fleet, Authority(fleet.path))
-            command = [nats_server(), "-c", str(fleet.broker)]
+            command = ends_with_parent([nats_server(), "-c", str(fleet.broker)])
             managed.insert(0, Managed(name="broker", command=command, stage=0))
         return managed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -175,6 +176,15 @@ def _signal(item: _Running, number: int) -> None:
     assert item.process is not None
     if item.process.poll() is None:
         item.process.send_signal(number)
+
+
+def ends_with_parent(command: Sequence[str]) -> list[str]:
+    """The command of a program that is not ours, such that a killed supervisor does not leave it behind (Linux).
+
+    Our own processes look themselves, see `stop_with_parent`.
+    """
+    setpriv = shutil.which("setpriv")
+    return [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), *command]
 
 
 def stop_with_parent(stop: threading.Event, poll_s: float = 1.0) -> None:

@@ -30,8 +30,10 @@ class EpisodeRecording:
         header: EpisodeHeader,
         flush_steps: int,
         on_end: Callable[[EpisodeRecording], bool],
+        on_torn: Callable[[], None],
     ) -> None:
-        self._spool, self._keeper, self._header, self._on_end = spool, keeper, header, on_end
+        self._spool, self._keeper, self._header = spool, keeper, header
+        self._on_end, self._on_torn = on_end, on_torn
         self._interventions = 0
         self.path = spool.part(header.episode_id)
         with reporting(self.path, "create"):
@@ -90,15 +92,19 @@ class EpisodeRecording:
         """Give up: what is whole becomes an UNJUDGED episode. Does nothing after `finish` or `abort`.
 
         Raises:
-            StoreError: the spool cannot be written; the torn file stays for the next start.
+            StoreError: the spool cannot be written; the torn file stays, and the client tries it again.
         """
         if self._on_end(self):
             self._close()
             left = About(
                 source=self._header.source, outcome=Outcome.UNJUDGED, intervention_steps=self._interventions
             )
-            with reporting(self.path, "write"):
-                self._keeper.store(lambda: self._spool.salvage(self.path), left)
+            try:
+                with reporting(self.path, "write"):
+                    self._keeper.store(lambda: self._spool.salvage(self.path), left)
+            except StoreError:
+                self._on_torn()
+                raise
 
     def _room(self, size: int, full: bool) -> bool:
         return self._keeper.room(size, full, worth_so_far(self._header, self._interventions))

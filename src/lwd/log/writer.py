@@ -71,6 +71,7 @@ class EdgeClient:
         self._objects, self._bus = objects, bus
         self._flush_s, self._retry_s = flush_s, retry_s
         self._open: set[EpisodeRecording] = set()
+        self._left_torn = False  # a full disk kept a torn episode from becoming whole
         self._guard, self._delivering = threading.Lock(), threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,7 +106,9 @@ class EdgeClient:
         check_header(header)  # before a file is named after it
         flush_steps = max(1, round(header.control_hz * self._flush_s))
         with self._guard:  # so that `recover` cannot see the file before it is known as running
-            recording = EpisodeRecording(self._spool, self._keeper, header, flush_steps, self._ended)
+            recording = EpisodeRecording(
+                self._spool, self._keeper, header, flush_steps, self._ended, self._stays_torn
+            )
             self._open.add(recording)
         return recording
 
@@ -150,15 +153,18 @@ class EdgeClient:
     def recover(self) -> int:
         """Make whole episodes of what a crash left half-written; how many. Running ones are left alone.
 
-        What a full disk leaves no room for stays as it is, and is tried again at the next start.
+        What a full disk leaves no room for stays as it is, and is tried again with each delivery: a robot may run for weeks
+        before it starts again.
         """
         with self._guard:
+            self._left_torn = False
             torn = self._spool.torn({recording.path for recording in self._open})
         recovered = 0
         for path in torn:
             try:
                 recovered += self._spool.salvage(path)
             except OSError as error:
+                self._left_torn = True
                 log.warning("spool_recovery_failed path=%s cause=%r", path, str(error))
         with reporting(self._spool.folder, "write"):
             self._keeper.settle()
@@ -172,6 +178,8 @@ class EdgeClient:
         """
         delivered = failures = 0
         with self._delivering:
+            if self._left_torn:
+                self.recover()
             waiting = self._spool.whole()
             names = {path.stem for path in waiting}
             self._tries = {name: count for name, count in self._tries.items() if name in names}
@@ -212,6 +220,9 @@ class EdgeClient:
                 log.warning("recording_not_closed path=%s cause=%r", recording.path, str(error))
         self.stop()
         self._spool.close()
+
+    def _stays_torn(self) -> None:
+        self._left_torn = True
 
     def _ended(self, recording: EpisodeRecording) -> bool:
         """A recording ended; whether it was still running."""
