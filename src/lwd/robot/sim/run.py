@@ -151,10 +151,7 @@ class _Run:
             snapshots=tuple(a.assignment.snapshot for a in attempts),
             seeds=np.array([a.assignment.seed for a in attempts], np.int64),
             chunk_index=np.array([a.chunk_index for a in attempts], np.int64),
-            images={
-                camera.name: [a.last.images[-1][camera.name] for a in attempts if a.last is not None]
-                for camera in self.fleet.spec.cameras
-            },
+            images={c.name: [_picture(a, c.name) for a in attempts] for c in self.fleet.spec.cameras},
         )
         chunks = np.asarray(self.act(batch), np.float32)
         expected = (len(robots), self.fleet.spec.chunk_steps, self.fleet.spec.action_dim)
@@ -224,6 +221,16 @@ def run_episodes(fleet: SimFleet, assignments: Sequence[Assignment], act: Act) -
 
 def _wants_chunk(attempt: _Attempt) -> bool:
     return attempt.last is not None and attempt.last.wants_chunk
+
+
+def _picture(attempt: _Attempt, camera: str) -> bytes:
+    """The newest picture of a camera."""
+    images = attempt.last.images if attempt.last is not None else ()
+    if not images or camera not in images[-1]:
+        raise RobotError(
+            f"{attempt.header.robot} sensed no picture of camera {camera!r}, which its policy looks through."
+        )
+    return images[-1][camera]
 
 
 def _closed(robot: int, attempt: _Attempt, report: Round, verdict: Verdict) -> EpisodeReport:
