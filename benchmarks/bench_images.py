@@ -23,7 +23,9 @@ from lwd.replay.prefetch import Prefetcher
 from lwd.spec import CameraSpec, RobotSpec, TaskSpec
 
 SIDE, BATCH, EPISODES, STEPS = 224, 32, 12, 100
-CAMERAS = tuple(CameraSpec(name=name, height=SIDE, width=SIDE) for name in ("base", "left_wrist", "right_wrist"))
+CAMERAS = tuple(
+    CameraSpec(name=name, height=SIDE, width=SIDE) for name in ("base", "left_wrist", "right_wrist")
+)
 SPEC = RobotSpec(name="bench", proprio_dim=19, action_dim=5, control_hz=30.0, chunk_steps=30, cameras=CAMERAS)
 TASK = TaskSpec(
     name="task", instruction="do the task", milestones=("done",), time_limit_steps=300, horizon="long"

@@ -89,7 +89,9 @@ def resize_with_pad(pixels: Pixels, height: int, width: int) -> Pixels:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ConfigError("Pictures of another size than the network's need Pillow: pip install pillow.") from error
+        raise ConfigError(
+            "Pictures of another size than the network's need Pillow: pip install pillow."
+        ) from error
     ratio = max(pixels.shape[0] / height, pixels.shape[1] / width)
     inner = (max(1, int(pixels.shape[0] / ratio)), max(1, int(pixels.shape[1] / ratio)))
     scaled = Image.fromarray(pixels).resize(inner[::-1], Image.Resampling.BILINEAR)

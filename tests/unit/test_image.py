@@ -47,9 +47,17 @@ def test_a_picture_survives_its_encoding() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "inner"),
     # Worked by hand: ratio = max(h / 8, w / 8); inner = floor(size / ratio); the odd row of padding goes below, right.
-    [(16, 16, (0, 8, 0, 8)), (12, 16, (1, 7, 0, 8)), (16, 10, (0, 8, 1, 6)), (4, 2, (0, 8, 2, 6)), (3, 64, (3, 4, 0, 8))],
+    [
+        (16, 16, (0, 8, 0, 8)),
+        (12, 16, (1, 7, 0, 8)),
+        (16, 10, (0, 8, 1, 6)),
+        (4, 2, (0, 8, 2, 6)),
+        (3, 64, (3, 4, 0, 8)),
+    ],
 )
-def test_resizing_keeps_proportions_and_pads_with_black(height: int, width: int, inner: tuple[int, ...]) -> None:
+def test_resizing_keeps_proportions_and_pads_with_black(
+    height: int, width: int, inner: tuple[int, ...]
+) -> None:
     top, bottom, left, right = inner
     out = image.resize_with_pad(np.full((height, width, 3), 200, np.uint8), 8, 8)
     expected = np.zeros((8, 8, 3), np.uint8)
@@ -61,7 +69,12 @@ def test_resizing_is_bilinear_and_averages_where_it_shrinks() -> None:
     ramp = np.repeat(np.arange(8, dtype=np.uint8)[None, :, None] * 32, 8, 0).repeat(3, 2)
     halved = image.resize_with_pad(ramp, 4, 4)[0, :, 0]
     # A triangle of half-width 2 about column 2i + 0.5: weights 1, 3, 3, 1 over eight; at the edges 3, 3, 1 over seven.
-    assert halved.tolist() == [round(32 * (0 * 3 + 1 * 3 + 2 * 1) / 7), 80, 144, round(32 * (7 * 3 + 6 * 3 + 5 * 1) / 7)]
+    assert halved.tolist() == [
+        round(32 * (0 * 3 + 1 * 3 + 2 * 1) / 7),
+        80,
+        144,
+        round(32 * (7 * 3 + 6 * 3 + 5 * 1) / 7),
+    ]
     assert image.resize_with_pad(ramp, 8, 8) is ramp
 
 

@@ -46,9 +46,7 @@ class AugmentConfig:
         if not 0.0 < self.crop <= 1.0:
             raise ConfigError(f"AugmentConfig.crop must be in (0, 1], got {self.crop}.")
         if not 0.0 <= self.rotate_degrees <= 180.0:
-            raise ConfigError(
-                f"AugmentConfig.rotate_degrees must be in [0, 180], got {self.rotate_degrees}."
-            )
+            raise ConfigError(f"AugmentConfig.rotate_degrees must be in [0, 180], got {self.rotate_degrees}.")
         for name in ("brightness", "contrast"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"AugmentConfig.{name} must be in [0, 1), got {getattr(self, name)}.")
@@ -78,7 +76,9 @@ def augment(
         keys = jax.random.split(jax.random.fold_in(key, index), pictures.shape[0])
         moves = not config.wrist or config.wrist not in name
 
-        def one(picture: UInt8[Array, "h w 3"], k: PRNGKeyArray, moves: bool = moves) -> UInt8[Array, "h w 3"]:
+        def one(
+            picture: UInt8[Array, "h w 3"], k: PRNGKeyArray, moves: bool = moves
+        ) -> UInt8[Array, "h w 3"]:
             k_move, k_jitter = jax.random.split(k)
             image = picture.astype(jnp.float32) / 255.0
             image = move(image, k_move, config) if moves else image
@@ -177,9 +177,7 @@ def recolour(
     return new[..., None] * (1.0 - saturation[..., None] * trapezoid)
 
 
-def _hue(
-    image: Image, value: Float[Array, "h w"], spread: Float[Array, "h w"]
-) -> Float[Array, "h w"]:
+def _hue(image: Image, value: Float[Array, "h w"], spread: Float[Array, "h w"]) -> Float[Array, "h w"]:
     """Place on the colour circle in [-1/6, 5/6]; 0 for grey."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     safe = jnp.where(spread > 0, spread, 1.0)

@@ -16,6 +16,7 @@ __all__ = ["ACTION_SLACK", "jpeg_size", "validate"]
 ACTION_SLACK = 1e-6
 """How far beyond [-1, 1] an action may be: rounding of float32, not more."""
 
+
 def validate(episode: Episode, specs: Mapping[str, RobotSpec], tasks: Mapping[str, TaskSpec]) -> None:
     """Check a decoded episode against the robots and tasks that this fleet knows.
 

@@ -7,6 +7,7 @@ leaves behind belongs to no row and is overwritten by the next episode.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import threading
@@ -172,7 +173,7 @@ class PictureStore:
         if start + sum(lengths) != len(record):
             raise self._damaged(file, "a record of another length than it says")
         ends = np.cumsum((start, *lengths)).tolist()
-        return [record[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+        return [record[begin:end] for begin, end in itertools.pairwise(ends)]
 
     def _record(self, file: int, record: int) -> bytes:
         try:
@@ -214,7 +215,5 @@ def _array_record() -> Any:
     try:
         from array_record.python import array_record_module
     except ImportError as error:
-        raise ConfigError(
-            'A replay with cameras needs array-record: pip install "lwd[cameras]".'
-        ) from error
+        raise ConfigError('A replay with cameras needs array-record: pip install "lwd[cameras]".') from error
     return array_record_module

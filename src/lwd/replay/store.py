@@ -2,7 +2,8 @@
 
 A folder holds flat step arrays (T + 1 rows per episode, so that one row number serves states and actions),
 the instructions, the episode table, and of a robot with cameras a file of pictures per episode. An append
-writes the pictures, the steps, then the instruction, then one sealed table row: whatever a crash leaves behind without its row is invisible and is overwritten by the next append.
+writes pictures, steps, instruction, then one sealed table row: whatever a crash leaves behind without its row
+is invisible and is overwritten by the next append.
 The folder is a cache: if it is lost or does not fit, it is rebuilt from the log.
 """
 

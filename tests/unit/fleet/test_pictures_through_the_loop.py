@@ -1,4 +1,4 @@
-"""Camera -> JPEG -> MCAP -> object store -> coordinator -> manifest -> replay -> batch -> policy, and what is stopped on the way."""
+"""Camera -> JPEG -> MCAP -> coordinator -> manifest -> replay -> batch -> policy, and what is stopped on the way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_from_the_camera_to_the_batch(tmp_path, console):
             replay.store.verify()
     for seen in (batch.observation, batch.next_observation):
         assert {name: p.shape for name, p in seen.images.items()} == {"eye": (2, 8, 12, 12, 3)}
-        shown = seen.images["eye"][:, :, 3:9].mean((-1, -2, -3))  # 8 x 16 becomes 6 x 12, three rows of black around
+        shown = seen.images["eye"][:, :, 3:9].mean(
+            (-1, -2, -3)
+        )  # 8 x 16 becomes 6 x 12, three rows of black around
         expected = np.vectorize(seeing_fleet.shade)(seen.proprio[..., 0])
         assert np.abs(shown - expected).max() < 3
         assert not seen.images["eye"][:, :, :3].any()

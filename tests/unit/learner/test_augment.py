@@ -29,7 +29,9 @@ def test_geometry_by_hand() -> None:
     picture = np.zeros((4, 4, 3), np.float32)
     picture[1, 2] = 1.0
     one, none = jnp.ones(2), jnp.zeros(2)
-    moved = sample(picture, jnp.array([1.0, 0.0]), one, jnp.array(0.0))  # shows what lies one row further down
+    moved = sample(
+        picture, jnp.array([1.0, 0.0]), one, jnp.array(0.0)
+    )  # shows what lies one row further down
     assert float(moved[0, 2, 0]) == 1.0
     assert float(moved.sum()) == 3.0
     half = sample(picture, jnp.array([0.0, 0.5]), one, jnp.array(0.0))
@@ -38,7 +40,9 @@ def test_geometry_by_hand() -> None:
     turned = np.asarray(sample(picture, none, one, jnp.array(jnp.pi / 2)))[..., 0]
     np.testing.assert_allclose(turned, np.rot90(picture[..., 0], -1), atol=1e-5)
     flat = np.ones((6, 6, 3), np.float32)
-    np.testing.assert_allclose(sample(flat, none, 0.5 * one, jnp.array(0.3)), 1.0, atol=1e-6)  # enlarged: no black
+    np.testing.assert_allclose(
+        sample(flat, none, 0.5 * one, jnp.array(0.3)), 1.0, atol=1e-6
+    )  # enlarged: no black
     shrunk = np.asarray(sample(flat, none, 2 * one, jnp.array(0.0)))[..., 0]
     assert shrunk[0, 0] == 0.0  # black outside
     assert shrunk[3, 3] == 1.0
@@ -78,7 +82,9 @@ def test_draws_repeat_and_differ_between_pictures() -> None:
 def test_a_learner_step_sees_augmented_pictures_under_a_key_of_its_own() -> None:
     seen = Observation(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32), {"front": PICTURES})
     number = np.zeros(3, np.float32)
-    batch = Transition(seen, np.zeros((3, 1, 1)), np.ones((3, 1)), number, number, seen, number, number, number)
+    batch = Transition(
+        seen, np.zeros((3, 1, 1)), np.ones((3, 1)), number, number, seen, number, number, number
+    )
 
     def step(state: int, batch: Transition, key: jax.Array) -> tuple[int, dict[str, jax.Array]]:
         now, then = batch.observation.images["front"], batch.next_observation.images["front"]

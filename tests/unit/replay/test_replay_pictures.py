@@ -98,7 +98,9 @@ def test_batches_are_the_same_whatever_the_threads(open_replay: Open, tmp_path: 
         for i in range(2):
             group = prefetch.next().batch
             for name in ("head", "hand"):
-                np.testing.assert_array_equal(one.observation.images[name][i], group.observation.images[name][0])
+                np.testing.assert_array_equal(
+                    one.observation.images[name][i], group.observation.images[name][0]
+                )
                 np.testing.assert_array_equal(
                     one.next_observation.images[name][i], group.next_observation.images[name][0]
                 )

@@ -40,7 +40,11 @@ draws = pytest.mark.usefixtures("can_draw")
 def test_the_arm_senses_less_and_sees_the_rest() -> None:
     told, seeing = SceneEnvironment(), SceneEnvironment(cameras=(FRONT,))
     assert told.spec is SCENE_SPEC
-    assert (seeing.spec.name, seeing.spec.proprio_dim, seeing.spec.cameras) == ("scene_pixels", SENSED, (FRONT,))
+    assert (seeing.spec.name, seeing.spec.proprio_dim, seeing.spec.cameras) == (
+        "scene_pixels",
+        SENSED,
+        (FRONT,),
+    )
     first, same = told.reset("restock", 3), seeing.reset("restock", 3)
     assert first.images == {}
     pictures = [same.images["front_pixels"]]
@@ -61,7 +65,7 @@ def test_the_arm_senses_less_and_sees_the_rest() -> None:
 
 @draws
 def test_a_camera_that_the_scene_does_not_have() -> None:
-    with pytest.raises(UnknownNameError, match="unknown camera 'fornt'. Did you mean 'front'"):
+    with pytest.raises(UnknownNameError, match=r"unknown camera 'fornt'\. Did you mean 'front'"):
         SceneEnvironment(cameras=(CameraSpec(name="fornt", height=8, width=8),))
 
 
