@@ -59,7 +59,8 @@ def decode(jpeg: bytes, height: int, width: int, out: Pixels | None = None) -> P
 
     Args:
         jpeg: as recorded.
-        height: what its camera's spec says; width: the same.
+        height: what its camera's spec says.
+        width: the same.
         out: contiguous array of that shape to decode into.
 
     Raises:

@@ -22,7 +22,7 @@ LOOP = LoopConfig(block_steps=4, checkpoint_every_blocks=250)
 
 
 def scene_pixels(seed: int = 0) -> Experiment:
-    """Eight tasks of the scene by one camera at 224; fewer demonstrations than the demo, since drawing takes most of the time."""
+    """Eight tasks of the scene by one camera at 224; fewer demonstrations than the demo, since drawing takes its time."""
     x = scene(seed)
     fleet = x.fleet
     assert isinstance(x.offline.learner, Lwd)

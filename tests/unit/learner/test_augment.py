@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from lwd.learner.augment import AugmentConfig, augment, augment_batch, recolour,
 from lwd.learner.stages import augmented
 from lwd.transition import Observation, Transition
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3)).astype(np.uint8)
+PICTURES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3)), jnp.uint8)
 NOTHING = AugmentConfig(crop=1.0, rotate_degrees=0.0, jitter_probability=0.0)
 KEY = jax.random.key(3)
 
@@ -26,8 +27,7 @@ def test_zero_strength_changes_nothing() -> None:
 
 
 def test_geometry_by_hand() -> None:
-    picture = np.zeros((4, 4, 3), np.float32)
-    picture[1, 2] = 1.0
+    picture = jnp.zeros((4, 4, 3)).at[1, 2].set(1.0)
     one, none = jnp.ones(2), jnp.zeros(2)
     moved = sample(
         picture, jnp.array([1.0, 0.0]), one, jnp.array(0.0)
@@ -39,7 +39,7 @@ def test_geometry_by_hand() -> None:
     # A quarter turn about the centre (1.5, 1.5): (row -0.5, column 0.5) from it goes to another corner of the inner square.
     turned = np.asarray(sample(picture, none, one, jnp.array(jnp.pi / 2)))[..., 0]
     np.testing.assert_allclose(turned, np.rot90(picture[..., 0], -1), atol=1e-5)
-    flat = np.ones((6, 6, 3), np.float32)
+    flat = jnp.ones((6, 6, 3))
     np.testing.assert_allclose(
         sample(flat, none, 0.5 * one, jnp.array(0.3)), 1.0, atol=1e-6
     )  # enlarged: no black
@@ -49,7 +49,7 @@ def test_geometry_by_hand() -> None:
 
 
 def test_colours_against_colorsys() -> None:
-    image = PICTURES[0].astype(np.float32) / 255
+    image = PICTURES[0].astype(jnp.float32) / 255
     brightness, contrast, hue = 0.2, -0.3, 0.07
     found = np.asarray(recolour(image, jnp.array(brightness), jnp.array(contrast), jnp.array(hue)))
     slope = np.tan((1 + contrast) * np.pi / 4)
@@ -67,16 +67,20 @@ def test_wrist_cameras_keep_their_geometry() -> None:
     config = AugmentConfig(jitter_probability=0.0)
     out = augment({"left_wrist": PICTURES, "front": PICTURES}, KEY, config)
     np.testing.assert_array_equal(out["left_wrist"], PICTURES)
-    assert (np.asarray(out["front"]) != PICTURES).mean() > 0.5
+    assert (out["front"] != PICTURES).mean() > 0.5
 
 
 def test_draws_repeat_and_differ_between_pictures() -> None:
-    same = np.repeat(PICTURES[:1], 3, 0)
+    same = jnp.repeat(PICTURES[:1], 3, 0)
     first, again = (np.asarray(augment({"front": same}, KEY, AugmentConfig())["front"]) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert (first[0] != first[1]).any()
     other = np.asarray(augment({"front": same}, jax.random.key(4), AugmentConfig())["front"])
     assert (first != other).any()
+
+
+class Count(NamedTuple):
+    step: int
 
 
 def test_a_learner_step_sees_augmented_pictures_under_a_key_of_its_own() -> None:
@@ -85,20 +89,22 @@ def test_a_learner_step_sees_augmented_pictures_under_a_key_of_its_own() -> None
     batch = Transition(
         seen, np.zeros((3, 1, 1)), np.ones((3, 1)), number, number, seen, number, number, number
     )
+    given: list[tuple[Transition, jax.Array]] = []
 
-    def step(state: int, batch: Transition, key: jax.Array) -> tuple[int, dict[str, jax.Array]]:
-        now, then = batch.observation.images["front"], batch.next_observation.images["front"]
-        return state + 1, {"now": now, "then": then, "key": jax.random.key_data(key)}
+    def step(state: Count, batch: Transition, key: jax.Array) -> tuple[Count, dict[str, jax.Array]]:
+        given.append((batch, key))
+        return Count(state.step + 1), {}
 
     assert augmented(step, None) is step
     config = AugmentConfig()
-    state, metrics = augmented(step, config)(1, batch, KEY)
+    assert augmented(step, config)(Count(1), batch, KEY) == (Count(2), {})
     k_augment, k_update = jax.random.split(KEY)
     expected = augment_batch(batch, k_augment, config)
-    assert state == 2
-    np.testing.assert_array_equal(metrics["now"], expected.observation.images["front"])
-    np.testing.assert_array_equal(metrics["key"], jax.random.key_data(k_update))
-    assert (np.asarray(metrics["now"]) != np.asarray(metrics["then"])).any()
+    ((found, key),) = given
+    now, then = found.observation.images["front"], found.next_observation.images["front"]
+    np.testing.assert_array_equal(now, expected.observation.images["front"])
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(k_update))
+    assert (now != then).any()
 
 
 @pytest.mark.parametrize(
