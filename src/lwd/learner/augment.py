@@ -64,13 +64,13 @@ def augment_batch(batch: Transition, key: PRNGKeyArray, config: AugmentConfig) -
 
 
 def augment(
-    images: Mapping[str, UInt8[Array, "B h w 3"]], key: PRNGKeyArray, config: AugmentConfig
-) -> dict[str, UInt8[Array, "B h w 3"]]:
+    images: Mapping[str, UInt8[Array, "B _ _ 3"]], key: PRNGKeyArray, config: AugmentConfig
+) -> dict[str, UInt8[Array, "B _ _ 3"]]:
     """Augmented pictures, rounded to uint8 again, so that a network sees one kind of picture in training and on the robot.
 
     A camera's draw follows from the key and its place in the sorted names.
     """
-    out: dict[str, UInt8[Array, "B h w 3"]] = {}
+    out: dict[str, UInt8[Array, "B _ _ 3"]] = {}
     for index, name in enumerate(sorted(images)):
         pictures = images[name]
         keys = jax.random.split(jax.random.fold_in(key, index), pictures.shape[0])

@@ -36,9 +36,9 @@ def test_geometry_by_hand() -> None:
     assert float(moved.sum()) == 3.0
     half = sample(picture, jnp.array([0.0, 0.5]), one, jnp.array(0.0))
     np.testing.assert_allclose(half[1, :, 0], [0.0, 0.5, 0.5, 0.0], atol=1e-6)
-    # A quarter turn about the centre (1.5, 1.5): (row -0.5, column 0.5) from it goes to another corner of the inner square.
+    # A quarter turn about the centre (1.5, 1.5): row i, column j shows row j, column 3 - i.
     turned = np.asarray(sample(picture, none, one, jnp.array(jnp.pi / 2)))[..., 0]
-    np.testing.assert_allclose(turned, np.rot90(picture[..., 0], -1), atol=1e-5)
+    np.testing.assert_allclose(turned, np.rot90(picture[..., 0], 1), atol=1e-5)
     flat = jnp.ones((6, 6, 3))
     np.testing.assert_allclose(
         sample(flat, none, 0.5 * one, jnp.array(0.3)), 1.0, atol=1e-6
