@@ -130,7 +130,7 @@ class PictureStore:
         order = np.lexsort((flat[:, 1], flat[:, 0]))
         tasks = [order[i : i + _RECORDS_PER_TASK] for i in range(0, len(order), _RECORDS_PER_TASK)]
 
-        def fill(slots: NDArray[np.int64]) -> None:
+        def fill(slots: NDArray[Any]) -> None:
             for slot in slots.tolist():
                 file, record = flat[slot].tolist()
                 jpegs = self._unpack(file, self._record(file, record))
