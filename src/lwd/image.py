@@ -124,7 +124,7 @@ def _check_header(jpeg: bytes, height: int, width: int) -> None:
 
 def _frame(jpeg: bytes) -> _Frame | None:
     """The first frame header."""
-    offset = 2
+    offset = 2 if jpeg[:2] == b"\xff\xd8" else len(jpeg)
     while offset + 9 <= len(jpeg) and jpeg[offset] == 0xFF:
         marker = jpeg[offset + 1]
         if marker in _START_OF_FRAME:

@@ -108,7 +108,7 @@ def test_a_learner_step_sees_augmented_pictures_under_a_key_of_its_own() -> None
 
 
 @pytest.mark.parametrize(
-    "bad", [{"crop": 0.0}, {"crop": 1.1}, {"rotate_degrees": -1}, {"contrast": 1.0}, {"hue": 2.0}]
+    "bad", [{"crop": 0.0}, {"crop": 1.1}, {"rotate_degrees": -1.0}, {"contrast": 1.0}, {"hue": 2.0}]
 )
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):

@@ -29,7 +29,7 @@ def claims(height: int, width: int) -> bytes:
 
 CASES = {
     "cut": (noisy()[:-60], "cannot be decoded"),
-    "no picture": (b"", "no JPEG header"),
+    "no picture": (b"\xff\xd8\xff\xd9", "no JPEG header"),
     "another size": (jpeg(12, 8), "is 12 x 8, its spec says 8 x 12"),
     "a bomb": (claims(65_535, 65_535), "is 65535 x 65535"),
     "progressive": (noisy(progressive=True), "sequential"),
