@@ -11,7 +11,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # One thread per process: two single-threaded processes beat one two-threaded process (XLA, BLAS and MuJoCo alike).
-# State observations need no renderer, so no GL library either.
+# State observations need no renderer, so no GL library either. Cameras are drawn by EGL or OSMesa whatever MUJOCO_GL says here
+# (apt-get install libegl1 libgl1-mesa-dri); their tests are skipped, with that reason, where neither is installed.
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= disabled
 export JAX_PLATFORMS ?= cpu

@@ -35,6 +35,8 @@ class FleetConfig:
             raise ConfigError("FleetConfig: deployed and demonstrated must be robots of the same tier.")
         if self.deployed.tasks != self.demonstrated.tasks:
             raise ConfigError("FleetConfig: deployed and demonstrated must name the same tasks.")
+        if self.deployed.cameras != self.demonstrated.cameras:
+            raise ConfigError("FleetConfig: deployed and demonstrated must have the same cameras.")
         if not 1 <= self.workers <= self.robots:
             raise ConfigError(
                 f"FleetConfig: need 1 <= workers <= robots, got {self.workers} and {self.robots}."
@@ -68,6 +70,7 @@ class ModelConfig:
         width, depth, heads: of the networks (`MlpConfig`).
         instruction_dim: of the embedded instruction.
         flow_steps: with which robots integrate the flow; QAM's own paths follow `QamConfig.flow_steps`.
+        image_side: networks see pictures of [side, side, 3], resized with padding; None: as recorded. The MLPs see none.
     """
 
     width: int = 256
@@ -75,6 +78,7 @@ class ModelConfig:
     heads: int = 2
     instruction_dim: int = 32
     flow_steps: int = 10
+    image_side: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

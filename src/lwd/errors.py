@@ -44,6 +44,10 @@ class EpisodeError(LwdError):
         super().__init__(f"episode {episode_id}: {reason}: {detail}")
 
 
+class PictureError(LwdError):
+    """Bytes that are no JPEG of their camera's size; the message goes on from "the picture"."""
+
+
 class StoreError(LwdError):
     """The object store, catalogue or bus refused or could not be reached."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lwd import image
 from lwd.episode import Outcome
 from lwd.errors import UnknownNameError
 
@@ -31,6 +32,20 @@ def test_robot_of_the_guide_works() -> None:
     assert sensed.proprio.shape == (robot.spec.proprio_dim,)
     with pytest.raises(UnknownNameError, match="Did you mean 'reach'"):
         robot.reset("reech", 0)
+
+
+def test_cameras_of_the_guide_work() -> None:
+    page = (DOCS / "how-to/add_cameras.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(program, "add_cameras.md", "exec"), names)
+    spec = names["spec"]
+    frames = {camera.name: np.full((480, 640, 3), 99, np.uint8) for camera in spec.cameras}
+    sensed = names["sense"](np.zeros(spec.proprio_dim), frames)
+    for camera in spec.cameras:
+        pixels = image.decode(sensed.images[camera.name], camera.height, camera.width)
+        assert np.abs(pixels[112].astype(int) - 99).max() <= 1
+        assert not pixels[:24].any(), "640 x 480 becomes 224 x 168 between bars of 28 rows"
 
 
 def test_decisions_are_numbered_without_gaps() -> None:

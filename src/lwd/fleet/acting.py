@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
 import jax
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from lwd.config import Experiment
 from lwd.errors import RobotError
 from lwd.fleet.services import encoder, fleet_description
+from lwd.image import prepare
 from lwd.learner.method import Acting, act
 from lwd.robot.sim.run import ActBatch
+from lwd.spec import CameraSpec
 from lwd.transition import Observation
 
 
@@ -23,16 +25,19 @@ def _chunks(
     policy: Acting,
     proprio: jax.Array,
     instruction: jax.Array,
+    images: dict[str, jax.Array],
     seeds: jax.Array,
     chunk_index: jax.Array,
     shape: tuple[int, int],
     flow_steps: int,
 ) -> jax.Array:
-    def one(sensed: jax.Array, text: jax.Array, seed: jax.Array, index: jax.Array) -> jax.Array:
+    def one(
+        sensed: jax.Array, text: jax.Array, seen: dict[str, jax.Array], seed: jax.Array, index: jax.Array
+    ) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), index)
-        return act(policy, Observation(sensed, text, {}), key, shape, flow_steps)
+        return act(policy, Observation(sensed, text, seen), key, shape, flow_steps)
 
-    return jax.vmap(one)(proprio, instruction, seeds, chunk_index)
+    return jax.vmap(one)(proprio, instruction, images, seeds, chunk_index)
 
 
 class PolicyDriver:
@@ -48,7 +53,10 @@ class PolicyDriver:
         chunk_shape: tuple[int, int],
         flow_steps: int,
         pad_to: int,
+        cameras: Sequence[CameraSpec] = (),
+        image_side: int | None = None,
     ) -> None:
+        self._cameras, self._side = tuple(cameras), image_side
         self._embed, self._shape, self._flow_steps, self._pad = embed, chunk_shape, flow_steps, pad_to
         self._policies: dict[int, Acting] = {}
 
@@ -66,7 +74,9 @@ class PolicyDriver:
         unknown = sorted(set(snapshots) - set(self._policies))
         if unknown:
             raise RobotError(f"snapshots {unknown} drive robots {batch.robots} but were never loaded here.")
-        return self.act(batch.proprio, batch.instructions, snapshots, batch.seeds, batch.chunk_index)
+        return self.act(
+            batch.proprio, batch.instructions, snapshots, batch.seeds, batch.chunk_index, batch.images
+        )
 
     def act(
         self,
@@ -75,8 +85,10 @@ class PolicyDriver:
         snapshots: Sequence[int],
         seeds: NDArray[np.int64],
         chunk_index: NDArray[np.int64],
+        images: Mapping[str, Sequence[bytes]] | None = None,
     ) -> NDArray[np.float32]:
-        """Chunks [B, H, A] for B robots, each under its own snapshot."""
+        """Chunks [B, H, A] for B robots, each under its own snapshot; images: per camera a JPEG of each robot."""
+        seen = self._see(images or {})
         result = np.empty((len(proprio), *self._shape), np.float32)
         embedded = np.stack([self._embed(text) for text in instructions])
         for snapshot in sorted(set(snapshots)):
@@ -87,6 +99,7 @@ class PolicyDriver:
                     self._policies[snapshot],
                     jnp.asarray(proprio[padded]),
                     jnp.asarray(embedded[padded]),
+                    {camera: jnp.asarray(pixels[padded]) for camera, pixels in seen.items()},
                     jnp.asarray(seeds[padded] & 0x7FFFFFFF, jnp.uint32),
                     jnp.asarray(chunk_index[padded], jnp.uint32),
                     self._shape,
@@ -94,6 +107,15 @@ class PolicyDriver:
                 )
                 result[part] = np.asarray(chunks)[: len(part)]
         return result
+
+    def _see(self, images: Mapping[str, Sequence[bytes]]) -> dict[str, NDArray[np.uint8]]:
+        """The pictures [B, h, w, 3] exactly as the replay makes them."""
+        return {
+            camera.name: np.stack(
+                [prepare(jpeg, camera.height, camera.width, self._side) for jpeg in images[camera.name]]
+            )
+            for camera in self._cameras
+        }
 
 
 def fleet_driver(experiment: Experiment) -> PolicyDriver:
@@ -105,4 +127,6 @@ def fleet_driver(experiment: Experiment) -> PolicyDriver:
         (spec.chunk_steps, spec.action_dim),
         experiment.model.flow_steps,
         pad_to=-(-fleet.robots // fleet.workers),
+        cameras=spec.cameras,
+        image_side=experiment.model.image_side,
     )

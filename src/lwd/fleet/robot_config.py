@@ -76,6 +76,7 @@ class RobotConfig:
                 fleet["tier"] = SIMULATED[0]  # never imports what a message names
             fleet["conditions"] = _filled(Conditions, fleet["conditions"])
             fleet["styles"] = {name: _filled(ExpertStyle, style) for name, style in fleet["styles"].items()}
+            fleet["cameras"] = tuple(CameraSpec(**camera) for camera in fleet.get("cameras", ()))
             fleet["tasks"] = None if fleet["tasks"] is None else tuple(fleet["tasks"])
             takeover = found["takeover"]
             return RobotConfig(

@@ -60,7 +60,11 @@ def open_replay(experiment: Experiment, services: Services, name: str) -> Genera
     """The learner's replay and the reader that fills it from the log."""
     spec, tasks = fleet_description(experiment)
     folder = services.folder.path / "replay" / name
-    config = ReplayConfig(gamma=experiment.gamma, takeover_fails=experiment.takeover_fails)
+    config = ReplayConfig(
+        gamma=experiment.gamma,
+        takeover_fails=experiment.takeover_fails,
+        image_side=experiment.model.image_side,
+    )
     replay = Replay(folder, spec, list(tasks.values()), encoder(experiment), config)
     try:
         yield replay, Reader(services.catalogue, services.objects, replay)

@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lwd.errors import ConfigError
+from lwd.learner.augment import AugmentConfig
 from lwd.learner.divl import Metrics
 from lwd.learner.flow import flow_matching_loss
 from lwd.learner.optimizers import OptimizerConfig, ema, make_optimizer, step
@@ -28,11 +29,13 @@ class CloneConfig:
         policy: the optimiser.
         batch: transitions per learner step.
         policy_ema_rate: of the averaged copy, which becomes the reference.
+        augment: of the pictures; None for none.
     """
 
     policy: OptimizerConfig
     batch: int = 256
     policy_ema_rate: float = 0.002
+    augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from lwd.errors import ConfigError
+from lwd.learner.augment import AugmentConfig, augment_batch
 from lwd.learner.clone import CloneConfig, CloneState, clone_update
 from lwd.learner.divl import Metrics
 from lwd.learner.state import LearnerConfig, LearnerState
@@ -57,17 +58,33 @@ Update = Callable[[State, Transition, PRNGKeyArray], tuple[State, Metrics]]
 
 def clone_stage(config: CloneConfig) -> Update[CloneState]:
     """Stage 1: flow matching on demonstrations. Paper: Algorithm 1."""
-    return eqx.Partial(clone_update, config)  # pyright: ignore
+    return augmented(eqx.Partial(clone_update, config), config.augment)  # pyright: ignore
 
 
 def critic_stage(config: LearnerConfig) -> Update[LearnerState]:
     """Stage 2a: value and critic alone, until their gradient means something (decision record 0008)."""
-    return partial(update_critic, config)
+    return augmented(partial(update_critic, config), config.augment)
 
 
 def rl_stage(config: LearnerConfig, reference: MlpPolicy) -> Update[LearnerState]:
     """Stages 2 and 3; offline and online differ in `config` and in what is drawn. Paper: Algorithm 1 (around Algorithm 2)."""
-    return eqx.Partial(update, config, reference)  # pyright: ignore
+    return augmented(eqx.Partial(update, config, reference), config.augment)  # pyright: ignore
+
+
+def augmented(one_update: Update[State], config: AugmentConfig | None) -> Update[State]:
+    """The learner step on a batch whose pictures are augmented first, on the device; the step itself where config is None."""
+    return one_update if config is None else eqx.Partial(_augmented, one_update, config)  # pyright: ignore
+
+
+def _augmented(
+    one_update: Update[State],
+    config: AugmentConfig,
+    state: State,
+    batch: Transition,
+    key: PRNGKeyArray,
+) -> tuple[State, Metrics]:
+    k_augment, k_update = jax.random.split(key)
+    return one_update(state, augment_batch(batch, k_augment, config), k_update)
 
 
 @eqx.filter_jit(donate="all-except-first")

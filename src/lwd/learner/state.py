@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Int
 
 from lwd.errors import ConfigError
+from lwd.learner.augment import AugmentConfig
 from lwd.learner.divl import DivlConfig
 from lwd.learner.optimizers import OptimizerConfig, all_leaves, make_optimizer
 from lwd.learner.qam import QamConfig
@@ -31,6 +32,7 @@ class LearnerConfig:
         policy_batch: how many of those the policy's paths start from.
         ema_rate: of the target critic (0.005 in the paper).
         policy_ema_rate: of the policy copy that is published; 1 publishes the live policy.
+        augment: of the pictures, both observations of a transition each for itself; None for none.
     """
 
     policy: OptimizerConfig
@@ -41,6 +43,7 @@ class LearnerConfig:
     policy_batch: int = 128
     ema_rate: float = 0.005
     policy_ema_rate: float = 0.005
+    augment: AugmentConfig | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.policy_batch <= self.batch:

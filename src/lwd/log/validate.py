@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from lwd.episode import Episode
-from lwd.errors import EpisodeError
+from lwd.errors import EpisodeError, PictureError
+from lwd.image import check, jpeg_size
 from lwd.spec import RobotSpec, TaskSpec
+
+__all__ = ["ACTION_SLACK", "jpeg_size", "validate"]
 
 ACTION_SLACK = 1e-6
 """How far beyond [-1, 1] an action may be: rounding of float32, not more."""
-
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def validate(episode: Episode, specs: Mapping[str, RobotSpec], tasks: Mapping[str, TaskSpec]) -> None:
@@ -21,7 +22,7 @@ def validate(episode: Episode, specs: Mapping[str, RobotSpec], tasks: Mapping[st
 
     Raises:
         EpisodeError: reason "spec" (unknown robot kind, other control rate, action out of [-1, 1]), "task" (unknown),
-            "shape" (widths, cameras, picture sizes), "times" (the clock ran backwards) or "nan".
+            "shape" (widths, cameras, pictures), "times" (the clock ran backwards) or "nan".
     """
     header = episode.header
 
@@ -81,24 +82,11 @@ def _check_cameras(episode: Episode, spec: RobotSpec) -> None:
             "shape",
             f"cameras are {found[:200]}, spec {spec.name!r} has {', '.join(sorted(expected)) or 'none'}.",
         )
-    for name, size in expected.items():
+    for name, (height, width) in expected.items():
         for index, jpeg in enumerate(episode.images[name]):
-            if jpeg_size(jpeg) != size:
+            try:
+                check(jpeg, height, width)
+            except PictureError as error:
                 raise EpisodeError(
-                    episode_id,
-                    "shape",
-                    f"picture {index} of camera {name} has (height, width) {jpeg_size(jpeg)}, expected {size}.",
-                )
-
-
-def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
-    """(height, width) in pixels from a JPEG's header, None if there is none. Reads no picture data."""
-    offset = 2
-    while offset + 9 <= len(jpeg) and jpeg[offset] == 0xFF:
-        marker = jpeg[offset + 1]
-        if marker in _START_OF_FRAME:
-            return int.from_bytes(jpeg[offset + 5 : offset + 7]), int.from_bytes(
-                jpeg[offset + 7 : offset + 9]
-            )
-        offset += 2 + max(2, int.from_bytes(jpeg[offset + 2 : offset + 4]))
-    return None
+                    episode_id, "shape", f"picture {index} of camera {name} {error}."
+                ) from error

@@ -54,20 +54,27 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
     left = (steps - start)[..., None]
     actions = np.take(columns.actions, base[..., None] + np.minimum(ahead, left - 1), axis=0)
     sentences = view.instructions[rows["instruction"][episode]]
+    then = first + window.end
+    seen, seen_then = _pictures(view, base, then)
     return Transition(
-        observation=_observe(view, base, sentences),
+        observation=Observation(np.take(columns.proprio, base, axis=0), sentences, seen),
         chunk=actions,
         valid=ahead < left,
         reward=window.reward,
         discount=window.discount,
-        next_observation=_observe(view, first + window.end, sentences),
+        next_observation=Observation(np.take(columns.proprio, then, axis=0), sentences, seen_then),
         intervention=(flags & CHUNK_HUMAN) != 0,
         exemplary=corrected | ((outcome == SUCCESS) & (takeover == NEVER)),
         task=rows["task"][episode].astype(np.int32),
     )
 
 
-def _observe(view: View, rows: NDArray[Any], sentences: NDArray[np.float32]) -> Observation:
-    """The observations at rows of the step arrays."""
-    pictures = {camera: view.pictures(camera, spans[rows]) for camera, spans in view.columns.pictures.items()}
-    return Observation(np.take(view.columns.proprio, rows, axis=0), sentences, pictures)
+def _pictures(
+    view: View, now: NDArray[Any], then: NDArray[Any]
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.uint8]]]:
+    """The pictures at two arrays of rows, decoded in one go; empty for a robot without cameras."""
+    places = next(iter(view.columns.pictures.values()), None)
+    if places is None:
+        return {}, {}
+    pixels = view.pictures(places[np.stack((now, then))])
+    return {name: both[0] for name, both in pixels.items()}, {name: both[1] for name, both in pixels.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lwd.errors import StoreError
+from lwd.replay.images import PICTURES_FORMAT
 from lwd.spec import RobotSpec, TaskSpec
 
 FORMAT = 2
@@ -36,8 +37,10 @@ def check_meta(folder: Path, spec: RobotSpec, tasks: Sequence[TaskSpec]) -> None
     """Refuse a folder of another format, robot kind or task order; note a new or longer task list."""
     path, names = folder / "meta.json", [task.name for task in tasks]
     meta: dict[str, Any] = {"format": FORMAT, "spec": json.loads(json.dumps(asdict(spec))), "tasks": names}
+    if spec.cameras:
+        meta["pictures"] = PICTURES_FORMAT
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else meta
-    same = all(found[key] == meta[key] for key in ("format", "spec"))
+    same = all(found.get(key) == meta.get(key) for key in ("format", "spec", "pictures"))
     if not same or names[: len(found["tasks"])] != found["tasks"]:
         raise StoreError(
             f"{folder} was written for format {found['format']}, robot {found['spec']} and tasks "

@@ -26,14 +26,24 @@ class ReplayConfig:
         gamma: discount per control step; the paper's 0.9999 at 30 Hz, 0.998 for the simulated fleet's short
             episodes.
         takeover_fails: whether a takeover ends the return of the policy's chunks before it as a failure.
+        image_side: pictures of a batch are [side, side, 3], resized with padding (224 for pi0.5); None: as
+            recorded.
+        decode_threads: that read and decode pictures beside the learner, None for one per core (at most 16).
+            Batches do not depend on it.
     """
 
     gamma: float = 0.998
     takeover_fails: bool = False
+    image_side: int | None = None
+    decode_threads: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:
             raise ConfigError(f"ReplayConfig: gamma must lie in (0, 1], got {self.gamma}.")
+        for name in ("image_side", "decode_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"ReplayConfig: {name} must be at least 1 or None, got {value}.")
 
 
 class Replay:
@@ -55,8 +65,8 @@ class Replay:
         embed: Embed,
         config: ReplayConfig | None = None,
     ) -> None:
-        self.store = Store(folder, spec, tasks)
         self.config = config or ReplayConfig()
+        self.store = Store(folder, spec, tasks, self.config.image_side, self.config.decode_threads)
         self._embed = embed
         self._manifest = self.store.complete_manifest
         self._vectors = np.empty((0, 0), np.float32)
@@ -111,7 +121,7 @@ class Replay:
             episodes=episodes[: int(np.searchsorted(episodes["manifest"], manifest, "right"))],
             columns=self.store.columns(),
             instructions=self._instructions(),
-            pictures=self.store.pictures,
+            pictures=self.store.all_pictures,
         )
 
     def sampler(self, view: View, mixture: Mixture, seed: int) -> Sampler:

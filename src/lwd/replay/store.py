@@ -1,8 +1,9 @@
 """The replay's arrays on disk: larger than memory, appended episode by episode, readable again after a crash.
 
 A folder holds flat step arrays (T + 1 rows per episode, so that one row number serves states and actions),
-the instructions, and the episode table. An append writes the steps, then the instruction, then one sealed
-table row: whatever a crash leaves behind without its row is invisible and is overwritten by the next append.
+the instructions, the episode table, and of a robot with cameras a file of pictures per episode. An append
+writes pictures, steps, instruction, then one sealed table row: whatever a crash leaves behind without its row
+is invisible and is overwritten by the next append.
 The folder is a cache: if it is lost or does not fit, it is rebuilt from the log.
 """
 
@@ -23,7 +24,7 @@ from lwd.replay import table
 from lwd.replay.admission import admit
 from lwd.replay.files import ArrayFile, Sentences
 from lwd.replay.folder import check_meta, folder_lock
-from lwd.replay.images import CameraFile
+from lwd.replay.images import PictureStore
 from lwd.replay.returns import chunks_to_takeover, human_chunks
 from lwd.spec import RobotSpec, TaskSpec
 
@@ -42,7 +43,8 @@ class Columns(NamedTuple):
         actions: float32 [rows, A]; row T repeats the last action.
         flags: uint8 [rows], STEP_HUMAN and CHUNK_HUMAN.
         takeover: uint16 [rows], `returns.chunks_to_takeover`.
-        pictures: per camera int64 [rows, 2], offset and length of a JPEG.
+        pictures: per camera int64 [rows, 2], file and record of its picture (`PictureStore`); the cameras of
+            a robot share their records, and so the array.
     """
 
     proprio: NDArray[np.float32]
@@ -61,12 +63,21 @@ class Store:
         spec: the robot kind, which fixes P, A, H and the cameras.
         tasks: the fleet's tasks; their order gives `Transition.task`. Tasks may be added at the end, never
             reordered.
+        image_side: pictures come out as [side, side, 3], resized with padding; None: as recorded.
+        decode_threads: that read and decode pictures, None for one per core.
 
     Raises:
         StoreError: the folder belongs to another spec, task list or process, or is damaged.
     """
 
-    def __init__(self, folder: Path | str, spec: RobotSpec, tasks: Sequence[TaskSpec]) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        spec: RobotSpec,
+        tasks: Sequence[TaskSpec],
+        image_side: int | None = None,
+        decode_threads: int | None = None,
+    ) -> None:
         self.folder, self.spec, self.tasks = Path(folder), spec, tuple(tasks)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = folder_lock(self.folder)
@@ -77,7 +88,11 @@ class Store:
             self._actions = ArrayFile(self.folder / "actions.f32", "<f4", (spec.action_dim,))
             self._flags = ArrayFile(self.folder / "flags.u8", "u1")
             self._takeover = ArrayFile(self.folder / "takeover.u16", "<u2")
-            self._cameras = {camera.name: CameraFile(self.folder, camera) for camera in spec.cameras}
+            self._pictures: PictureStore | None = None
+            if spec.cameras:
+                self._places = ArrayFile(self.folder / "pictures.i64", "<i8", (2,))
+                folder = self.folder / "pictures"
+                self._pictures = PictureStore(folder, spec.cameras, image_side, decode_threads)
             self._sentences = Sentences(self.folder / "instructions.jsonl")
             self._task_index = {task.name: index for index, task in enumerate(self.tasks)}
             self._load()
@@ -138,8 +153,10 @@ class Store:
         pictures = admit(episode, self.spec, self._task_index)
         first = self.rows
         crc = self._write_steps(first, episode)
-        for name, camera in self._cameras.items():
-            camera.write(first, pictures[name])
+        if self._pictures is not None:
+            self._pictures.write(self._count, pictures)
+            records = np.arange(episode.steps + 1)
+            self._places.write(first, np.stack([np.full_like(records, self._count), records], axis=1))
         row = np.zeros(1, table.ROW)
         row["first"], row["number"], row["manifest"], row["steps"] = first, number, manifest, episode.steps
         row["instruction"] = self._sentences.index(episode.header.instruction)
@@ -168,23 +185,32 @@ class Store:
     def columns(self) -> Columns:
         """Maps of all step arrays as of now."""
         rows = self.rows
+        places = None if self._pictures is None else self._places.map(rows)
         return Columns(
             self._proprio.map(rows),
             self._actions.map(rows),
             self._flags.map(rows),
             self._takeover.map(rows),
-            {name: camera.spans.map(rows) for name, camera in self._cameras.items()},
+            {} if places is None else {camera.name: places for camera in self.spec.cameras},
         )
 
-    def pictures(self, camera: str, spans: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Decode the pictures at spans [..., 2] of `Columns.pictures`; uint8 [..., h, w, 3]."""
-        return self._cameras[camera].read(spans)
+    def pictures(self, camera: str, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Decode one camera's pictures at places [..., 2] of `Columns.pictures`; uint8 [..., h, w, 3]."""
+        assert self._pictures is not None
+        return self._pictures.read(places, [camera])[camera]
+
+    def all_pictures(self, places: NDArray[np.int64]) -> dict[str, NDArray[np.uint8]]:
+        """Decode all cameras' pictures at places [..., 2]; uint8 [..., h, w, 3] per camera, empty without cameras."""
+        return {} if self._pictures is None else self._pictures.read(places)
 
     def verify(self, last: int | None = None) -> None:
-        """Compare the step arrays of the last `last` episodes (default: all) with their checksums; StoreError
-        if any differs.
+        """Compare the step arrays and pictures of the last `last` episodes (default: all) with their checksums;
+        StoreError if any differs.
         """
         for row in self.episodes[-last:] if last else self.episodes:
+            if self._pictures is not None:
+                file = int(np.searchsorted(self.episodes["first"], row["first"]))
+                self._pictures.verify(file, int(row["steps"]) + 1)
             if not self._intact(row):
                 raise StoreError(
                     f"{self.folder}: episode {row['episode_id'].decode()} is damaged on disk. Delete the "
@@ -194,7 +220,7 @@ class Store:
     def flush(self) -> None:
         """Force everything to the disk, the table last; only a power failure needs it."""
         for file in (
-            *self._cameras.values(),
+            *(() if self._pictures is None else (self._places,)),  # the pictures were synced as they came
             self._proprio,
             self._actions,
             self._flags,
@@ -205,11 +231,9 @@ class Store:
 
     def close(self) -> None:
         """Close all files and release the folder; maps that were handed out stay valid, pictures do not."""
-        for name in ("_proprio", "_actions", "_flags", "_takeover", "_table_file"):
-            if name in self.__dict__:
+        for name in ("_pictures", "_places", "_proprio", "_actions", "_flags", "_takeover", "_table_file"):
+            if self.__dict__.get(name) is not None:
                 self.__dict__[name].close()
-        for camera in self.__dict__.get("_cameras", {}).values():
-            camera.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -236,7 +260,9 @@ class Store:
         """
         self._table = table.read(self.folder / "episodes.table")
         self._count = len(self._table)
-        while self._count and not self._intact(self._table[self._count - 1]):
+        while self._count and not (
+            self._intact(self._table[self._count - 1]) and self._has_pictures(self._count - 1)
+        ):
             self._count -= 1
         self._ids = {row.decode() for row in self._table["episode_id"][: self._count].tolist()}
 
@@ -247,6 +273,14 @@ class Store:
         if any(file.rows < stop for file in files) or int(row["instruction"]) >= len(self._sentences.items):
             return False
         return _crc(*(file.map(stop)[first:] for file in files)) == int(row["data_crc"])
+
+    def _has_pictures(self, index: int) -> bool:
+        """Whether an episode's pictures, if the robot has cameras, are there in full number."""
+        if self._pictures is None:
+            return True
+        stop = int(self._table[index]["first"]) + int(self._table[index]["steps"]) + 1
+        records = int(self._table[index]["steps"]) + 1
+        return self._places.rows >= stop and self._pictures.records(index) == records
 
     def _remember(self, row: Any) -> None:
         """Enter a sealed row into the table in memory, which doubles when full; older slices of it stay as

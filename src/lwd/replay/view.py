@@ -31,7 +31,8 @@ class View:
         episodes: rows of `table.ROW`.
         columns: the step arrays.
         instructions: float32 [I, E], the embedded sentences that the table's `instruction` points into.
-        pictures: decodes the pictures of a camera at spans [..., 2] to uint8 [..., h, w, 3].
+        pictures: decodes the pictures at places [..., 2] of `Columns.pictures`, to uint8 [..., h, w, 3] per
+            camera.
     """
 
     manifest: int
@@ -42,7 +43,7 @@ class View:
     episodes: Table
     columns: Columns
     instructions: NDArray[np.float32]
-    pictures: Callable[[str, NDArray[np.int64]], NDArray[np.uint8]]
+    pictures: Callable[[NDArray[np.int64]], dict[str, NDArray[np.uint8]]]
 
     @property
     def steps(self) -> int:

@@ -10,11 +10,11 @@ from lwd.spec import RobotSpec, TaskSpec
 def describe(fleet: FleetSpec) -> tuple[RobotSpec, dict[str, TaskSpec]]:
     """The RobotSpec and the tasks by name, with this fleet's time limits. Builds a simulator only for a tier of your own."""
     if fleet.tier == "scene":
-        from lwd.robot.sim.scene import SCENE_SPEC
+        from lwd.robot.sim.scene import scene_spec
         from lwd.robot.sim.scene_tasks import SCENE_TASKS
 
         tasks = {name: task.spec for name, task in SCENE_TASKS.items()}
-        return SCENE_SPEC, fleet.chosen(with_time_limits(tasks, fleet.time_limits))
+        return scene_spec(fleet.cameras), fleet.chosen(with_time_limits(tasks, fleet.time_limits))
     if fleet.tier == "metaworld":
         from lwd.robot.sim.metaworld_tasks import METAWORLD_SPEC, METAWORLD_TASKS
 

@@ -11,7 +11,7 @@ from lwd.robot.environment import Environment
 from lwd.robot.operator import Operator
 from lwd.robot.sim.scene_conditions import STOCK, Conditions
 from lwd.robot.sim.style import EXPERT, HUMANLIKE, ExpertStyle
-from lwd.spec import TaskSpec
+from lwd.spec import CameraSpec, TaskSpec
 
 
 def _styles() -> dict[str, ExpertStyle]:
@@ -29,6 +29,7 @@ class FleetSpec:
         time_limits: control steps per task in place of the defaults.
         styles: the scripted experts by name, for `Assignment.operator`; "play" is always there in the scene.
         tasks: only these of the tier's tasks, None for all of them.
+        cameras: what each robot sees (scene, and tiers of your own); empty for the state tasks.
     """
 
     tier: str = "scene"
@@ -36,10 +37,13 @@ class FleetSpec:
     time_limits: Mapping[str, int] = field(default_factory=dict[str, int])
     styles: Mapping[str, ExpertStyle] = field(default_factory=_styles)
     tasks: tuple[str, ...] | None = None
+    cameras: tuple[CameraSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tasks is not None and not self.tasks:
             raise ConfigError("FleetSpec.tasks must name at least one task, or be None for all of them.")
+        if self.cameras and self.tier == "metaworld":
+            raise ConfigError("FleetSpec: the metaworld tier has no cameras; use the scene.")
 
     def chosen(self, tasks: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
         """Those of the tier's tasks that this fleet is asked for, in the tier's order.
@@ -80,7 +84,7 @@ class FleetSpec:
         from lwd.robot.sim.scene import SceneEnvironment
         from lwd.robot.sim.scene_expert import PlayOperator, SceneOperator
 
-        robot = SceneEnvironment(self.conditions, self.time_limits)
+        robot = SceneEnvironment(self.conditions, self.time_limits, self.cameras)
         operators: dict[str, Operator] = {"play": PlayOperator(robot)}
         for name, style in self.styles.items():
             operators[name] = SceneOperator(robot, style, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ class ActBatch:
         snapshots: the policy snapshot that drives each episode.
         seeds: int64 [B], of the episodes; chunk_index: int64 [B], rounds since the episode began. Noise that follows
             from these two alone makes an episode independent of what it is batched with.
+        images: per camera the newest JPEG of each robot; empty in state tasks.
     """
 
     robots: tuple[int, ...]
@@ -38,6 +39,7 @@ class ActBatch:
     snapshots: tuple[int | None, ...]
     seeds: NDArray[np.int64]
     chunk_index: NDArray[np.int64]
+    images: Mapping[str, Sequence[bytes]] = field(default_factory=dict[str, Sequence[bytes]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,7 @@ class _Run:
             snapshots=tuple(a.assignment.snapshot for a in attempts),
             seeds=np.array([a.assignment.seed for a in attempts], np.int64),
             chunk_index=np.array([a.chunk_index for a in attempts], np.int64),
+            images={c.name: [_picture(a, c.name) for a in attempts] for c in self.fleet.spec.cameras},
         )
         chunks = np.asarray(self.act(batch), np.float32)
         expected = (len(robots), self.fleet.spec.chunk_steps, self.fleet.spec.action_dim)
@@ -218,6 +221,16 @@ def run_episodes(fleet: SimFleet, assignments: Sequence[Assignment], act: Act) -
 
 def _wants_chunk(attempt: _Attempt) -> bool:
     return attempt.last is not None and attempt.last.wants_chunk
+
+
+def _picture(attempt: _Attempt, camera: str) -> bytes:
+    """The newest picture of a camera."""
+    images = attempt.last.images if attempt.last is not None else ()
+    if not images or camera not in images[-1]:
+        raise RobotError(
+            f"{attempt.header.robot} sensed no picture of camera {camera!r}, which its policy looks through."
+        )
+    return images[-1][camera]
 
 
 def _closed(robot: int, attempt: _Attempt, report: Round, verdict: Verdict) -> EpisodeReport:

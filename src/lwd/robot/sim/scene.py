@@ -26,11 +26,14 @@ from lwd.robot.sim.scene_model import (
     yaw_of,
 )
 from lwd.robot.sim.scene_tasks import SCENE_TASKS, SceneGoal, SceneState, SceneTask, with_time_limits
-from lwd.spec import RobotSpec, TaskSpec
+from lwd.spec import CameraSpec, RobotSpec, TaskSpec
 
 SCENE_SPEC = RobotSpec(name="scene", proprio_dim=40, action_dim=5, control_hz=20.0, chunk_steps=5)
 """Proprio: joints 6 + 6, gripper xyz, cos and sin yaw, opening, contact, cube 9, buttons 2 x 4, drawer 2, window 2.
 Action: dx, dy, dz (5 cm), dyaw (0.3 rad), gripper (+1 closes), each relative and in [-1, 1]."""
+
+SENSED = 19
+"""How many of them, from the front, a real arm senses by itself: all but the objects."""
 
 _ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.3, 1.0])
 _WORKSPACE_LOW, _WORKSPACE_HIGH = np.array([0.25, -0.35, 0.02]), np.array([0.6, 0.35, 0.35])
@@ -38,6 +41,13 @@ _CENTRE = np.array([0.425, 0.0, 0.0])
 _DOWN_INVERSE = (GRIPPER_DOWN[0], -GRIPPER_DOWN[1], -GRIPPER_DOWN[2], -GRIPPER_DOWN[3])
 _PRESSED_AT = -0.02
 _RESET_STREAM, _RESCUE_STREAM = 1, 2
+
+
+def scene_spec(cameras: tuple[CameraSpec, ...] = ()) -> RobotSpec:
+    """The arm without cameras, which is told the objects' state, or with cameras, which has to see it."""
+    if not cameras:
+        return SCENE_SPEC
+    return replace(SCENE_SPEC, name="scene_pixels", proprio_dim=SENSED, cameras=cameras)
 
 
 class SceneEnvironment:
@@ -49,10 +59,16 @@ class SceneEnvironment:
     Args:
         conditions: where episodes begin.
         time_limits: control steps per task, in place of the defaults.
+        cameras: what it sees besides ("front_pixels" or "front", at any size); it is then a "scene_pixels" robot.
     """
 
-    def __init__(self, conditions: Conditions = STOCK, time_limits: Mapping[str, int] | None = None) -> None:
-        self._conditions = conditions
+    def __init__(
+        self,
+        conditions: Conditions = STOCK,
+        time_limits: Mapping[str, int] | None = None,
+        cameras: tuple[CameraSpec, ...] = (),
+    ) -> None:
+        self._conditions, self._spec = conditions, scene_spec(cameras)
         self._tasks = with_time_limits({n: t.spec for n, t in SCENE_TASKS.items()}, time_limits)
         self._shared: SceneModel = scene_model()
         self._data: Any = mujoco.MjData(self._shared.model)
@@ -64,6 +80,7 @@ class SceneEnvironment:
         self._site_turns: NDArray[np.float64] = self._data.site_xmat
         self._pad_force: NDArray[np.float64] = self._data.cfrc_ext[self._shared.pad_body]
         self._ob = np.zeros(SCENE_SPEC.proprio_dim)
+        self._cameras = _cameras(self._shared, cameras) if cameras else None
         self._buttons = (0, 0)
         self._button_heights = (0.0, 0.0)
         self._yaw = np.float64(0.0)
@@ -72,7 +89,7 @@ class SceneEnvironment:
     @property
     def spec(self) -> RobotSpec:
         """The kind of robot."""
-        return SCENE_SPEC
+        return self._spec
 
     @property
     def tasks(self) -> Mapping[str, TaskSpec]:
@@ -246,4 +263,13 @@ class SceneEnvironment:
         self._done = self._done or self._goal.reached(self._state)
 
     def _sensed(self) -> Sensed:
-        return Sensed(self._ob.astype(np.float32))
+        if self._cameras is None:
+            return Sensed(self._ob.astype(np.float32))
+        return Sensed(self._ob[:SENSED].astype(np.float32), self._cameras.jpegs(self._data))
+
+
+def _cameras(shared: SceneModel, cameras: tuple[CameraSpec, ...]) -> Any:
+    """The `Cameras` of this process; imported here, since a robot without cameras needs no GL library."""
+    from lwd.robot.sim.rendering import cameras_of
+
+    return cameras_of(shared, cameras)
