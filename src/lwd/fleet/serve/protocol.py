@@ -109,7 +109,7 @@ def _array(found: Mapping[Any, Any]) -> NDArray[Any]:
     if count * dtype.itemsize != len(data):
         raise FrameError(f"an array of shape {sizes} and dtype {dtype.str} came with {len(data)} bytes.")
     if not data:
-        return np.empty(sizes, dtype)
+        return np.empty(sizes, dtype.newbyteorder("="))
     if dtype.kind == "b":  # any byte but 0 would be a boolean that is equal to neither
         flags: NDArray[Any] = np.frombuffer(data, np.uint8) != 0
         return flags.reshape(sizes)
