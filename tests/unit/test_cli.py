@@ -20,6 +20,7 @@ OPTIONS = {
     "train sft": ["--recipe", "--seed", "--out"],
     "train offline": ["--recipe", "--seed", "--out"],
     "fleet up": ["--recipe", "--seed", "--out"],
+    "serve": ["--out", "--credential", "--host", "--port", "--token-file", "--new-token", "--room"],
     "evaluate": ["--recipe", "--seed", "--out", "--json", "sft", "offline", "online"],
     "report": ["--out"],
     "log ls": ["--out", "--json", "--task", "--source", "--limit", "--quarantine"],
