@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import Client, MarkedRunner, frame, serving, until
+from serving import KEYS, SPEC, Client, MarkedRunner, frame, serving, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lwd.errors import ConfigError
@@ -332,7 +332,7 @@ def test_there_is_room_for_so_many():
 
 def test_a_taken_port_is_said():
     with serving() as s, pytest.raises(ConfigError, match="cannot listen"):
-        PolicyServer(s.held, s.runner, None, None, ServerSettings(port=s.server.port), None, Telemetry({}))
+        PolicyServer(s.held, s.runner, SPEC, KEYS, ServerSettings(port=s.server.port), None, Telemetry({}))
 
 
 def test_tls(tmp_path):

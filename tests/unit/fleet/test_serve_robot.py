@@ -5,6 +5,7 @@ snapshots in one episode, whatever dies.
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ from lwd.fleet.serve.tokens import TokenFile, new_token
 from lwd.fleet.service import ServiceContext
 from lwd.fleet.services import encoder
 from lwd.fleet.telemetry import Telemetry
+from lwd.log.writer import EdgeClient
 from lwd.models.mlp import MlpPolicy, Normalizer
 from lwd.robot.memory import MemoryRecorder
 
@@ -150,15 +152,15 @@ def test_options_that_cannot_work():
 # ---- a robot of the server -------------------------------------------------------------------------------
 
 
-class Recorder(MemoryRecorder):
-    """Keeps the headers of all episodes, and which were given up."""
+class Recorder(EdgeClient):
+    """In place of the delivery: keeps episodes in memory, the headers of all, and which were given up."""
 
     def __init__(self):
-        super().__init__()
-        self.headers, self.given_up = [], []
+        self._memory = MemoryRecorder()
+        self.episodes, self.headers, self.given_up = self._memory.episodes, [], []
 
     def begin(self, header):
-        recording = super().begin(header)
+        recording = self._memory.begin(header)
         self.headers.append(header)
 
         def abort():
@@ -193,7 +195,7 @@ def robot_at(url, pace=4.0, **options):
         source,
         toy_fleet.Line(),
         {},
-        RobotOptions(folder=None, pace=pace),
+        RobotOptions(folder=Path("unused"), pace=pace),
     )
     thread = threading.Thread(target=robot.run)
     thread.start()
@@ -215,7 +217,7 @@ def check_pure(recorder):
 
 
 def test_a_robot_works_under_the_servers_newest_snapshot():
-    with serving([1]) as s, robot_at(s.url, pace=0) as (context, recorder):
+    with serving([1]) as s, robot_at(s.url, pace=0.0) as (context, recorder):
         until(lambda: len(recorder.episodes) >= 2)
         s.held.add(2, None)
         until(lambda: recorder.episodes[-1].header.snapshot == 2)

@@ -111,16 +111,18 @@ class Batcher:
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        with ThreadPoolExecutor(1, "lwd-policy-call") as thread:
-            try:
-                while True:
-                    await self._collect()
-                    batch = self._take()
-                    if batch:
-                        await self._compute(thread, batch)
-            finally:
-                for one in self._waiting:
-                    one.answer.cancel()
+        thread = ThreadPoolExecutor(1, "lwd-policy-call")
+        batch: list[_Waiting] = []
+        try:
+            while True:
+                await self._collect()
+                batch = self._take()
+                if batch:
+                    await self._compute(thread, batch)
+        finally:
+            for one in (*batch, *self._waiting):
+                one.answer.cancel()
+            thread.shutdown(wait=False)  # a call that hangs must not keep the loop from closing connections
 
     async def _collect(self) -> None:
         """Wait for the first request, then for others as long as it is worth while."""
@@ -158,40 +160,40 @@ class Batcher:
         rows = [one.row for one in batch]
         try:
             chunks = await asyncio.get_running_loop().run_in_executor(thread, self._chunks, rows)
-            if len(chunks) != len(rows):
-                raise PolicyFailedError(f"{len(chunks)} chunks for {len(rows)} rows")
+            seconds = time.monotonic() - began
+            self._note(len(rows), seconds)
+            for one, chunk in zip(batch, chunks, strict=True):
+                self._answer(one, chunk, began, seconds, len(rows))
         except Exception as error:  # whatever a policy raises, the next batch is computed
             log.exception("policy_call_failed rows=%d", len(batch))
-            self._telemetry.count("serve_failed_total", len(batch))
-            cause = PolicyFailedError(f"the policy's call failed: {type(error).__name__}: {error!s:.300}")
+            self._telemetry.count("serve_failed_total", float(len(batch)))
+            text = f"the policy's call failed: {type(error).__name__}: {error!s:.300}"
             for one in batch:
                 if not one.answer.done():
-                    one.answer.set_exception(cause)
-            return
-        seconds = time.monotonic() - began
-        self._note(len(batch), seconds)
-        for one, chunk in zip(batch, chunks, strict=True):
-            if one.answer.done():
-                self._telemetry.count("serve_dropped_total")
-            elif np.isfinite(chunk).all():
-                one.answer.set_result(Answer(chunk, began - one.since, seconds, len(batch)))
-            else:
-                self._telemetry.count("serve_failed_total")
-                one.answer.set_exception(
-                    PolicyFailedError(
-                        f"snapshot {one.row.snapshot} gave a chunk that is not finite; not sent."
-                    )
-                )
+                    one.answer.set_exception(PolicyFailedError(text))
+
+    def _answer(
+        self, one: _Waiting, chunk: NDArray[np.float32], began: float, seconds: float, rows: int
+    ) -> None:
+        if one.answer.done():
+            self._telemetry.count("serve_dropped_total")
+        elif np.isfinite(chunk).all():
+            one.answer.set_result(Answer(chunk, began - one.since, seconds, rows))
+        else:
+            self._telemetry.count("serve_failed_total")
+            one.answer.set_exception(
+                PolicyFailedError(f"snapshot {one.row.snapshot} gave a chunk that is not finite; not sent.")
+            )
 
     def _note(self, rows: int, seconds: float) -> None:
         self._telemetry.observe("serve_compute_seconds", [seconds])
         self._telemetry.count("serve_batches_total")
-        self._telemetry.count("serve_rows_total", rows)
+        self._telemetry.count("serve_rows_total", float(rows))
         self._batches[rows] = self._batches.get(rows, 0) + 1
-        self._telemetry.gauge("serve_batches_of_size", self._batches[rows], rows=str(rows))
+        self._telemetry.gauge("serve_batches_of_size", float(self._batches[rows]), rows=str(rows))
 
     def _forget_cancelled(self) -> None:
         if any(one.answer.done() for one in self._waiting):
             left = [one for one in self._waiting if not one.answer.done()]
-            self._telemetry.count("serve_dropped_total", len(self._waiting) - len(left))
+            self._telemetry.count("serve_dropped_total", float(len(self._waiting) - len(left)))
             self._waiting = deque(left)

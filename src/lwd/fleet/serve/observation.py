@@ -136,10 +136,10 @@ def seen(message: Mapping[str, Any], spec: RobotSpec, keys: ObservationKeys) -> 
 def _state(message: Mapping[str, Any], key: str) -> NDArray[np.float32]:
     value = _value(message, key)
     if isinstance(value, int | float | list):
-        try:
-            value = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
-            value = None
+        items: list[Any] = value if isinstance(value, list) else [value]
+        # msgpack's whole numbers have at most 64 bits, so each is a float too.
+        plain = all(isinstance(item, int | float) for item in items)
+        value = np.array(items, np.float64) if plain else None
     if not isinstance(value, np.ndarray) or value.ndim > 1:
         shape = getattr(cast(Any, value), "shape", type(value).__name__)
         raise ObservationError(f"key {key!r} must be a vector of numbers, got {shape}.")

@@ -237,7 +237,7 @@ class PolicyServer:
             asked = asyncio.ensure_future(self._batcher.ask(row))
             try:
                 await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not asked.done():
+                if not asked.done() or asked.cancelled():  # it went away, or this server is closing
                     return None
                 answer = asked.result()
             finally:
