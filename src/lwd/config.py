@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lwd.errors import ConfigError
+from lwd.fleet.serve.observation import ObservationKeys
 from lwd.learner.clone import CloneConfig
 from lwd.learner.method import Method
 from lwd.learner.stages import LoopConfig
@@ -176,6 +177,7 @@ class Experiment:
         takeover_fails: whether an operator's takeover counts as the policy's failure (decision record 0022); the paper
             bootstraps from the state that the human takes over in.
         seed: of everything random.
+        serve: the keys under which clients of `lwd serve` send observations.
     """
 
     name: str
@@ -189,3 +191,4 @@ class Experiment:
     gamma: float = 0.998
     takeover_fails: bool = False
     seed: int = 0
+    serve: ObservationKeys = field(default_factory=ObservationKeys)

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "coordinator": services.CoordinatorCommand,
     "learner": services.LearnerCommand,
     "evaluator": services.EvaluatorCommand,
+    "serve": services.ServeCommand,
     "robot join": services.RobotJoin,
     "site-cache": upkeep.SiteCacheCommand,
     "evaluate": stages.Evaluate,

@@ -121,7 +121,7 @@ class FleetInvite:
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    role: Literal["robot", "coordinator", "learner", "evaluator", "operator"] = "robot"
+    role: Literal["robot", "coordinator", "learner", "evaluator", "server", "operator"] = "robot"
     spec: str = "scene"
     file: Path | None = None
     replace: bool = False

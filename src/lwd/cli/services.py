@@ -19,6 +19,9 @@ from lwd.errors import ConfigError
 if TYPE_CHECKING:
     from lwd.config import Experiment
     from lwd.fleet.folder import RunFolder
+    from lwd.fleet.serve.batcher import BatchSettings
+    from lwd.fleet.serve.client import RemoteOptions
+    from lwd.fleet.serve.server import ServerSettings
     from lwd.fleet.service import ServiceContext
 
 
@@ -104,6 +107,58 @@ class EvaluatorCommand(Service):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeCommand(Service):
+    """A policy server: answers robots over openpi's websocket protocol with the fleet's newest policy.
+
+    Without --bus and --credential it follows the snapshots of the run folder alone.
+
+    Attributes:
+        host, port: where it listens; another host than this one needs --token-file.
+        token_file: who may ask, one "NAME TOKEN" per line, mode 0600.
+        new_token: only add a token for this name to --token-file, and print the line for its owner.
+        tls_certificate, tls_key: PEM files; clients then use wss://.
+        snapshot: serve this one and no other.
+        max_batch: most requests of one policy call.
+        collect_ms: longest time that a request waits for others while the policy is idle.
+        room: most snapshots in memory at once.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: Path | None = None
+    new_token: str | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    snapshot: int | None = None
+    max_batch: int = 16
+    collect_ms: float = 3.0
+    room: int = 4
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.serve.tokens import new_token
+
+        if self.new_token is not None:
+            if self.token_file is None:
+                raise ConfigError("--new-token needs --token-file, the file to add it to.")
+            print(f"{self.new_token} {new_token(self.token_file, self.new_token)}")
+            return
+        from lwd.fleet.serve.batcher import BatchSettings
+        from lwd.fleet.serve.service import ServeOptions, run_serve
+
+        options = ServeOptions(
+            server=_server_settings(
+                self, BatchSettings(max_batch=self.max_batch, collect_s=self.collect_ms / 1000)
+            ),
+            tokens=self.token_file,
+            snapshot=self.snapshot,
+            room=self.room,
+        )
+        with _serving(self, "server", alone=True) as (context, run_folder):
+            run_serve(context, _experiment(self), run_folder, options)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RobotJoin:
     """Take part in a fleet: all that a robot's computer runs. Outbound connections only; no JAX, no bucket key.
 
@@ -119,6 +174,9 @@ class RobotJoin:
         spool: bytes that undelivered episodes may take, such as 20G; without it as much as the disk holds. Autonomous successes
             go first, failures and interventions last, and what goes is counted and reported.
         metrics_port: Prometheus port, 0 for none.
+        policy_server: ws://host:port or wss://host:port of an lwd serve that drives in place of a policy on this computer.
+        token_file: this robot's token for it, mode 0600.
+        policy_ca_file: certificates of the policy server's authority, where it is not a public one.
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
@@ -130,6 +188,9 @@ class RobotJoin:
     site_cache: str | None = None
     spool: str | None = None
     metrics_port: int = 0
+    policy_server: str | None = None
+    token_file: Path | None = None
+    policy_ca_file: str | None = None
 
     def run(self) -> None:
         """Run it."""
@@ -152,6 +213,7 @@ class RobotJoin:
             ca_file=self.ca_file,
             site_cache=self.site_cache,
             spool_bytes=None if self.spool is None else parse_bytes(self.spool),
+            remote=self._remote(),
         )
         context = ServiceContext(credential.name, "robot")
         stop_with_parent(context.stopping)
@@ -160,17 +222,44 @@ class RobotJoin:
         with context.signals():
             run_robot(context, credential, options)
 
+    def _remote(self) -> RemoteOptions | None:
+        from lwd.fleet.serve.client import RemoteOptions
+        from lwd.fleet.serve.tokens import load_token
+
+        if self.policy_server is None:
+            return None
+        token = None if self.token_file is None else load_token(self.token_file)
+        return RemoteOptions(url=self.policy_server, token=token, ca_file=self.policy_ca_file)
+
+
+def _server_settings(options: ServeCommand, batch: BatchSettings) -> ServerSettings:
+    try:
+        from lwd.fleet.serve.server import ServerSettings
+    except ImportError as error:
+        raise ConfigError(
+            f"lwd serve needs websockets and msgpack: pip install 'lwd[fleet]' ({error})."
+        ) from error
+    return ServerSettings(
+        host=options.host,
+        port=options.port,
+        certificate=options.tls_certificate,
+        key=options.tls_key,
+        batch=batch,
+    )
+
 
 @contextmanager
-def _serving(options: Service, role: str) -> Generator[tuple[ServiceContext, RunFolder]]:
-    """What every service does around its work: folder, signals, status, metrics."""
+def _serving(
+    options: Service, role: str, *, alone: bool = False
+) -> Generator[tuple[ServiceContext, RunFolder]]:
+    """What every service does around its work: folder, signals, status, metrics. `alone`: it can do without a broker."""
     from lwd.fleet.credential import load_credential
     from lwd.fleet.folder import RunFolder
     from lwd.fleet.reporting import reporting
     from lwd.fleet.service import ServiceContext
     from lwd.fleet.supervisor import stop_with_parent
 
-    if options.bus is None and options.credential is None:
+    if options.bus is None and options.credential is None and not alone:
         raise ConfigError(
             f"lwd {role} needs --credential FILE (from lwd fleet invite) or --bus nats://host:port."
         )

@@ -126,6 +126,9 @@ def permissions(member: Member) -> dict[str, Any]:
     elif member.role == "learner":
         publish = [f"{api}.STREAM.CREATE.{SNAPSHOT_STREAM}", SNAPSHOT_GET, SNAPSHOT_SUBJECT, *own]
         subscribe = [inbox, SNAPSHOT_SUBJECT]
+    elif member.role == "server":
+        publish = [*own, SNAPSHOT_GET]
+        subscribe = [inbox, SNAPSHOT_SUBJECT]
     else:
         publish = [f"{api}.STREAM.INFO.*", f"{api}.CONSUMER.INFO.*.*", f"{api}.INFO", SNAPSHOT_GET, *own]
         subscribe = [inbox, "status.>", SNAPSHOT_SUBJECT]

@@ -24,12 +24,14 @@ from lwd.episode import EpisodeHeader, Source
 from lwd.errors import ConfigError, LwdError
 from lwd.fleet.credential import Credential
 from lwd.fleet.robot_config import RobotConfig
-from lwd.fleet.robot_policy import Loaded, PolicyFollower, SnapshotCache
+from lwd.fleet.robot_policy import Driving, PolicyFollower, PolicySource, SnapshotCache, View
+from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.service import ServiceContext
 from lwd.instruction import InstructionEncoder
 from lwd.log.calls import CallRefusedError, NatsCalls
 from lwd.log.granted_objects import GrantedObjects
 from lwd.log.nats_bus import NatsBus
+from lwd.log.nats_link import NatsLink
 from lwd.log.signals import NatsSignals
 from lwd.log.status import status_message
 from lwd.log.writer import EdgeClient
@@ -62,6 +64,7 @@ class RobotOptions:
         ca_file: certificates of the object store's authority, where it is not a public one.
         site_cache: URL of the site's snapshot cache, None without one.
         spool_bytes: budget of the spool; None for as much as the disk holds.
+        remote: a policy server that drives in place of a policy on this computer.
     """
 
     folder: Path
@@ -71,6 +74,7 @@ class RobotOptions:
     ca_file: str | None = None
     site_cache: str | None = None
     spool_bytes: int | None = None
+    remote: RemoteOptions | None = None
 
 
 def run_robot(context: ServiceContext, credential: Credential, options: RobotOptions) -> None:
@@ -100,17 +104,14 @@ def run_robot(context: ServiceContext, credential: Credential, options: RobotOpt
         config = _configuration(context, calls, name, options.folder / "config.json")
         if config is None:
             return
-        source = objects if options.site_cache is None else CachedObjects(options.site_cache, objects)
-        cache = SnapshotCache(options.folder / "snapshots", source)
-        key, kept = credential.snapshot_public_key(), cache.newest()
-        channel = NatsChannel(link, key, at_least=None if kept is None else kept.number)
-        stack.callback(channel.close)
-        encoder = InstructionEncoder(dim=config.instruction_dim)
-        follower = PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)
-        stack.callback(follower.close)
+        if options.remote is not None:
+            policies = _remote(context, options.remote, config)
+        else:
+            policies = _local(context, credential, link, objects, options, config, stack)
+        stack.callback(policies.close)
         environment, operators = _build(config, options.environment)
         stack.callback(environment.close)
-        Robot(context, name, config, client, follower, environment, operators, options).run()
+        Robot(context, name, config, client, policies, environment, operators, options).run()
         _drain(context, client)
 
 
@@ -123,31 +124,29 @@ class Robot:
         name: str,
         config: RobotConfig,
         client: EdgeClient,
-        follower: PolicyFollower,
+        policies: PolicySource,
         environment: Environment,
         operators: Mapping[str, Operator],
         options: RobotOptions,
     ) -> None:
         self._context, self._name, self._config = context, name, config
-        self._client, self._follower, self._options = client, follower, options
+        self._client, self._policies, self._options = client, policies, options
         self._loop = ControlLoop(environment, operators)
         self._hertz = config.spec.control_hz
         self._takeover = config.takeover if Assignment.operator in operators else None
-        encoder = InstructionEncoder(dim=config.instruction_dim)
-        self._text = {task.name: encoder(task.instruction) for task in config.tasks.values()}
         # A robot's own stream of episodes: another one after each start, so that a crash does not repeat it.
         self._rng = np.random.default_rng([zlib.crc32(name.encode()), time.time_ns()])
 
     def run(self) -> None:
         """Episodes until told to stop."""
         while not self._context.should_stop():
-            loaded = self._follower.newest()
-            if loaded is None:
-                self._context.say(state="waits", waits_for="the first snapshot")
+            driving = self._policies.newest()
+            if driving is None:
+                self._context.say(state="waits", waits_for=self._policies.waits_for)
                 time.sleep(POLL_S)
                 continue
             try:
-                self._episode(loaded)
+                self._episode(driving)
             except LwdError as error:
                 # One bad episode (a full disk, a driver's hiccup) must not end the robot's work.
                 log.error("episode_failed robot=%s cause=%r", self._name, str(error))
@@ -155,18 +154,18 @@ class Robot:
                 self._context.say(state="waits", waits_for=f"an error to pass: {error!s:.300}")
                 self._context.stopping.wait(1.0)
 
-    def _assignment(self, loaded: Loaded) -> Assignment:
+    def _assignment(self, driving: Driving) -> Assignment:
         tasks = list(self._config.tasks)
         return Assignment(
             task=tasks[int(self._rng.integers(len(tasks)))],
             seed=int(self._rng.integers(self._config.first_seed, self._config.last_seed + 1)),
             source=Source.ONLINE,
-            snapshot=loaded.snapshot.number,
+            snapshot=driving.number,
             takeover=self._takeover,
         )
 
-    def _episode(self, loaded: Loaded) -> None:
-        assignment = self._assignment(loaded)
+    def _episode(self, driving: Driving) -> None:
+        assignment = self._assignment(driving)
         task = self._config.tasks[assignment.task]
         header = EpisodeHeader(
             task=task.name,
@@ -184,8 +183,8 @@ class Robot:
             state="runs",
             waits_for=None,
             task=task.name,
-            snapshot=loaded.snapshot.number,
-            behind=self._follower.behind(),
+            snapshot=driving.number,
+            behind=self._policies.behind(),
         )
         recording = self._client.begin(header)
         try:
@@ -196,7 +195,8 @@ class Robot:
                 began = time.monotonic()
                 chunk = None
                 if done.wants_chunk:
-                    chunk = loaded.policy.chunk(done.last, self._text[task.name], assignment.seed, chunks)
+                    view = View(done.last, task.instruction, done.images[-1] if done.images else {})
+                    chunk = driving.chunk(view, assignment.seed, chunks)
                 done = self._loop.run(chunk)
                 steps, chunks = record_round(recording, done, steps, self._hertz), chunks + 1
                 self._keep_pace(began, len(done.actions))
@@ -239,6 +239,34 @@ def _configuration(context: ServiceContext, calls: NatsCalls, name: str, kept: P
             kept.write_text(json.dumps(answer))
         return config
     return None
+
+
+def _local(
+    context: ServiceContext,
+    credential: Credential,
+    link: NatsLink,
+    objects: GrantedObjects,
+    options: RobotOptions,
+    config: RobotConfig,
+    stack: ExitStack,
+) -> PolicySource:
+    """Policies on this computer: downloaded in the background, verified, kept on disk."""
+    source = objects if options.site_cache is None else CachedObjects(options.site_cache, objects)
+    cache = SnapshotCache(options.folder / "snapshots", source)
+    key, kept = credential.snapshot_public_key(), cache.newest()
+    channel = NatsChannel(link, key, at_least=None if kept is None else kept.number)
+    stack.callback(channel.close)
+    encoder = InstructionEncoder(dim=config.instruction_dim)
+    return PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)
+
+
+def _remote(context: ServiceContext, options: RemoteOptions, config: RobotConfig) -> PolicySource:
+    """Policies of a server."""
+
+    def say(waits_for: str | None) -> None:
+        context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)
+
+    return RemotePolicies(options, config.spec, context.telemetry, say, context.should_stop)
 
 
 def _build(config: RobotConfig, environment: str | None) -> tuple[Environment, Mapping[str, Operator]]:

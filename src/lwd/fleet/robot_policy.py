@@ -9,10 +9,14 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
 
 from lwd.errors import LwdError, SnapshotError
 from lwd.fleet.telemetry import Telemetry
@@ -30,12 +34,71 @@ POLL_S = 0.05
 RETRY_S = (0.5, 30.0)
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the policy sees at the beginning of a chunk: proprio float32 [P], the sentence, camera -> JPEG."""
+
+    proprio: NDArray[np.float32]
+    instruction: str
+    images: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+@runtime_checkable
+class Driving(Protocol):
+    """The policy of one episode, on this computer or on a server."""
+
+    @property
+    def number(self) -> int:
+        """Its snapshot."""
+        ...
+
+    def chunk(self, view: View, seed: int, index: int) -> NDArray[np.float32]:
+        """An action chunk [H, A] in [-1, 1] of that snapshot and no other; `seed` and `index` are the noise's.
+
+        Raises:
+            RobotError: there is none, and the episode cannot go on.
+        """
+        ...
+
+
+@runtime_checkable
+class PolicySource(Protocol):
+    """Where a robot's policies come from."""
+
+    @property
+    def waits_for(self) -> str:
+        """What is missing while `newest` is None."""
+        ...
+
+    def newest(self) -> Driving | None:
+        """What drives an episode that begins now, None while there is nothing."""
+        ...
+
+    def behind(self) -> int:
+        """How many numbers it is behind the newest announced one."""
+        ...
+
+    def close(self) -> None:
+        """Stop."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A verified policy, ready to drive."""
+    """A verified policy on this computer, ready to drive."""
 
     snapshot: Snapshot
     policy: StatePolicy
+    encoder: InstructionEncoder
+
+    @property
+    def number(self) -> int:
+        """Its snapshot."""
+        return self.snapshot.number
+
+    def chunk(self, view: View, seed: int, index: int) -> NDArray[np.float32]:
+        """See `Driving.chunk`."""
+        return self.policy.chunk(view.proprio, self.encoder(view.instruction), seed, index)
 
 
 class SnapshotCache:
@@ -114,6 +177,11 @@ class PolicyFollower:
         self._thread = threading.Thread(target=self._run, name="lwd-policy", daemon=True)
         self._thread.start()
 
+    @property
+    def waits_for(self) -> str:
+        """See `PolicySource.waits_for`."""
+        return "the first snapshot"
+
     def newest(self) -> Loaded | None:
         """The newest policy that is loaded, None before the first."""
         return self._loaded
@@ -157,11 +225,9 @@ class PolicyFollower:
             log.error("snapshot_refused snapshot=%d cause=%r", snapshot.number, str(error))
             self._telemetry.count("snapshots_refused_total")
             return False
-        if (
-            snapshot.created_at > self._began
-        ):  # what was published before we came says nothing of the way here
+        if snapshot.created_at > self._began:  # older ones say nothing of the way here
             self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
-        self._loaded = Loaded(snapshot, policy)
+        self._loaded = Loaded(snapshot, policy, self._encoder)
         self._cache.keep(snapshot)
         return True
 

@@ -15,8 +15,26 @@ from typing import Any
 
 from lwd.errors import ConfigError
 
-BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 150.0, 600.0)
-"""Buckets of latency histograms; the paper's P50 and P99 are 41 s and 148 s."""
+BUCKETS_S = (
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    150.0,
+    600.0,
+)
+"""Buckets of latency histograms, from a policy server's to the paper's P50 and P99 of an episode, 41 s and 148 s."""
 _KEPT = 4096
 _OTHER = re.compile(r"[^a-zA-Z0-9_]")
 

@@ -1,0 +1,154 @@
+"""The policies of a server: computed by JAX in one padded batch, followed from the fleet's snapshots in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.config import Experiment
+from lwd.errors import LwdError, SnapshotError
+from lwd.fleet.acting import PolicyDriver
+from lwd.fleet.policies import load_policy
+from lwd.fleet.serve.held import HeldSnapshots, Row
+from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.fleet.telemetry import Telemetry
+from lwd.learner.method import Acting
+from lwd.snapshot.store import Snapshot
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+RETRY_S = (0.5, 30.0)
+
+Load = Callable[[int], tuple[Acting, Snapshot]]
+"""A verified policy by its number; SnapshotError if it must not be used."""
+
+
+class DriverRunner:
+    """A `Runner` for policies of state observations.
+
+    Rows are padded to `max_batch`, so a chunk does not depend on the rows beside it, bit for bit (`PolicyDriver`).
+
+    Args:
+        driver: makes the chunks.
+        proprio_dim: of a row to warm up with.
+    """
+
+    def __init__(self, driver: PolicyDriver, proprio_dim: int) -> None:
+        self._driver, self._proprio_dim = driver, proprio_dim
+        self._numbers: set[int] = set()
+        self._guard = threading.Lock()
+
+    def load(self, number: int, policy: Acting) -> None:
+        """See `Runner.load`; compiles where the policy is of a new kind, beside the calls of others."""
+        with self._guard:
+            self._driver.load(number, policy)
+            self._numbers.add(number)
+        one = np.zeros(1, np.int64)
+        self._driver.act(np.zeros((1, self._proprio_dim), np.float32), ["warm up"], [number], one, one)
+
+    def drop(self, number: int) -> None:
+        """See `Runner.drop`."""
+        with self._guard:
+            self._numbers.discard(number)
+            self._driver.keep_only(sorted(self._numbers))
+
+    def chunks(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """See `Runner.chunks`."""
+        return self._driver.act(
+            np.stack([row.seen.proprio for row in rows]),
+            [row.seen.prompt for row in rows],
+            [row.snapshot for row in rows],
+            np.array([row.seed for row in rows], np.int64),
+            np.array([row.chunk for row in rows], np.int64),
+        )
+
+
+def mlp_runner(experiment: Experiment, max_batch: int) -> DriverRunner:
+    """The runner of an experiment with an MLP policy."""
+    spec, _ = fleet_description(experiment)
+    shape = (spec.chunk_steps, spec.action_dim)
+    driver = PolicyDriver(encoder(experiment), shape, experiment.model.flow_steps, pad_to=max_batch)
+    return DriverRunner(driver, spec.proprio_dim)
+
+
+def loader(experiment: Experiment, services: Services) -> Load:
+    """Loads and verifies snapshots of this fleet."""
+    return lambda number: load_policy(experiment, services, number)
+
+
+class SnapshotFollower:
+    """Loads the newest snapshot while the server answers; requests never wait for it.
+
+    A snapshot that is refused is said once and not tried again; those that were overtaken meanwhile are skipped. While all
+    room is taken by snapshots that running episodes hold, it waits, and says so.
+
+    Args:
+        newest: the newest number, None before the first; may raise LwdError while a service is away.
+        load: gets one.
+        held: where it goes.
+        telemetry: gets `snapshot_loaded_seconds` and `snapshots_refused_total`.
+    """
+
+    def __init__(
+        self, newest: Callable[[], int | None], load: Load, held: HeldSnapshots, telemetry: Telemetry
+    ) -> None:
+        self._newest, self._load, self._held, self._telemetry = newest, load, held, telemetry
+        self._refused: set[int] = set()
+        self._ended = threading.Event()
+        self._began = time.time()
+        self.waits_for: str | None = "the first snapshot"
+        self._thread = threading.Thread(target=self._run, name="lwd-follow", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._ended.set()
+        self._thread.join(10.0)
+
+    def _run(self) -> None:
+        pause = RETRY_S[0]
+        while not self._ended.wait(POLL_S):
+            try:
+                self._step()
+                pause = RETRY_S[0]
+            except (LwdError, OSError) as error:
+                log.warning("snapshot_waits cause=%r", str(error))
+                self.waits_for = f"the snapshots: {error!s:.200}"
+                self._ended.wait(pause)
+                pause = min(2 * pause, RETRY_S[1])
+            except Exception as error:  # what a damaged policy raises must not end the following
+                log.exception("snapshot_follower_failed")
+                self.waits_for = f"the snapshots: {type(error).__name__}: {error!s:.200}"
+                self._ended.wait(RETRY_S[1])
+
+    def _step(self) -> None:
+        number, current = self._newest(), self._held.newest
+        fits = self._held.make_room()
+        if number is None or number in self._refused or (current is not None and number <= current):
+            self.waits_for = "the first snapshot" if current is None else None
+            return
+        if not fits:
+            self.waits_for = (
+                f"the end of episodes under snapshots {self._held.loaded()}: no room for {number}"
+            )
+            return
+        try:
+            policy, snapshot = self._load(number)
+        except SnapshotError as error:
+            log.error("snapshot_refused snapshot=%d cause=%r", number, str(error))
+            self._telemetry.count("snapshots_refused_total")
+            self._refused.add(number)
+            return
+        self._held.add(number, policy)
+        if (
+            snapshot.created_at > self._began
+        ):  # what was published before we came says nothing of the way here
+            self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
+        log.info("snapshot_loaded snapshot=%d learner_step=%d", number, snapshot.learner_step)
+        self.waits_for = None

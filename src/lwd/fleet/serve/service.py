@@ -1,0 +1,109 @@
+"""The process of `lwd serve`: snapshots in, chunks out, until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lwd import __version__
+from lwd.config import Experiment
+from lwd.errors import ConfigError, RobotError
+from lwd.fleet.serve.held import HeldSnapshots, Runner
+from lwd.fleet.serve.policies import SnapshotFollower, loader, mlp_runner
+from lwd.fleet.serve.server import PolicyServer, ServerSettings
+from lwd.fleet.serve.tokens import TokenFile
+from lwd.fleet.service import Context
+from lwd.fleet.services import RunFolder, fleet_description, open_services
+
+log = logging.getLogger(__name__)
+
+SAY_EVERY_S = 0.2
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+MakeRunner = Callable[[Experiment, int], Runner]
+"""A runner of an experiment's model for batches of at most so many rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """How a policy is served.
+
+    Attributes:
+        server: where to listen, and limits.
+        tokens: file of tokens; without it only this machine may ask.
+        snapshot: the only snapshot to serve, None to follow the newest.
+        room: most snapshots that are loaded at once; each costs a policy's memory.
+        linger_s: for how long a snapshot stays after its last episode.
+    """
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    tokens: Path | None = None
+    snapshot: int | None = None
+    room: int = 4
+    linger_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.room < 2:
+            raise ConfigError(
+                f"room must be at least 2 (the running snapshot and the next one), got {self.room}."
+            )
+        if self.tokens is None and self.server.host not in LOOPBACK:
+            raise ConfigError(
+                f"a policy server on {self.server.host} needs --token-file; without one it only listens on 127.0.0.1."
+            )
+        if (self.server.certificate is None) != (self.server.key is None):
+            raise ConfigError("TLS needs both --tls-certificate and --tls-key.")
+
+
+def run_serve(
+    context: Context,
+    experiment: Experiment,
+    folder: RunFolder,
+    options: ServeOptions,
+    make_runner: MakeRunner = mlp_runner,
+) -> None:
+    """Serve the fleet's policy until told to stop.
+
+    Args:
+        context: when to stop, and who is told.
+        experiment: robot, model, and `serve`: the keys of an observation.
+        folder: of the snapshots.
+        options: where to listen.
+        make_runner: for the experiment's model.
+
+    Raises:
+        ConfigError: it cannot listen, or the tokens cannot be read.
+        RobotError: the server's thread died.
+    """
+    spec, _ = fleet_description(experiment)
+    tokens = None if options.tokens is None else TokenFile(options.tokens)
+    runner = make_runner(experiment, options.server.batch.max_batch)
+    held = HeldSnapshots(runner, options.room, options.linger_s)
+    metadata = {"server": "lwd", "version": __version__, "recipe": experiment.name}
+    with ExitStack() as stack:
+        services = stack.enter_context(open_services(folder))
+        newest = services.channel.newest if options.snapshot is None else lambda: options.snapshot
+        follower = SnapshotFollower(newest, loader(experiment, services), held, context.telemetry)
+        stack.callback(follower.close)
+        server = stack.enter_context(
+            PolicyServer(
+                held, runner, spec, experiment.serve, options.server, tokens, context.telemetry, metadata
+            )
+        )
+        log.info("policy_server_listens host=%s port=%d", options.server.host, server.port)
+        while not context.should_stop():
+            if not server.alive:
+                raise RobotError("the policy server's thread died; its log says why. Start it again.")
+            context.say(
+                state="runs" if held.newest is not None else "waits",
+                waits_for=follower.waits_for,
+                port=server.port,
+                snapshot=held.newest,
+                loaded=len(held.loaded()),
+                **server.status(),
+            )
+            time.sleep(SAY_EVERY_S)

@@ -1,0 +1,318 @@
+"""Robots of a policy server, and the server on a fleet's own snapshots: the same chunks as locally, and never two
+snapshots in one episode, whatever dies.
+"""
+
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_fleet
+from serving import KEYS, SETTINGS, SPEC, Client, MarkedRunner, serving, until
+
+from lwd.errors import ConfigError, RobotError
+from lwd.fleet.acting import PolicyDriver
+from lwd.fleet.folder import RunFolder, open_services
+from lwd.fleet.policies import model_config, publish
+from lwd.fleet.robot import Robot, RobotOptions
+from lwd.fleet.robot_config import RobotConfig
+from lwd.fleet.robot_policy import View
+from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
+from lwd.fleet.serve.policies import mlp_runner
+from lwd.fleet.serve.server import PolicyServer, ServerSettings
+from lwd.fleet.serve.service import ServeOptions, run_serve
+from lwd.fleet.serve.tokens import TokenFile, new_token
+from lwd.fleet.service import ServiceContext
+from lwd.fleet.services import encoder
+from lwd.fleet.telemetry import Telemetry
+from lwd.log.writer import EdgeClient
+from lwd.models.mlp import MlpPolicy, Normalizer
+from lwd.robot.memory import MemoryRecorder
+
+FAST = {"answer_s": 5.0, "patience_s": 20.0}
+
+
+@pytest.fixture(scope="module")
+def policies():
+    config = model_config(toy_fleet.experiment())
+    return [MlpPolicy.init(jax.random.key(i), config, Normalizer.identity(2)) for i in range(3)]
+
+
+def remote(url, context=None, **options):
+    context = context or ServiceContext("line-00", "robot")
+
+    def say(waits_for):
+        context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)
+
+    options = RemoteOptions(url=url, **(FAST | options))
+    return RemotePolicies(options, SPEC, context.telemetry, say, context.should_stop)
+
+
+# ---- the same chunks -------------------------------------------------------------------------------------
+
+
+def test_a_served_chunk_is_the_local_one_bit_for_bit(policies, quick_compilation):
+    """For the same seed and chunk index, under two snapshots, by the robot's own client and by openpi's keys."""
+    x = toy_fleet.experiment()
+    local = PolicyDriver(encoder(x), (SPEC.chunk_steps, SPEC.action_dim), x.model.flow_steps, pad_to=16)
+    local.load(1, policies[0])
+    local.load(2, policies[1])
+
+    def expected(number, proprio, seed, index):
+        state = np.array([proprio], np.float32)
+        return local.act(state, ["Walk far."], [number], np.array([seed]), np.array([index]))[0]
+
+    with serving([], runner=mlp_runner(x, 16)) as s:
+        s.held.add(1, policies[0])
+        robot, other = remote(s.url), Client(s.url)
+        episode = robot.newest()
+        assert episode.number == 1
+        s.held.add(2, policies[1])
+        for index in range(3):
+            chunk = episode.chunk(View(np.array([0.3, index], np.float32), "Walk far."), 10_000_007, index)
+            np.testing.assert_array_equal(chunk, np.clip(expected(1, [0.3, index], 10_000_007, index), -1, 1))
+            answer = other.ask(x=0.3, lwd_seed=5, lwd_chunk=index)
+            assert answer["snapshot"] == 2
+            np.testing.assert_array_equal(answer["actions"], expected(2, [0.3, 0.0], 5, index))
+        # Without a seed the noise is the connection's own: another chunk each time.
+        assert not np.array_equal(other.ask()["actions"], other.ask()["actions"])
+        robot.close()
+        other.socket.close()
+
+
+# ---- the service -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def service(x, folder, options):
+    """`lwd serve` in a thread; its port is in its status."""
+    context, ended = ServiceContext("server", "server"), []
+
+    def run():
+        try:
+            run_serve(context, x, folder, options)
+        except Exception as error:
+            ended.append(error)
+            context.stopping.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        until(lambda: ended or context.status().get("port"))
+        yield context
+    finally:
+        context.stopping.set()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert ended == []
+
+
+def test_the_server_follows_the_fleet_and_refuses_what_is_not_for_it(tmp_path, policies, quick_compilation):
+    x, folder = toy_fleet.experiment(), RunFolder(tmp_path / "run")
+    options = ServeOptions(server=ServerSettings(port=0))
+    with open_services(folder) as services, service(x, folder, options) as context:
+        assert "first snapshot" in context.status()["waits_for"]
+        url = f"ws://127.0.0.1:{context.status()['port']}"
+
+        def released(policy, experiment=x):
+            return publish(experiment, services, policy, stage="sft", learner_step=0, manifest=None).number
+
+        with Client(url) as client:
+            assert client.ask().startswith("waits: ")
+            first = released(policies[0])
+            until(lambda: context.status()["snapshot"] == first)
+            assert client.ask(lwd_episode="a")["snapshot"] == first
+            second = released(policies[1])
+            until(lambda: context.status()["snapshot"] == second)
+            assert client.ask(lwd_episode="a")["snapshot"] == first
+            assert client.ask(lwd_episode="b")["snapshot"] == second
+            wrong = replace(x, model=replace(x.model, instruction_dim=16))
+            other = MlpPolicy.init(jax.random.key(9), model_config(wrong), Normalizer.identity(2))
+            released(other, wrong)
+            until(lambda: context.telemetry.summary().get("snapshots_refused_total") == 1)
+            assert client.ask(lwd_episode="c")["snapshot"] == second
+            last = released(policies[2])
+            until(lambda: context.status()["snapshot"] == last)
+            assert client.ask(lwd_episode="d")["snapshot"] == last
+        assert context.status()["numbers"]["snapshot_loaded_seconds"]["count"] == 3
+
+
+def test_options_that_cannot_work():
+    with pytest.raises(ConfigError, match="--token-file"):
+        ServeOptions(server=ServerSettings(host="0.0.0.0"))
+    with pytest.raises(ConfigError, match="room"):
+        ServeOptions(room=1)
+    with pytest.raises(ConfigError, match="ws://"):
+        RemoteOptions(url="http://127.0.0.1")
+
+
+# ---- a robot of the server -------------------------------------------------------------------------------
+
+
+class Recorder(EdgeClient):
+    """In place of the delivery: keeps episodes in memory, the headers of all, and which were given up."""
+
+    def __init__(self):
+        self._memory = MemoryRecorder()
+        self.episodes, self.headers, self.given_up = self._memory.episodes, [], []
+
+    def begin(self, header):
+        recording = self._memory.begin(header)
+        self.headers.append(header)
+
+        def abort():
+            if not self.episodes or self.episodes[-1].header is not header:
+                self.given_up.append(header)
+
+        recording.abort = abort
+        return recording
+
+
+@contextmanager
+def robot_at(url, pace=4.0, **options):
+    """A robot at work in a thread: its context, and what it recorded."""
+    context, recorder = ServiceContext("line-00", "robot"), Recorder()
+    fleet = toy_fleet.experiment().fleet.deployed
+    config = RobotConfig(
+        spec=SPEC,
+        tasks={"near": toy_fleet.TASKS["near"]},
+        fleet=fleet,
+        takeover=None,
+        instruction_dim=8,
+        first_seed=0,
+        last_seed=9,
+        software="test",
+    )
+    source = remote(url, context, **options)
+    robot = Robot(
+        context,
+        "line-00",
+        config,
+        recorder,
+        source,
+        toy_fleet.Line(),
+        {},
+        RobotOptions(folder=Path("unused"), pace=pace),
+    )
+    thread = threading.Thread(target=robot.run)
+    thread.start()
+    try:
+        yield context, recorder
+    finally:
+        context.stopping.set()
+        thread.join(20)
+        source.close()
+        assert not thread.is_alive()
+
+
+def check_pure(recorder):
+    """No action of an episode comes from another snapshot than its header names."""
+    assert recorder.episodes
+    for episode in recorder.episodes:
+        numbers = np.round(100 * episode.actions[:, 0]).astype(int)
+        assert set(numbers.tolist()) == {episode.header.snapshot}
+
+
+def test_a_robot_works_under_the_servers_newest_snapshot():
+    with serving([1]) as s, robot_at(s.url, pace=0.0) as (context, recorder):
+        until(lambda: len(recorder.episodes) >= 2)
+        s.held.add(2, None)
+        until(lambda: recorder.episodes[-1].header.snapshot == 2)
+        assert context.status()["state"] == "runs"
+        assert context.telemetry.summary()["chunk_answer_seconds"]["count"] > 0
+    check_pure(recorder)
+    assert [e.header.snapshot for e in recorder.episodes] == sorted(
+        e.header.snapshot for e in recorder.episodes
+    )
+
+
+def again(s, held=None, runner=None):
+    """The server of `s` on its old port, as a restarted process would be."""
+    settings = replace(SETTINGS, port=s.server.port)
+    return PolicyServer(held or s.held, runner or s.runner, SPEC, KEYS, settings, None, Telemetry({}))
+
+
+def test_a_robot_waits_for_a_server_that_died_and_goes_on_with_its_episode():
+    with serving([1]) as s, robot_at(s.url) as (context, recorder):
+        until(lambda: len(s.runner.batches) >= 2)
+        s.server.close()
+        until(lambda: "is away" in str(context.status().get("waits_for")))
+        assert context.status()["state"] == "waits"
+        episode = recorder.headers[-1]
+        s.held.add(2, None)  # the restarted server also has a newer one; the episode keeps its own
+        with again(s):
+            until(lambda: any(e.header is episode for e in recorder.episodes))
+            until(lambda: recorder.episodes[-1].header.snapshot == 2)
+    assert episode.snapshot == 1
+    check_pure(recorder)
+
+
+def test_an_episode_is_given_up_if_the_server_came_back_without_its_snapshot():
+    with serving([1]) as s, robot_at(s.url) as (context, recorder):
+        until(lambda: len(s.runner.batches) >= 2)
+        s.server.close()
+        until(lambda: "is away" in str(context.status().get("waits_for")))
+        episode = recorder.headers[-1]
+        with serving([2], settings=replace(SETTINGS, port=s.server.port)):
+            until(lambda: recorder.episodes and recorder.episodes[-1].header.snapshot == 2)
+        assert episode in recorder.given_up
+    check_pure(recorder)
+
+
+def test_an_episode_is_given_up_when_patience_ends_and_the_robot_goes_on_asking():
+    with serving([1]) as s, robot_at(s.url, patience_s=0.3) as (context, recorder):
+        until(lambda: len(s.runner.batches) >= 2)
+        s.server.close()
+        until(lambda: recorder.given_up)
+        until(lambda: "is away" in str(context.status().get("waits_for")))
+        assert context.telemetry.summary()["episodes_failed_total"] == 1
+        began = len(recorder.headers)
+        with again(s):
+            until(lambda: len(recorder.headers) > began)
+
+
+class Liar(MarkedRunner):
+    """Computes what it likes."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def chunks(self, rows):
+        return np.zeros((len(rows), *self.shape), np.float32)
+
+
+def test_answers_that_do_not_fit_are_not_executed():
+    view = View(np.zeros(2, np.float32), "Walk.")
+    with serving([1], runner=Liar((3, 2))) as s:
+        source = remote(s.url)
+        with pytest.raises(RobotError, match="no finite chunk"):
+            source.newest().chunk(view, 1, 0)
+        source.close()
+    with serving([1]) as s:
+        source = remote(s.url, patience_s=0.0)
+        episode = source.newest()
+        with pytest.raises(RobotError, match=r"given up.*runs under snapshot 1, not 7"):
+            replace(episode, number=7).chunk(view, 1, 0)
+        source.close()
+    with serving([1], spec=replace(SPEC, name="other")) as s:
+        source = remote(s.url)
+        with pytest.raises(ConfigError, match="robot_spec 'other'"):
+            source.newest()
+        source.close()
+
+
+def test_a_robot_shows_its_token(tmp_path):
+    token = new_token(tmp_path / "tokens", "line-00")
+    with serving([1], tokens=TokenFile(tmp_path / "tokens")) as s:
+        source = remote(s.url, token=token)
+        assert source.newest().number == 1
+        source.close()
+        with pytest.raises(ConfigError, match="refuses this robot's token"):
+            remote(s.url, token="x" * 20).newest()
+    away = remote(s.url)
+    assert away.newest() is None
+    assert "is away" in away.waits_for
