@@ -95,7 +95,7 @@ def resize_with_pad(pixels: Pixels, height: int, width: int) -> Pixels:
         ) from error
     ratio = max(pixels.shape[0] / height, pixels.shape[1] / width)
     inner = (max(1, int(pixels.shape[0] / ratio)), max(1, int(pixels.shape[1] / ratio)))
-    scaled = Image.fromarray(pixels).resize(inner[::-1], Image.Resampling.BILINEAR)
+    scaled = Image.fromarray(pixels).resize((inner[1], inner[0]), Image.Resampling.BILINEAR)
     out = np.zeros((height, width, 3), np.uint8)
     above, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     out[above : above + inner[0], left : left + inner[1]] = np.asarray(scaled)

@@ -213,7 +213,7 @@ def _sync(path: Path) -> None:
 
 def _array_record() -> Any:
     try:
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         raise ConfigError('A replay with cameras needs array-record: pip install "lwd[cameras]".') from error
     return array_record_module
