@@ -92,7 +92,10 @@ class Injector:
         return f"{count} connections"
 
     def _cut(self, fault: Fault) -> str:
-        return f"{self._stack.proxies[fault.target].cut()} connections"
+        count = self._stack.proxies[fault.target].cut()
+        if not count:
+            raise NotNowError("nobody is connected")
+        return f"{count} connections"
 
     def _half_open(self, fault: Fault) -> str:
         proxy = self._stack.proxies[fault.target]
