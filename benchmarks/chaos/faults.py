@@ -147,6 +147,7 @@ class Injector:
             with contextlib.suppress(OSError):  # a full disk
                 scratch.write_bytes(data)
                 os.replace(scratch, spool / f"{episode_id}.mcap")
+            scratch.unlink(missing_ok=True)
         return f"{len(chosen)} episodes"
 
     def _duplicated_messages(self, fault: Fault) -> str:
