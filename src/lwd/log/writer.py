@@ -54,7 +54,8 @@ class EpisodeRecording:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.close()
-            with contextlib.suppress(OSError):  # it holds no step, and nobody would look at it before the next start
+            # It holds no step, and nobody would look at it before the next start.
+            with contextlib.suppress(OSError):
                 self.path.unlink()
             raise spool_error(self.path, "write", error) from error
 
