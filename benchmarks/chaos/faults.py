@@ -92,7 +92,10 @@ class Injector:
         return f"{count} connections"
 
     def _cut(self, fault: Fault) -> str:
-        return f"{self._stack.proxies[fault.target].cut()} connections"
+        count = self._stack.proxies[fault.target].cut()
+        if not count:
+            raise NotNowError("nobody is connected")
+        return f"{count} connections"
 
     def _half_open(self, fault: Fault) -> str:
         proxy = self._stack.proxies[fault.target]
@@ -144,6 +147,7 @@ class Injector:
             with contextlib.suppress(OSError):  # a full disk
                 scratch.write_bytes(data)
                 os.replace(scratch, spool / f"{episode_id}.mcap")
+            scratch.unlink(missing_ok=True)
         return f"{len(chosen)} episodes"
 
     def _duplicated_messages(self, fault: Fault) -> str:
