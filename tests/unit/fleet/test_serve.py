@@ -370,7 +370,7 @@ def test_closing_ends_connections_and_threads():
 
 
 def openpi_python():
-    """An interpreter with openpi-client: LWD_OPENPI_PYTHON (it wants NumPy 1, we NumPy 2; and typing_extensions), or this one."""
+    """An interpreter with openpi-client: LWD_OPENPI_PYTHON (it wants NumPy 1), or this one."""
     import importlib.util
     import os
 
