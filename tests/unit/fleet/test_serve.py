@@ -370,7 +370,7 @@ def test_closing_ends_connections_and_threads():
 
 
 def openpi_python():
-    """An interpreter that has openpi-client: this one, or LWD_OPENPI_PYTHON (its pins want NumPy 1, ours NumPy 2)."""
+    """An interpreter with openpi-client: LWD_OPENPI_PYTHON (it wants NumPy 1), or this one."""
     import importlib.util
     import os
 

@@ -31,7 +31,7 @@ from lwd.spec import RobotSpec
 
 log = logging.getLogger(__name__)
 
-START_S = 10.0
+START_S = 30.0
 CODES: tuple[tuple[type[LwdError], str], ...] = (
     (ObservationError, "observation"),
     (FrameError, "protocol"),
