@@ -19,6 +19,8 @@ from lwd.log import manifest, migrations, tables
 from lwd.log.catalogue import Catalogue
 from lwd.log.engine import Database
 
+NOW = tables.CATALOGUE_VERSION
+
 # As version 1 made them, word for word; {serial} and {double} are what the two engines call them.
 VERSION_1 = """
 CREATE TABLE info ("key" TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"));
@@ -107,11 +109,11 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 def test_an_old_catalogue_is_refused_with_the_command_and_then_migrated(
     old: Database, url: str, tmp_path: Path
 ):
-    with pytest.raises(StoreError, match=r"version 1, this program needs 2.*lwd log migrate --catalogue"):
+    with pytest.raises(StoreError, match=rf"version 1, this program needs {NOW}.*lwd log migrate --catalogue"):
         Catalogue(url)
     report = migrations.migrate(url)
-    assert (report.before, report.after) == (1, 2)
-    assert migrations.migrate(url) == migrations.MigrationReport(before=2, after=2, backup=None)
+    assert (report.before, report.after) == (1, NOW)
+    assert migrations.migrate(url) == migrations.MigrationReport(before=NOW, after=NOW, backup=None)
     with open_fleet(tmp_path, url) as fleet:
         assert fleet.catalogue.counts() == dict.fromkeys(fleet.catalogue.counts(), 1)
         (row,) = fleet.catalogue.episodes()
@@ -128,7 +130,7 @@ def test_an_old_catalogue_is_refused_with_the_command_and_then_migrated(
         assert (committed.number, committed.episodes, committed.upto_seq) == (2, 2, 2)
         with fleet.catalogue.read() as connection:
             info = {row.key: row.value for row in connection.execute(sa.select(tables.info))}
-    assert (info["schema_version"], info["software"]) == ("2", __version__)
+    assert (info["schema_version"], info["software"]) == (str(NOW), __version__)
     assert json.loads(info["migrated_2"])["from"] == 1
     if old.file is None:
         assert report.backup is None
@@ -190,7 +192,7 @@ def test_two_migrations_at_once_do_it_once(old: Database, url: str):
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [report.after for report in reports] == [2, 2, 2]
+    assert [report.after for report in reports] == [NOW] * 3
     Catalogue(url).close()
 
 
@@ -203,7 +205,7 @@ def test_a_newer_catalogue_says_what_to_install(url: str):
             connection.execute(change.where(column.key == "schema_version").values(value="99"))
             connection.execute(change.where(column.key == "software").values(value="7.1.0"))
         for opener in (Catalogue, migrations.migrate):
-            with pytest.raises(StoreError, match=r"version 99, this program knows 2\. Install lwd 7\.1\.0"):
+            with pytest.raises(StoreError, match=rf"version 99, this program knows {NOW}\. Install lwd 7\.1\.0"):
                 opener(url)
         with database.write() as connection:
             connection.execute(sa.delete(tables.info).where(column.key == "software"))
