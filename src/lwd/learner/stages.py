@@ -19,8 +19,9 @@ from lwd.errors import ConfigError
 from lwd.learner.clone import CloneConfig, CloneState, clone_update
 from lwd.learner.divl import Metrics
 from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.trainable import typed
 from lwd.learner.update import update, update_critic
-from lwd.models.mlp import MlpPolicy
+from lwd.models.protocols import LearnedPolicy
 from lwd.transition import Transition
 
 
@@ -65,9 +66,9 @@ def critic_stage(config: LearnerConfig) -> Update[LearnerState]:
     return partial(update_critic, config)
 
 
-def rl_stage(config: LearnerConfig, reference: MlpPolicy) -> Update[LearnerState]:
+def rl_stage(config: LearnerConfig, reference: LearnedPolicy) -> Update[LearnerState]:
     """Stages 2 and 3; offline and online differ in `config` and in what is drawn. Paper: Algorithm 1 (around Algorithm 2)."""
-    return eqx.Partial(update, config, reference)  # pyright: ignore
+    return eqx.Partial(update, config, typed(reference, config.trainable))  # pyright: ignore
 
 
 @eqx.filter_jit(donate="all-except-first")

@@ -32,6 +32,7 @@ class View:
         columns: the step arrays.
         instructions: float32 [I, E], the embedded sentences that the table's `instruction` points into.
         pictures: decodes the pictures of a camera at spans [..., 2] to uint8 [..., h, w, 3].
+        sentences: the instructions themselves, in the same order; only prompts are made of them.
     """
 
     manifest: int
@@ -43,6 +44,7 @@ class View:
     columns: Columns
     instructions: NDArray[np.float32]
     pictures: Callable[[str, NDArray[np.int64]], NDArray[np.uint8]]
+    sentences: Sequence[str] = ()
 
     @property
     def steps(self) -> int:
