@@ -18,6 +18,7 @@ from lwd.learner.divl import Metrics, target_values
 from lwd.learner.method import Acting, from_scratch, go_on
 from lwd.learner.stages import Update
 from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.trainable import typed
 from lwd.learner.update import critic_step, fit_policy, target_step, value_step, with_filled_tails
 from lwd.models.networks import Networks
 from lwd.models.protocols import Critic, LearnedPolicy
@@ -88,7 +89,7 @@ class Iql(LearnerConfig):
 
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
-        return eqx.Partial(update, self, reference)  # pyright: ignore
+        return eqx.Partial(update, self, typed(reference, self.trainable))  # pyright: ignore
 
     def acting(self, state: LearnerState) -> Acting:
         """The averaged policy, adapters merged."""

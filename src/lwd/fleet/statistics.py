@@ -15,7 +15,7 @@ from lwd.replay.view import View
 SCALE_FLOOR = 0.05
 """Smallest scale of a normalised coordinate, so that one that hardly moved in the demonstrations cannot explode later."""
 FARTHEST = 3.0
-"""How many scales the demonstrations' median may lie from a normaliser's middle, and the factor their spread may exceed it by."""
+"""Scales between the demonstrations' median and a normaliser's middle, or of half their middle half's spread, at most."""
 
 
 def demonstration_normalizer(view: View, statistics: Statistics = "mean_std") -> Normalizer:
@@ -30,16 +30,14 @@ def demonstration_normalizer(view: View, statistics: Statistics = "mean_std") ->
         return Normalizer(jnp.asarray(rows.mean(axis=0), jnp.float32), jnp.asarray(scale, jnp.float32))
     low, high = np.quantile(rows, (0.01, 0.99), axis=0)
     short = np.maximum(2.0 * SCALE_FLOOR - (high - low), 0.0) / 2.0
-    return Normalizer.quantiles(
-        jnp.asarray(low - short, jnp.float32), jnp.asarray(high + short, jnp.float32)
-    )
+    return Normalizer.quantiles(jnp.asarray(low - short, jnp.float32), jnp.asarray(high + short, jnp.float32))
 
 
 def check_statistics(normalizer: Normalizer, view: View) -> None:
     """Refuse to learn under statistics that are not those of the data: of another robot, or in other units.
 
     Demonstrations may have been added since the statistics were made; these stay. So the bound is wide: the median within
-    3 scales of the middle, the spread (a quarter of the rows lies outside it on either side) at most 3 scales.
+    3 scales of the middle, and the middle half of the rows not wider than 6 scales.
 
     Raises:
         ConfigError: names the coordinates that do not fit.

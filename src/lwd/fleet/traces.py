@@ -51,7 +51,9 @@ def _read(
     return quantile, tau, entropy, jax.nn.softmax(logits)
 
 
-def _trace(experiment: Experiment, critic: LearnedCritic, episode: Episode, config: DivlConfig) -> dict[str, Any]:
+def _trace(
+    experiment: Experiment, critic: LearnedCritic, episode: Episode, config: DivlConfig
+) -> dict[str, Any]:
     spec, _ = fleet_description(experiment)
     rows = np.arange(0, episode.steps, spec.chunk_steps)
     text = encoder(experiment)(episode.header.instruction)

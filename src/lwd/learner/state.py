@@ -31,7 +31,7 @@ class LearnerConfig:
         batch: transitions per learner step for value and critic.
         policy_batch: how many of those the policy's paths start from.
         ema_rate: of the target critic (0.005 in the paper).
-        policy_ema_rate: of the policy copy that is published; 1 publishes the live policy.
+        policy_ema_rate: of the trained leaves in the policy copy that is published; 1 publishes the live policy.
         trainable: what of the policy trains; the paper's online stage is `Trainable(policy="expert")`.
     """
 

@@ -115,9 +115,7 @@ class Replay:
             pictures=self.store.pictures,
         )
 
-    def sampler(
-        self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None
-    ) -> Sampler:
+    def sampler(self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None) -> Sampler:
         """A sampler over a view; n is part of the mixture's pools, `prompts` of a network that reads them."""
         return Sampler(view, mixture, seed, prompts)
 

@@ -64,9 +64,7 @@ class Sampler:
         StoreError: a pool that the mixture needs is empty.
     """
 
-    def __init__(
-        self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None
-    ) -> None:
+    def __init__(self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None) -> None:
         if not 0 <= seed < 2**64:
             raise ConfigError(f"Sampler: the seed must lie in [0, 2^64), got {seed}.")
         self.view, self.mixture, self.seed, self.manifest = view, mixture, seed, view.manifest
@@ -115,9 +113,7 @@ class Sampler:
         drawn = gather(self.view, episode[:, rows], start[:, rows], n[:, rows])
         return drawn if self._prompts is None else self._prompted(drawn, episode[:, rows], self._prompts)
 
-    def _prompted(
-        self, drawn: Transition, episode: NDArray[np.int64], prompts: MakePrompts
-    ) -> Transition:
+    def _prompted(self, drawn: Transition, episode: NDArray[np.int64], prompts: MakePrompts) -> Transition:
         """The same with the prompts of both observations."""
         view = self.view
         said = [view.sentences[i] for i in view.episodes["instruction"][episode].ravel().tolist()]

@@ -52,9 +52,7 @@ OFFLINE = Lwd(
     ema_rate=0.1,
     policy_ema_rate=0.1,
 )
-ONLINE = replace(
-    OFFLINE, divl=DivlConfig(atoms=11, tau_base=0.9), trainable=Trainable(policy="expert")
-)
+ONLINE = replace(OFFLINE, divl=DivlConfig(atoms=11, tau_base=0.9), trainable=Trainable(policy="expert"))
 
 
 def policy(seed=0):

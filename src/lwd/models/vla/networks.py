@@ -74,9 +74,7 @@ class VlaModel:
                 f"VlaModel.cameras names {', '.join(missing)}; robot {spec.name!r} has "
                 f"{', '.join(own) or 'no camera'}."
             )
-        vectors = (
-            (spec.action_dim, spec.proprio_dim) if self.policy.variant == "pi0" else (spec.action_dim,)
-        )
+        vectors = (spec.action_dim, spec.proprio_dim) if self.policy.variant == "pi0" else (spec.action_dim,)
         if max(vectors) > self.policy.action_dim:
             raise ConfigError(
                 f"robot {spec.name!r} has {spec.action_dim} action and {spec.proprio_dim} proprio coordinates, the "
@@ -125,7 +123,9 @@ class VlaNetworks:
             variant=self.policy.variant,
         )
         prompters = {self.policy.prompt: policy}
-        if self.critic.prompt not in prompters:  # the critic has a proprio token, so its prompt needs no state
+        if (
+            self.critic.prompt not in prompters
+        ):  # the critic has a proprio token, so its prompt needs no state
             prompters[self.critic.prompt] = Prompter(
                 tokenizer=make_tokenizer(self.model.tokenizers.get(self.critic.prompt)),
                 length=self.model.critic_prompt_tokens,
@@ -157,4 +157,3 @@ class VlaNetworks:
 
         network = load_network(eqx.filter_eval_shape(init), path)
         return eqx.tree_at(lambda n: n.normalizer, network, jax.tree.map(lambda x: x, normalizer))
-
