@@ -10,10 +10,13 @@ from lwd.fleet.serve.observation import ObservationKeys
 from lwd.learner.clone import CloneConfig
 from lwd.learner.method import Method
 from lwd.learner.stages import LoopConfig
+from lwd.models.mlp import MlpConfig
+from lwd.models.vla.networks import VlaModel
 from lwd.replay.mixture import Mixture, demonstrations, offline_rl, online_rl
 from lwd.replay.rate import RateLimit
 from lwd.robot.operator import TakeoverRule
 from lwd.robot.sim.fleet_spec import FleetSpec
+from lwd.spec import RobotSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,18 @@ class ModelConfig:
     instruction_dim: int = 32
     flow_steps: int = 10
     image_side: int | None = None
+
+    def for_robot(self, spec: RobotSpec) -> MlpConfig:
+        """Sizes for this robot."""
+        return MlpConfig(
+            proprio_dim=spec.proprio_dim,
+            instruction_dim=self.instruction_dim,
+            chunk_steps=spec.chunk_steps,
+            action_dim=spec.action_dim,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +188,7 @@ class Experiment:
     """Everything that a run depends on; `lwd.recipes` holds the named ones.
 
     Attributes:
+        model: sizes of the networks, MLP or VLA; `model.for_robot(spec)` makes either.
         gamma: discount per control step.
         takeover_fails: whether an operator's takeover counts as the policy's failure (decision record 0022); the paper
             bootstraps from the state that the human takes over in.
@@ -183,7 +199,7 @@ class Experiment:
     name: str
     fleet: FleetConfig
     collect: CollectConfig
-    model: ModelConfig
+    model: ModelConfig | VlaModel
     clone: CloneStage
     offline: OfflineStage
     online: OnlineStage

@@ -5,7 +5,7 @@ After AWAC, Nair et al., arXiv 2006.09359. Symbols: A advantage Q(s, a) - V(s), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import equinox as eqx
 import jax
@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.errors import ConfigError
 from lwd.learner.clone import clone_losses
 from lwd.learner.divl import DivlConfig, Metrics, read_value, target_values
-from lwd.learner.method import Acting, from_scratch
+from lwd.learner.method import Acting, from_scratch, go_on
 from lwd.learner.stages import Update, critic_stage
-from lwd.learner.state import LearnerConfig, LearnerState, with_fresh_optimizers
+from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.learner.update import policy_step, update_critic, with_filled_tails
-from lwd.models.mlp import MlpConfig, MlpPolicy
-from lwd.models.protocols import Critic
+from lwd.models.networks import Networks
+from lwd.models.protocols import Critic, LearnedPolicy
+from lwd.models.vla.lora import merged
 from lwd.transition import Transition
 
 # ---- equations -------------------------------------------------------------------------------------------------------
@@ -63,25 +64,25 @@ class Awac(LearnerConfig):
                 f"Awac: beta and largest_exponent must be positive, got {self.beta} and {self.largest_exponent}."
             )
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> LearnerState:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
         """As LWD: policy from the reference, value and critic from scratch."""
-        return from_scratch(self, reference, replace(model, atoms=self.divl.atoms), key)
+        return from_scratch(self, reference, model, key, self.divl.atoms)
 
-    def continued(self, reference: MlpPolicy, state: LearnerState) -> LearnerState:
+    def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
         """Fresh optimisers on the same networks."""
-        return with_fresh_optimizers(self, state)
+        return go_on(self, reference, state)
 
-    def warm_up(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
         return critic_stage(self)
 
-    def update(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
         return eqx.Partial(update, self)  # pyright: ignore
 
     def acting(self, state: LearnerState) -> Acting:
-        """The averaged policy."""
-        return state.acting_policy
+        """The averaged policy, adapters merged."""
+        return merged(state.acting_policy)
 
 
 def fit_policy(
@@ -93,7 +94,7 @@ def fit_policy(
     advantage = advantages(state.critic, state.target, with_filled_tails(batch, k_tail), config.divl)
     weight = weights(advantage, config.beta, config.largest_exponent)
 
-    def loss(policy: MlpPolicy) -> tuple[Float[Array, ""], Metrics]:
+    def loss(policy: LearnedPolicy) -> tuple[Float[Array, ""], Metrics]:
         mean = jnp.mean(weight * clone_losses(policy, batch, k_flow))
         return mean, {
             "policy/weighted_flow_matching_loss": mean,

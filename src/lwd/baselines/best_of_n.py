@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import equinox as eqx
 import jax
@@ -12,19 +12,27 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.errors import ConfigError
 from lwd.learner.divl import pessimistic_q
 from lwd.learner.flow import draw_chunk
-from lwd.learner.method import Acting, from_scratch
+from lwd.learner.method import Acting, from_scratch, go_on
 from lwd.learner.stages import Update, critic_stage
-from lwd.learner.state import LearnerConfig, LearnerState, with_fresh_optimizers
-from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
+from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.models.networks import Networks
+from lwd.models.normalizer import Normalizer
+from lwd.models.protocols import LearnedCritic, LearnedPolicy
+from lwd.models.vla.lora import merged
 from lwd.transition import Observation
 
 
 class BestOfNPolicy(eqx.Module):
     """Draws `n` chunks from a flow policy and executes the one that the critic values most; a `ChunkSampler`."""
 
-    policy: MlpPolicy
-    critic: MlpCritic
+    policy: LearnedPolicy
+    critic: LearnedCritic
     n: int = eqx.field(static=True)
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """The policy's."""
+        return self.policy.normalizer
 
     def sample(
         self, observation: Observation, key: PRNGKeyArray, chunk_shape: tuple[int, int], flow_steps: int
@@ -54,22 +62,22 @@ class BestOfN(LearnerConfig):
         if self.n < 1:
             raise ConfigError(f"BestOfN.n must be at least 1, got {self.n}.")
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> LearnerState:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
         """As LWD: value and critic from scratch; the policy is the reference and stays it."""
-        return from_scratch(self, reference, replace(model, atoms=self.divl.atoms), key)
+        return from_scratch(self, reference, model, key, self.divl.atoms)
 
-    def continued(self, reference: MlpPolicy, state: LearnerState) -> LearnerState:
+    def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
         """Fresh optimisers on the same networks."""
-        return with_fresh_optimizers(self, state)
+        return go_on(self, reference, state)
 
-    def warm_up(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic."""
         return critic_stage(self)
 
-    def update(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic, as in the warm-up."""
         return critic_stage(self)
 
     def acting(self, state: LearnerState) -> Acting:
         """The reference with the target critic beside it."""
-        return BestOfNPolicy(state.acting_policy, state.target, self.n)
+        return BestOfNPolicy(merged(state.acting_policy), state.target, self.n)

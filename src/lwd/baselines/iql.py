@@ -5,7 +5,7 @@ Only the value differs from LWD. Implicit Q-learning, Kostrikov et al., arXiv 21
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import equinox as eqx
@@ -15,12 +15,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.errors import ConfigError
 from lwd.learner.divl import Metrics, target_values
-from lwd.learner.method import Acting, from_scratch
+from lwd.learner.method import Acting, from_scratch, go_on
 from lwd.learner.stages import Update
-from lwd.learner.state import LearnerConfig, LearnerState, with_fresh_optimizers
+from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.trainable import typed
 from lwd.learner.update import critic_step, fit_policy, target_step, value_step, with_filled_tails
-from lwd.models.mlp import MlpConfig, MlpPolicy
-from lwd.models.protocols import Critic
+from lwd.models.networks import Networks
+from lwd.models.protocols import Critic, LearnedPolicy
+from lwd.models.vla.lora import merged
 from lwd.transition import Observation, Transition
 
 # ---- equations -------------------------------------------------------------------------------------------------------
@@ -73,25 +75,25 @@ class Iql(LearnerConfig):
                 f"Iql: a scalar value has no entropy to adapt tau by; set divl.alpha to 0, got {self.divl.alpha}."
             )
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> LearnerState:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
         """Policy from the reference, critic and a value of one output from scratch."""
-        return from_scratch(self, reference, replace(model, atoms=1), key)
+        return from_scratch(self, reference, model, key, 1)
 
-    def continued(self, reference: MlpPolicy, state: LearnerState) -> LearnerState:
+    def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
         """Fresh optimisers on the same networks."""
-        return with_fresh_optimizers(self, state)
+        return go_on(self, reference, state)
 
-    def warm_up(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
         return partial(update_critic, self)
 
-    def update(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
-        return eqx.Partial(update, self, reference)  # pyright: ignore
+        return eqx.Partial(update, self, typed(reference, self.trainable))  # pyright: ignore
 
     def acting(self, state: LearnerState) -> Acting:
-        """The averaged policy."""
-        return state.acting_policy
+        """The averaged policy, adapters merged."""
+        return merged(state.acting_policy)
 
 
 def update_critic(
@@ -108,7 +110,7 @@ def update_critic(
 
 
 def update(
-    config: Iql, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
+    config: Iql, reference: LearnedPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[LearnerState, Metrics]:
     """One learner step: `update_critic`, then LWD's own policy step."""
     k_critic, k_policy = jax.random.split(key)

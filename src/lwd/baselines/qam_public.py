@@ -26,8 +26,8 @@ from lwd.learner.optimizers import ema
 from lwd.learner.qam import QamConfig, policy_loss
 from lwd.learner.stages import Update
 from lwd.learner.state import copied, trained_critic, trained_policy
-from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
-from lwd.models.protocols import Critic
+from lwd.models.networks import Networks
+from lwd.models.protocols import Critic, LearnedCritic, LearnedPolicy
 from lwd.transition import Observation, Transition
 
 # ---- equations -------------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def pessimistic_mean(values: Float[Array, "*n heads"], rho: float) -> Float[Arra
 class EnsembleMean(eqx.Module):
     """A critic whose only head is the mean of another's: what QAM's terminal adjoint differentiates, without pessimism."""
 
-    critic: MlpCritic
+    critic: Critic
 
     def encode(self, observation: Observation) -> Float[Array, " Z"]:
         """As the ensemble."""
@@ -96,23 +96,23 @@ class PublicQam:
         """The same in QAM's own settings."""
         return QamConfig(temperature=1.0 / self.inverse_temperature, flow_steps=self.flow_steps)
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> PublicQamState:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> PublicQamState:
         """Everything from scratch, the two flows independently of each other; of `reference` only the normaliser is used."""
         k_policy, k_behaviour, k_critic = jax.random.split(key, 3)
-        policy = MlpPolicy.init(k_policy, model, copied(reference.normalizer))
-        behaviour = MlpPolicy.init(k_behaviour, model, copied(reference.normalizer))
-        critic = MlpCritic.init(k_critic, model, copied(reference.normalizer))
+        policy = model.make_policy(k_policy, copied(reference.normalizer))
+        behaviour = model.make_policy(k_behaviour, copied(reference.normalizer))
+        critic = model.make_critic(k_critic, copied(reference.normalizer), 1)  # its value rests
         return _with_optimizer(self, _Learned(policy, behaviour, critic), copied(behaviour), copied(critic))
 
-    def continued(self, reference: MlpPolicy, state: PublicQamState) -> PublicQamState:
+    def continued(self, reference: LearnedPolicy, state: PublicQamState) -> PublicQamState:
         """A fresh optimiser on the same networks."""
         return _with_optimizer(self, copied(state.learned), state.behaviour_average, state.target)
 
-    def warm_up(self, reference: MlpPolicy) -> Update[PublicQamState]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[PublicQamState]:
         """As every learner step: there is no stage of the critic alone."""
         return self.update(reference)
 
-    def update(self, reference: MlpPolicy) -> Update[PublicQamState]:
+    def update(self, reference: LearnedPolicy) -> Update[PublicQamState]:
         """One step on the sum of the three losses. The behaviour flow is in the state; `reference` is not used."""
         return eqx.Partial(update, self)  # pyright: ignore
 
@@ -124,9 +124,9 @@ class PublicQam:
 class _Learned(eqx.Module):
     """What the one optimiser trains."""
 
-    policy: MlpPolicy
-    behaviour: MlpPolicy
-    critic: MlpCritic
+    policy: LearnedPolicy
+    behaviour: LearnedPolicy
+    critic: LearnedCritic
 
 
 class PublicQamState(eqx.Module):
@@ -135,8 +135,8 @@ class PublicQamState(eqx.Module):
     step: Int[Array, ""]
     learned: _Learned
     optimizer: optax.OptState
-    behaviour_average: MlpPolicy
-    target: MlpCritic
+    behaviour_average: LearnedPolicy
+    target: LearnedCritic
 
 
 def _optimizer(config: PublicQam) -> optax.GradientTransformation:
@@ -150,7 +150,7 @@ def _trained(learned: _Learned) -> _Learned:
 
 
 def _with_optimizer(
-    config: PublicQam, learned: _Learned, behaviour_average: MlpPolicy, target: MlpCritic
+    config: PublicQam, learned: _Learned, behaviour_average: LearnedPolicy, target: LearnedCritic
 ) -> PublicQamState:
     memory = _optimizer(config).init(eqx.filter(learned, _trained(learned)))
     return PublicQamState(jnp.zeros((), jnp.int32), learned, memory, behaviour_average, target)
@@ -166,7 +166,7 @@ class _Keys(NamedTuple):
 
 
 def critic_target(
-    config: PublicQam, policy: MlpPolicy, target: Critic, batch: Transition, key: PRNGKeyArray
+    config: PublicQam, policy: LearnedPolicy, target: Critic, batch: Transition, key: PRNGKeyArray
 ) -> Float[Array, " B"]:
     """Each y = reward + discount (mean_k - rho std_k) Qbar_k(s', a') with one a' of the policy; no gradient, no clipping."""
     shape = batch.chunk.shape[-2:]

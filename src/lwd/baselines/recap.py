@@ -23,7 +23,8 @@ from lwd.learner.optimizers import OptimizerConfig, all_leaves, ema, make_optimi
 from lwd.learner.stages import Update
 from lwd.learner.state import copied, trained_policy
 from lwd.models.mlp import MlpConfig, MlpPolicy, MlpValue
-from lwd.models.protocols import Value
+from lwd.models.networks import Networks
+from lwd.models.protocols import LearnedPolicy, Value
 from lwd.transition import Observation, Transition
 
 # ---- equations -------------------------------------------------------------------------------------------------------
@@ -134,20 +135,25 @@ class Recap:
         """The atoms, evenly spaced."""
         return jnp.linspace(self.value_low, self.value_high, self.atoms)
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> RecapState:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> RecapState:
         """Value from scratch, thresholds at 0, policy from the reference."""
+        if not isinstance(model, MlpConfig):
+            raise ConfigError(
+                f"Recap conditions the first layer of an MLP on the advantage; it has no way into a {type(model).__name__}. "
+                "Use another method, or ModelConfig."
+            )
         value = MlpValue.init(key, replace(model, atoms=self.atoms), reference.normalizer)
-        return init_recap(self, reference, value, jnp.zeros(self.tasks))
+        return init_recap(self, _mlp(reference), value, jnp.zeros(self.tasks))
 
-    def continued(self, reference: MlpPolicy, state: RecapState) -> RecapState:
+    def continued(self, reference: LearnedPolicy, state: RecapState) -> RecapState:
         """The value goes on; the policy starts from the reference again, as in every round of the paper."""
-        return init_recap(self, reference, state.value, state.threshold)
+        return init_recap(self, _mlp(reference), state.value, state.threshold)
 
-    def warm_up(self, reference: MlpPolicy) -> Update[RecapState]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[RecapState]:
         """The value, from windows that reach to the end of the episode."""
         return eqx.Partial(fit_value, self)  # pyright: ignore
 
-    def update(self, reference: MlpPolicy) -> Update[RecapState]:
+    def update(self, reference: LearnedPolicy) -> Update[RecapState]:
         """The policy; the value rests."""
         return eqx.Partial(fit_policy, self)  # pyright: ignore
 
@@ -166,6 +172,12 @@ class RecapState(eqx.Module):
     policy_opt: optax.OptState
     acting_policy: AdvantagePolicy
     threshold: Float[Array, " tasks"]
+
+
+def _mlp(reference: LearnedPolicy) -> MlpPolicy:
+    """Narrowed; `start` has refused everything else."""
+    assert isinstance(reference, MlpPolicy)
+    return reference
 
 
 def trained_parts(policy: AdvantagePolicy) -> AdvantagePolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from lwd.config import Experiment
 from lwd.errors import RobotError
+from lwd.fleet.policies import prompts_of
 from lwd.fleet.services import encoder, fleet_description
 from lwd.image import prepare
 from lwd.learner.method import Acting, act
+from lwd.models.networks import MakePrompts
 from lwd.robot.sim.run import ActBatch
 from lwd.spec import CameraSpec
 from lwd.transition import Observation
@@ -26,18 +29,17 @@ def _chunks(
     proprio: jax.Array,
     instruction: jax.Array,
     images: dict[str, jax.Array],
+    prompts: dict[str, jax.Array] | None,
     seeds: jax.Array,
     chunk_index: jax.Array,
     shape: tuple[int, int],
     flow_steps: int,
 ) -> jax.Array:
-    def one(
-        sensed: jax.Array, text: jax.Array, seen: dict[str, jax.Array], seed: jax.Array, index: jax.Array
-    ) -> jax.Array:
+    def one(seen: Observation, seed: jax.Array, index: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), index)
-        return act(policy, Observation(sensed, text, seen), key, shape, flow_steps)
+        return act(policy, seen, key, shape, flow_steps)
 
-    return jax.vmap(one)(proprio, instruction, images, seeds, chunk_index)
+    return jax.vmap(one)(Observation(proprio, instruction, images, prompts), seeds, chunk_index)
 
 
 class PolicyDriver:
@@ -55,18 +57,23 @@ class PolicyDriver:
         pad_to: int,
         cameras: Sequence[CameraSpec] = (),
         image_side: int | None = None,
+        prompts: Callable[[Acting], MakePrompts | None] = lambda acting: None,
     ) -> None:
         self._cameras, self._side = tuple(cameras), image_side
+        self._make_prompts = prompts
+        self._prompts: dict[int, MakePrompts | None] = {}
         self._embed, self._shape, self._flow_steps, self._pad = embed, chunk_shape, flow_steps, pad_to
         self._policies: dict[int, Acting] = {}
 
     def load(self, snapshot: int, policy: Acting) -> None:
         """Make a snapshot available to episodes that begin from now on."""
         self._policies[snapshot] = policy
+        self._prompts[snapshot] = self._make_prompts(policy)
 
     def keep_only(self, snapshots: Sequence[int]) -> None:
         """Forget snapshots that no running episode uses any more."""
         self._policies = {n: p for n, p in self._policies.items() if n in set(snapshots)}
+        self._prompts = {n: p for n, p in self._prompts.items() if n in set(snapshots)}
 
     def act_batch(self, batch: ActBatch) -> NDArray[np.float32]:
         """Chunks [B, H, A] for the robots of a fleet that need one now."""
@@ -95,11 +102,14 @@ class PolicyDriver:
             rows = np.flatnonzero(np.asarray(snapshots) == snapshot)
             for part in np.array_split(rows, -(-len(rows) // self._pad)):
                 padded = np.resize(part, self._pad)
+                prompts = self._prompts[snapshot]
+                ids = None if prompts is None else prompts([instructions[i] for i in padded], proprio[padded])
                 chunks = _chunks(
                     self._policies[snapshot],
                     jnp.asarray(proprio[padded]),
                     jnp.asarray(embedded[padded]),
                     {camera: jnp.asarray(pixels[padded]) for camera, pixels in seen.items()},
+                    jax.tree.map(jnp.asarray, ids),
                     jnp.asarray(seeds[padded] & 0x7FFFFFFF, jnp.uint32),
                     jnp.asarray(chunk_index[padded], jnp.uint32),
                     self._shape,
@@ -129,4 +139,5 @@ def fleet_driver(experiment: Experiment) -> PolicyDriver:
         pad_to=-(-fleet.robots // fleet.workers),
         cameras=spec.cameras,
         image_side=experiment.model.image_side,
+        prompts=partial(prompts_of, experiment),
     )

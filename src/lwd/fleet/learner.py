@@ -10,7 +10,7 @@ from lwd.config import Experiment
 from lwd.episode import Source
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
-from lwd.fleet.policies import load_reference, publish
+from lwd.fleet.policies import load_reference, prompts_of, publish
 from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, open_replay, open_services
 from lwd.fleet.training import own, stage_key
@@ -71,6 +71,7 @@ class OnlineLearner:
         self._stage = experiment.online
         self._block = self._stage.publish_every_learner_steps
         self._reference = load_reference(experiment, services)
+        self._prompts = prompts_of(experiment, self._reference)
         self._update = self._stage.learner.update(self._reference)
         self._key = stage_key("online", experiment.seed)
         self._state = self._first_state()
@@ -149,7 +150,7 @@ class OnlineLearner:
         """The batches of the block that begins at `step` (by default the present one), from the newest manifest."""
         self._reader.refresh()
         self._note_sampleable()
-        sampler = self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed)
+        sampler = self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed, self._prompts)
         step = self._step if step is None else step
         return Drawn(sampler, sampler.draw(step, self._block, self._stage.learner.batch))
 

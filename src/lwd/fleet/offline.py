@@ -12,15 +12,18 @@ from rich.console import Console
 from lwd.config import Experiment, OfflineStage
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog
-from lwd.fleet.policies import load_reference, model_config, publish
+from lwd.fleet.policies import load_reference, model_config, prompts_of, publish
 from lwd.fleet.progress import Task, progress
 from lwd.fleet.services import Services, open_replay
-from lwd.fleet.training import StageRun, demonstration_normalizer, own
+from lwd.fleet.statistics import check_statistics, demonstration_normalizer
+from lwd.fleet.training import StageRun, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Method
 from lwd.learner.stages import LoopConfig, clone_stage
-from lwd.models.mlp import MlpPolicy
+from lwd.models.networks import MakePrompts
+from lwd.models.protocols import LearnedPolicy
+from lwd.models.vla.lora import merged
 from lwd.replay.mixture import Mixture
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
@@ -34,13 +37,11 @@ def train_sft(experiment: Experiment, services: Services, console: Console) -> S
     stage = experiment.clone
     with open_replay(experiment, services, "learner") as (replay, reader):
         reader.refresh()
-        sampler = _sampler(replay, stage.mixture, experiment)
-        normalizer = demonstration_normalizer(replay.view())
-        policy = MlpPolicy.init(
-            jax.random.fold_in(jax.random.key(experiment.seed), _SFT_STREAM),
-            model_config(experiment),
-            normalizer,
-        )
+        networks = model_config(experiment)
+        normalizer = demonstration_normalizer(replay.view(), networks.statistics)
+        key = jax.random.fold_in(jax.random.key(experiment.seed), _SFT_STREAM)
+        policy = networks.make_policy(key, normalizer)
+        sampler = _sampler(replay, stage.mixture, experiment, networks.prompts(policy))
         with (
             progress(console, "train sft", stage.steps) as bar,
             _stage_run("sft", experiment, services, stage.loop, bar, "policy/flow_matching_loss") as run,
@@ -56,7 +57,7 @@ def train_sft(experiment: Experiment, services: Services, console: Console) -> S
         return publish(
             experiment,
             services,
-            state.acting_policy,
+            merged(state.acting_policy),
             stage="sft",
             learner_step=stage.steps,
             manifest=sampler.manifest,
@@ -90,8 +91,10 @@ def train_on_replay(
     reference = load_reference(experiment, services)
     with open_replay(experiment, services, "learner") as (replay, reader):
         reader.refresh()
-        sampler = _sampler(replay, stage.mixture, experiment)
-        warm_up = _sampler(replay, stage.warm_up_mixture or stage.mixture, experiment)
+        check_statistics(reference.normalizer, replay.view())
+        prompts = prompts_of(experiment, reference)
+        sampler = _sampler(replay, stage.mixture, experiment, prompts)
+        warm_up = _sampler(replay, stage.warm_up_mixture or stage.mixture, experiment, prompts)
         with (
             progress(console, f"train {name}", stage.steps) as bar,
             _stage_run(name, experiment, services, stage.loop, bar, "value/quantile") as run,
@@ -108,7 +111,7 @@ def train_on_replay(
         return state, sampler.manifest
 
 
-def first_state(experiment: Experiment, learner: Method, reference: MlpPolicy) -> Any:
+def first_state(experiment: Experiment, learner: Method, reference: LearnedPolicy) -> Any:
     """The state that offline learning starts from; also the template that checkpoints are read into."""
     key = jax.random.fold_in(jax.random.key(experiment.seed), _CRITIC_STREAM)
     return own(learner.start(reference, model_config(experiment), key))
@@ -135,8 +138,10 @@ def last_state(experiment: Experiment, services: Services, learner: Method, name
         checkpoints.close()
 
 
-def _sampler(replay: Replay, mixture: Mixture, experiment: Experiment) -> Sampler:
-    return replay.sampler(replay.view(), mixture, experiment.seed)
+def _sampler(
+    replay: Replay, mixture: Mixture, experiment: Experiment, prompts: MakePrompts | None
+) -> Sampler:
+    return replay.sampler(replay.view(), mixture, experiment.seed, prompts)
 
 
 @contextmanager

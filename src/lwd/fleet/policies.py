@@ -5,47 +5,51 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from lwd.config import Experiment
 from lwd.errors import SnapshotError
 from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting
 from lwd.models.arrays import from_arrays, to_arrays
-from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
+from lwd.models.networks import MakePrompts, Networks
+from lwd.models.normalizer import Normalizer
+from lwd.models.protocols import LearnedPolicy
+from lwd.models.vla.lora import merged
 from lwd.snapshot.store import Snapshot
 
 _COMMANDS = {"sft": "lwd train sft", "offline": "lwd train offline", "online": "lwd fleet up"}
 
 
-def model_config(experiment: Experiment) -> MlpConfig:
+def model_config(experiment: Experiment) -> Networks:
     """Sizes of policy and critic for this fleet's robot."""
     spec, _ = fleet_description(experiment)
-    return MlpConfig(
-        proprio_dim=spec.proprio_dim,
-        instruction_dim=experiment.model.instruction_dim,
-        chunk_steps=spec.chunk_steps,
-        action_dim=spec.action_dim,
-        width=experiment.model.width,
-        depth=experiment.model.depth,
-        heads=experiment.model.heads,
-    )
+    return experiment.model.for_robot(spec)
 
 
-def policy_template(experiment: Experiment) -> MlpPolicy:
-    """A flow policy of the right shapes, to read an SFT snapshot into."""
-    config = model_config(experiment)
-    return MlpPolicy.init(jax.random.key(0), config, Normalizer.identity(config.proprio_dim))
+def prompts_of(experiment: Experiment, network: Any) -> MakePrompts | None:
+    """What makes the prompts that this network reads, under its own statistics; None for an MLP."""
+    return model_config(experiment).prompts(network)
 
 
 def acting_template(experiment: Experiment, stage: str) -> Acting:
-    """What this stage's snapshots hold, of the right shapes: a flow policy, or what the stage's method acts with."""
-    policy = policy_template(experiment)
-    if stage == "sft":
-        return policy
-    method = (experiment.offline if stage == "offline" else experiment.online).learner
-    return method.acting(method.start(policy, model_config(experiment), jax.random.key(0)))
+    """What this stage's snapshots hold, as shapes: a flow policy, or what the stage's method acts with."""
+    networks = model_config(experiment).without_weights()
+    spec, _ = fleet_description(experiment)
+
+    def made(key: PRNGKeyArray) -> Acting:
+        policy = networks.make_policy(key, Normalizer.identity(spec.proprio_dim))
+        cloned = merged(init_clone(experiment.clone.learner, policy).acting_policy)
+        if stage == "sft":
+            return cloned
+        method = (experiment.offline if stage == "offline" else experiment.online).learner
+        return method.acting(method.start(cloned, networks, key))
+
+    return eqx.filter_eval_shape(made, jax.random.key(0))
 
 
 def publish(
@@ -58,15 +62,12 @@ def publish(
     manifest: int | None,
 ) -> Snapshot:
     """Publish a policy with what a robot must check before it loads it, and announce it."""
-    config = model_config(experiment)
     spec, _ = fleet_description(experiment)
     arrays = to_arrays(policy)
     meta: dict[str, Any] = {
         "stage": stage,
-        "model": "mlp",
+        **model_config(experiment).describe(),
         "acting": type(policy).__name__,
-        "width": config.width,
-        "depth": config.depth,
         "robot_spec": spec.name,
         "chunk_steps": spec.chunk_steps,
         "instruction_encoder": encoder(experiment).version,
@@ -82,11 +83,14 @@ def load_policy(experiment: Experiment, services: Services, number: int) -> tupl
     """A verified snapshot as what robots run.
 
     Raises:
-        SnapshotError: it is missing, not intact, or was made for another robot, model or instruction encoder.
+        SnapshotError: it is missing, not intact, or was made for another robot, model, statistics or instruction encoder.
     """
     arrays, snapshot = services.snapshots.load(number)
     spec, _ = fleet_description(experiment)
     expected = {"robot_spec": spec.name, "instruction_encoder": encoder(experiment).version}
+    described = model_config(experiment).describe()
+    expected |= {name: described[name] for name in ("cameras", "statistics") if name in described}
+    expected["normalizer"] = normalizer_fingerprint(arrays)
     for name, value in expected.items():
         if snapshot.meta.get(name) != value:
             raise SnapshotError(
@@ -103,14 +107,14 @@ def load_policy(experiment: Experiment, services: Services, number: int) -> tupl
     return from_arrays(template, arrays, f"snapshot {number}"), snapshot
 
 
-def load_reference(experiment: Experiment, services: Services) -> MlpPolicy:
+def load_reference(experiment: Experiment, services: Services) -> LearnedPolicy:
     """The SFT policy, which is pi_beta.
 
     Raises:
         SnapshotError: it has not been trained yet.
     """
     reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
-    assert isinstance(reference, MlpPolicy)  # acting_template says so
+    assert isinstance(reference, LearnedPolicy)  # acting_template says so
     return reference
 
 

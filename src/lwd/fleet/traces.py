@@ -12,14 +12,15 @@ import numpy as np
 
 from lwd.config import Experiment
 from lwd.episode import Episode
+from lwd.fleet.policies import prompts_of
 from lwd.fleet.services import encoder, fleet_description
 from lwd.learner.divl import DivlConfig, read_value
-from lwd.models.mlp import MlpCritic
+from lwd.models.protocols import LearnedCritic
 from lwd.transition import Observation
 
 
 def value_traces(
-    experiment: Experiment, critic: MlpCritic, episodes: Sequence[Episode], config: DivlConfig
+    experiment: Experiment, critic: LearnedCritic, episodes: Sequence[Episode], config: DivlConfig
 ) -> list[dict[str, Any]]:
     """One success and one failure of the same long task, of median length each, value read at every chunk boundary."""
     pair = _pair(experiment, episodes)
@@ -43,20 +44,24 @@ def _typical(episodes: list[Episode]) -> Episode:
 
 @eqx.filter_jit
 def _read(
-    critic: MlpCritic, observations: Observation, config: DivlConfig
+    critic: LearnedCritic, observations: Observation, config: DivlConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     logits = jax.vmap(lambda o: critic.value_logits(critic.encode(o)))(observations)
     quantile, tau, entropy = jax.vmap(read_value, (0, None))(logits, config)
     return quantile, tau, entropy, jax.nn.softmax(logits)
 
 
-def _trace(experiment: Experiment, critic: MlpCritic, episode: Episode, config: DivlConfig) -> dict[str, Any]:
+def _trace(
+    experiment: Experiment, critic: LearnedCritic, episode: Episode, config: DivlConfig
+) -> dict[str, Any]:
     spec, _ = fleet_description(experiment)
     rows = np.arange(0, episode.steps, spec.chunk_steps)
     text = encoder(experiment)(episode.header.instruction)
-    observations = Observation(
-        jnp.asarray(episode.proprio[rows]), jnp.asarray(np.tile(text, (len(rows), 1))), {}
-    )
+    proprio = np.asarray(episode.proprio[rows], np.float32)
+    prompts = prompts_of(experiment, critic)
+    ids = None if prompts is None else prompts([episode.header.instruction] * len(rows), proprio)
+    texts = jnp.asarray(np.tile(text, (len(rows), 1)))
+    observations = Observation(jnp.asarray(proprio), texts, {}, jax.tree.map(jnp.asarray, ids))
     quantile, tau, entropy, probabilities = _read(critic, observations, config)
     return {
         "task": episode.header.task,

@@ -9,26 +9,18 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lwd.episode import Source
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.divl import Metrics
 from lwd.learner.stages import LoopConfig, Stepped, Update, run_block
-from lwd.models.mlp import Normalizer
 from lwd.replay.prefetch import Prefetcher
 from lwd.replay.sampler import Sampler
-from lwd.replay.table import SOURCES
-from lwd.replay.view import View
 from lwd.transition import Transition
 
 State = TypeVar("State", bound=Stepped)
-
-SCALE_FLOOR = 0.05
-"""Smallest scale of a normalised coordinate, so that one that hardly moved in the demonstrations cannot explode later."""
 
 
 class StageRun:
@@ -116,15 +108,3 @@ def stage_key(stage: str, seed: int) -> PRNGKeyArray:
 def own(state: State) -> State:
     """A copy whose buffers nothing else holds, because training donates them."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x, state)
-
-
-def demonstration_normalizer(view: View) -> Normalizer:
-    """Mean and scale of proprio over the demonstrations of a view."""
-    chosen = view.episodes[view.episodes["source"] == SOURCES.index(Source.DEMO)]
-    if not len(chosen):
-        raise ConfigError(f"manifest {view.manifest} holds no demonstration to take mean and scale from.")
-    rows = np.concatenate(
-        [view.columns.proprio[int(r["first"]) : int(r["first"]) + int(r["steps"])] for r in chosen]
-    )
-    scale = np.maximum(rows.std(axis=0), SCALE_FLOOR)
-    return Normalizer(jnp.asarray(rows.mean(axis=0), jnp.float32), jnp.asarray(scale, jnp.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import equinox as eqx
 import jax
@@ -15,9 +15,10 @@ from lwd.errors import ConfigError
 from lwd.learner.augment import AugmentConfig
 from lwd.learner.divl import Metrics
 from lwd.learner.flow import flow_matching_loss
-from lwd.learner.optimizers import OptimizerConfig, ema, make_optimizer, step
-from lwd.learner.state import copied, trained_policy
-from lwd.models.mlp import MlpPolicy
+from lwd.learner.optimizers import OptimizerConfig, descend, follow, make_optimizer
+from lwd.learner.state import copied
+from lwd.learner.trainable import Trainable, prepared, trained_policy
+from lwd.models.protocols import LearnedPolicy, Policy
 from lwd.transition import Transition
 
 
@@ -30,12 +31,14 @@ class CloneConfig:
         batch: transitions per learner step.
         policy_ema_rate: of the averaged copy, which becomes the reference.
         augment: of the pictures; None for none.
+        trainable: what of the policy trains.
     """
 
     policy: OptimizerConfig
     batch: int = 256
     policy_ema_rate: float = 0.002
     augment: AugmentConfig | None = None
+    trainable: Trainable = field(default_factory=Trainable)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -48,23 +51,23 @@ class CloneState(eqx.Module):
     """What a checkpoint of this stage holds."""
 
     step: Int[Array, ""]
-    policy: MlpPolicy
+    policy: LearnedPolicy
     policy_opt: optax.OptState
-    acting_policy: MlpPolicy
+    acting_policy: LearnedPolicy
 
 
-def init_clone(config: CloneConfig, policy: MlpPolicy) -> CloneState:
+def init_clone(config: CloneConfig, policy: LearnedPolicy) -> CloneState:
     """Start cloning from this policy."""
-    optimizer = make_optimizer(config.policy)
+    optimizer, policy = make_optimizer(config.policy), prepared(policy, config.trainable)
     return CloneState(
         step=jnp.zeros((), jnp.int32),
         policy=copied(policy),
-        policy_opt=optimizer.init(eqx.filter(policy, trained_policy(policy))),
+        policy_opt=optimizer.init(eqx.filter(policy, trained_policy(policy, config.trainable))),
         acting_policy=copied(policy),
     )
 
 
-def clone_losses(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
+def clone_losses(policy: Policy, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
     """Flow-matching loss of every transition of a batch."""
     keys = jax.random.split(key, batch.reward.shape[0])
     return jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
@@ -72,20 +75,20 @@ def clone_losses(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> Flo
     )
 
 
-def clone_loss(policy: MlpPolicy, batch: Transition, key: PRNGKeyArray) -> Float[Array, ""]:
+def clone_loss(policy: Policy, batch: Transition, key: PRNGKeyArray) -> Float[Array, ""]:
     """Flow-matching loss over a batch, mean."""
     return jnp.mean(clone_losses(policy, batch, key))
 
 
 def clone_step(
-    config: CloneConfig, state: CloneState, loss: Callable[[MlpPolicy], tuple[Float[Array, ""], Metrics]]
+    config: CloneConfig, state: CloneState, loss: Callable[[LearnedPolicy], tuple[Float[Array, ""], Metrics]]
 ) -> tuple[CloneState, Metrics]:
     """One step of the policy on this loss; its averaged copy follows."""
-    (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.policy)
-    policy, policy_opt = step(
-        make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
+    trained = trained_policy(state.policy, config.trainable)
+    policy, policy_opt, metrics = descend(
+        make_optimizer(config.policy), state.policy, trained, loss, state.policy_opt
     )
-    acting_policy = ema(state.acting_policy, policy, config.policy_ema_rate)
+    acting_policy = follow(state.acting_policy, policy, trained, config.policy_ema_rate)
     return CloneState(state.step + 1, policy, policy_opt, acting_policy), metrics
 
 
@@ -94,7 +97,7 @@ def clone_update(
 ) -> tuple[CloneState, Metrics]:
     """One step of flow matching on demonstrations."""
 
-    def loss(policy: MlpPolicy) -> tuple[Float[Array, ""], Metrics]:
+    def loss(policy: LearnedPolicy) -> tuple[Float[Array, ""], Metrics]:
         value = clone_loss(policy, batch, key)
         return value, {"policy/flow_matching_loss": value}
 

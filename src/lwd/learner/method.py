@@ -6,7 +6,7 @@ all, so that a comparison compares methods and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -14,8 +14,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.learner.flow import draw_chunk
 from lwd.learner.stages import Update, critic_stage, rl_stage
 from lwd.learner.state import LearnerConfig, LearnerState, init_state, with_fresh_optimizers
-from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
-from lwd.models.protocols import ChunkSampler, Policy
+from lwd.learner.trainable import check_shared_prefix
+from lwd.models.networks import Networks
+from lwd.models.protocols import ChunkSampler, LearnedPolicy, Policy
+from lwd.models.vla.lora import merged
 from lwd.transition import Observation
 
 Acting = Policy | ChunkSampler
@@ -35,19 +37,19 @@ class Method(Protocol):
         """Transitions per learner step."""
         ...
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> Any:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> Any:
         """The state that offline learning starts from, given the cloned policy."""
         ...
 
-    def continued(self, reference: MlpPolicy, state: Any) -> Any:
+    def continued(self, reference: LearnedPolicy, state: Any) -> Any:
         """What the method has learned, at learner step 0 of new schedules: how a later stage starts."""
         ...
 
-    def warm_up(self, reference: MlpPolicy) -> Update[Any]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[Any]:
         """The learner step of the first `critic_steps` of the offline stage."""
         ...
 
-    def update(self, reference: MlpPolicy) -> Update[Any]:
+    def update(self, reference: LearnedPolicy) -> Update[Any]:
         """The learner step after that, and online."""
         ...
 
@@ -57,35 +59,46 @@ class Method(Protocol):
 
 
 def from_scratch(
-    config: LearnerConfig, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray
+    config: LearnerConfig, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray, atoms: int
 ) -> LearnerState:
-    """Policy from the reference, a new value (of `model.atoms` outputs) and critic. Paper: Algorithm 1."""
-    return init_state(config, reference, MlpCritic.init(key, model, reference.normalizer))
+    """Policy from the reference, a new value (of so many outputs) and critic. Paper: Algorithm 1."""
+    return init_state(config, reference, model.make_critic(key, reference.normalizer, atoms))
+
+
+def go_on(config: LearnerConfig, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
+    """Fresh optimisers on the same networks, with what the new configuration trains of them.
+
+    Raises:
+        ConfigError: policy and reference are to share an encoding, and their backbones differ.
+    """
+    fresh = with_fresh_optimizers(config, state)
+    check_shared_prefix(config.trainable, reference, fresh.policy)
+    return fresh
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lwd(LearnerConfig):
     """Learning While Deploying: DIVL for the value, QAM for the policy. Paper: Algorithm 2."""
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> LearnerState:
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
         """Policy from the reference, value and critic from scratch. Paper: Algorithm 1."""
-        return from_scratch(self, reference, replace(model, atoms=self.divl.atoms), key)
+        return from_scratch(self, reference, model, key, self.divl.atoms)
 
-    def continued(self, reference: MlpPolicy, state: LearnerState) -> LearnerState:
+    def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
         """Fresh optimisers on the same networks."""
-        return with_fresh_optimizers(self, state)
+        return go_on(self, reference, state)
 
-    def warm_up(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
         return critic_stage(self)
 
-    def update(self, reference: MlpPolicy) -> Update[LearnerState]:
+    def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Algorithm 2."""
         return rl_stage(self, reference)
 
     def acting(self, state: LearnerState) -> Acting:
-        """The averaged policy."""
-        return state.acting_policy
+        """The averaged policy, adapters merged."""
+        return merged(state.acting_policy)
 
 
 def act(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +13,8 @@ import optax
 
 from lwd.errors import ConfigError
 
-Module = TypeVar("Module", bound=eqx.Module)
+Module = TypeVar("Module")
+Aux = TypeVar("Aux")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,33 @@ def step(
     return eqx.apply_updates(module, updates), opt_state
 
 
+def descend(
+    optimizer: optax.GradientTransformation,
+    module: Module,
+    trained: Module,
+    loss: Callable[[Module], tuple[Any, Aux]],
+    opt_state: optax.OptState,
+) -> tuple[Module, optax.OptState, Aux]:
+    """One step of the trained leaves on a loss of the module; also the loss's second result.
+
+    Only trained leaves are differentiated: no gradient of a frozen backbone is made, and nothing is kept to make it.
+    """
+    moving, still = eqx.partition(module, trained)
+
+    def of_trained(moving: Module) -> tuple[Any, Aux]:
+        return loss(eqx.combine(moving, still))
+
+    (_, aux), gradients = eqx.filter_value_and_grad(of_trained, has_aux=True)(moving)
+    updates, opt_state = optimizer.update(gradients, opt_state, moving)
+    return eqx.combine(eqx.apply_updates(moving, updates), still), opt_state, aux
+
+
+def follow(average: Module, live: Module, trained: Module, rate: float) -> Module:
+    """`ema` of the trained leaves; the others are the live module's own."""
+    moving, still = eqx.partition(live, trained)
+    return eqx.combine(ema(eqx.filter(average, trained), moving, rate), still)
+
+
 def ema(average: Module, live: Module, rate: float) -> Module:
     """Moved towards `live`: average + rate (live - average), leaf by leaf."""
     return jax.tree.map(lambda a, b: a + rate * (b - a), average, live)
@@ -83,6 +112,6 @@ def all_leaves(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf), tree)
 
 
-def count_parameters(module: eqx.Module) -> int:
+def count_parameters(module: object) -> int:
     """Number of parameters, for logs."""
     return sum(int(jnp.size(leaf)) for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_array)))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.errors import ConfigError
 from lwd.learner.divl import Metrics
 from lwd.learner.flow import Velocity, time_grid
-from lwd.models.protocols import Critic, Policy
+from lwd.models.protocols import Context, Critic, Policy
 from lwd.transition import Observation
 
 Chunk = Float[Array, "H A"]
@@ -47,11 +47,15 @@ class QamConfig:
 
 
 class Path(NamedTuple):
-    """One memoryless path: the points a^{w_i} for i < T, the velocity there, and the endpoint a^1."""
+    """One memoryless path: the points a^{w_i} for i < T, the velocity there, and the endpoint a^1.
+
+    `last_velocity` is the reference's at the last point: the noiseless step took it, and the loss needs it again.
+    """
 
     points: Points
     velocities: Points
     endpoint: Chunk
+    last_velocity: Chunk
 
 
 # ---- equations: one example ------------------------------------------------------------------------------------------
@@ -60,11 +64,6 @@ class Path(NamedTuple):
 def noise_scale(w: Float[Array, "..."], h: float) -> Float[Array, "..."]:
     """sigma_w with sigma_w^2 = 2 (1 - w + h) / (w + h): the memoryless schedule, shifted by h so that it stays finite."""
     return jnp.sqrt(2.0 * (1.0 - w + h) / (w + h))
-
-
-def drift(velocity: Velocity, a: Chunk, w: Float[Array, ""], pole: Float[Array, ""]) -> Chunk:
-    """Drift 2 f(a, w) - a / pole of the memoryless SDE; `pole` is w shifted away from 0."""
-    return 2.0 * velocity(a, w) - a / pole
 
 
 def memoryless_path(velocity: Velocity, last_velocity: Velocity, noise: Points) -> Path:
@@ -82,11 +81,14 @@ def memoryless_path(velocity: Velocity, last_velocity: Velocity, noise: Points) 
         return jax.lax.stop_gradient(moved), (a, v)
 
     last, (points, velocities) = jax.lax.scan(step, noise[0], (times[:-1], noise[1:]))
-    endpoint = jax.lax.stop_gradient(last + h * last_velocity(last, times[-1]))
+    final = last_velocity(last, times[-1])
+    own = final if velocity is last_velocity else velocity(last, times[-1])
+    endpoint = jax.lax.stop_gradient(last + h * final)
     return Path(
         jnp.concatenate([points, last[None]]),
-        jnp.concatenate([velocities, velocity(last, times[-1])[None]]),
+        jnp.concatenate([velocities, own[None]]),
         endpoint,
+        final,
     )
 
 
@@ -97,14 +99,28 @@ def lean_adjoint(
 
     g_i = g_{i+1} + h J_i^T g_{i+1} with J_i the Jacobian of 2 f_beta(a, w) - a / (w + h), at the path's point. Paper: Eq 9.
     """
+    return _adjoint_and_velocities(reference, points, terminal, jacobian_time)[0]
+
+
+def _adjoint_and_velocities(
+    reference: Velocity, points: Points, terminal: Chunk, jacobian_time: Literal["next", "same"]
+) -> tuple[Points, Points]:
+    """The lean adjoint, and the reference's velocities at the Jacobian's times, which its forward pass makes anyway."""
     times, h = time_grid(points.shape[0])
     jacobian_times = times + h if jacobian_time == "next" else times
 
-    def step(g: Chunk, x: tuple[Chunk, Float[Array, ""], Float[Array, ""]]) -> tuple[Chunk, Chunk]:
+    def step(
+        g: Chunk, x: tuple[Chunk, Float[Array, ""], Float[Array, ""]]
+    ) -> tuple[Chunk, tuple[Chunk, Chunk]]:
         a, w, w_jacobian = x
-        _, pullback = jax.vjp(lambda b: drift(reference, b, w_jacobian, w + h), a)
+
+        def moved(b: Chunk) -> tuple[Chunk, Chunk]:
+            v = reference(b, w_jacobian)
+            return 2.0 * v - b / (w + h), v  # the memoryless SDE's drift
+
+        _, pullback, v = jax.vjp(moved, a, has_aux=True)
         g = g + h * pullback(g)[0]
-        return g, g
+        return g, (g, v)
 
     return jax.lax.scan(step, terminal, (points, times, jacobian_times), reverse=True)[1]
 
@@ -132,6 +148,33 @@ def action_gradient(critic: Critic, observation: Observation, chunk: Chunk) -> C
     return jax.grad(lambda a: jnp.min(critic.q(z, jnp.clip(a, -1.0, 1.0))))(chunk)
 
 
+def bound(policy: Policy, context: Context) -> Velocity:
+    """The policy's velocity under this context, in float32 whatever the network computes in.
+
+    Path, adjoint and the difference of two velocities stay in float32: the difference is small, and is divided by sigma.
+    """
+
+    def velocity(a: Chunk, w: Float[Array, ""]) -> Chunk:
+        return policy.velocity(context, a, w).astype(jnp.float32)
+
+    return velocity
+
+
+def reference_pass(
+    reference: Velocity, path: Path, terminal: Chunk, times: Float[Array, " T"], config: QamConfig
+) -> tuple[Points, Points]:
+    """The lean adjoint, and the reference's velocities at the path's points, each evaluated once; no gradient."""
+    adjoint, passed = _adjoint_and_velocities(reference, path.points, terminal, config.jacobian_time)
+    if config.paths_from == "reference":
+        velocities = path.velocities
+    elif config.jacobian_time == "same":
+        velocities = passed
+    else:
+        before = jax.vmap(reference)(path.points[:-1], times[:-1])
+        velocities = jnp.concatenate([before, path.last_velocity[None]])
+    return jax.lax.stop_gradient((adjoint, velocities))
+
+
 def adjoint_matching_loss(
     policy: Policy,
     reference: Policy,
@@ -139,24 +182,33 @@ def adjoint_matching_loss(
     observation: Observation,
     noise: Points,
     config: QamConfig,
+    *,
+    shared_prefix: bool = False,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Eq 9 for one observation and one path; gradients reach `policy` alone. `noise` is [T, H, A]. Paper: Eq 8, 9, 10."""
-    context, reference_context = policy.encode(observation), reference.encode(observation)
+    """Eq 9 for one observation and one path; gradients reach `policy` alone. Paper: Eq 8, 9, 10.
 
-    def f(a: Chunk, w: Float[Array, ""]) -> Chunk:
-        return policy.velocity(context, a, w)
+    Each network encodes the observation once, and every flow step reuses that.
 
-    def f_beta(a: Chunk, w: Float[Array, ""]) -> Chunk:
-        return reference.velocity(reference_context, a, w)
-
+    Args:
+        policy: pi_theta.
+        reference: pi_beta.
+        critic: whose gradient ends the path.
+        observation: s.
+        noise: [T, H, A], see `memoryless_path`.
+        config: temperature, schedule, conventions.
+        shared_prefix: the two policies encode alike, and the policy's encoding is frozen: it serves the reference too.
+    """
+    context = policy.encode(observation)
+    f = bound(policy, context)
+    f_beta = bound(
+        reference, jax.lax.stop_gradient(context) if shared_prefix else reference.encode(observation)
+    )
     times, _ = time_grid(config.flow_steps)
     path = memoryless_path(f if config.paths_from == "policy" else f_beta, f_beta, noise)
     velocities = path.velocities if config.paths_from == "policy" else jax.vmap(f)(path.points, times)
     terminal = -action_gradient(critic, observation, path.endpoint) / config.temperature
-    adjoint = lean_adjoint(f_beta, path.points, terminal, config.jacobian_time)
-    reference_velocities, adjoint, terminal = jax.lax.stop_gradient(
-        (jax.vmap(f_beta)(path.points, times), adjoint, terminal)
-    )
+    terminal = jax.lax.stop_gradient(terminal.astype(jnp.float32))
+    adjoint, reference_velocities = reference_pass(f_beta, path, terminal, times, config)
     loss = matching_loss(velocities, reference_velocities, adjoint)
     return loss, {
         "policy/adjoint_matching_loss": loss,
@@ -174,12 +226,18 @@ def policy_loss(
     chunk_shape: tuple[int, int],
     key: PRNGKeyArray,
     config: QamConfig,
+    *,
+    shared_prefix: bool = False,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Eq 9 over a batch of observations: mean loss and mean metrics, with the batch's largest adjoint."""
     size = jax.tree.leaves(observation)[0].shape[0]
     noise = jax.random.normal(key, (size, config.flow_steps, *chunk_shape))
-    losses, metrics = jax.vmap(adjoint_matching_loss, (None, None, None, 0, 0, None))(
-        policy, reference, critic, observation, noise, config
-    )
+
+    def one(seen: Observation, noise: Points) -> tuple[Float[Array, ""], Metrics]:
+        return adjoint_matching_loss(
+            policy, reference, critic, seen, noise, config, shared_prefix=shared_prefix
+        )
+
+    losses, metrics = jax.vmap(one)(observation, noise)
     largest = jnp.max(metrics["policy/adjoint_norm"])
     return jnp.mean(losses), {**jax.tree.map(jnp.mean, metrics), "policy/adjoint_norm_max": largest}

@@ -20,7 +20,8 @@ from lwd.learner.method import Acting, Lwd
 from lwd.learner.stages import Update
 from lwd.learner.state import LearnerState
 from lwd.learner.update import update, update_critic
-from lwd.models.mlp import MlpConfig, MlpCritic, MlpPolicy
+from lwd.models.networks import Networks
+from lwd.models.protocols import LearnedCritic, LearnedPolicy, Policy
 from lwd.transition import Transition
 
 
@@ -36,13 +37,13 @@ class RefitState(eqx.Module):
         return self.lwd.step
 
     @property
-    def critic(self) -> MlpCritic:
+    def critic(self) -> LearnedCritic:
         """LWD's value and critic."""
         return self.lwd.critic
 
 
 def exemplary_loss(
-    policy: MlpPolicy, batch: Transition, key: PRNGKeyArray
+    policy: Policy, batch: Transition, key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Flow-matching loss, mean over the batch's exemplary transitions; and their share."""
     losses = clone_losses(policy, batch, key)
@@ -55,7 +56,7 @@ def fit_reference(
 ) -> tuple[CloneState, Metrics]:
     """One step of the reference on the exemplary part of the batch; its averaged copy follows."""
 
-    def loss(policy: MlpPolicy) -> tuple[Float[Array, ""], Metrics]:
+    def loss(policy: LearnedPolicy) -> tuple[Float[Array, ""], Metrics]:
         value, share = exemplary_loss(policy, batch, key)
         return value, {"reference/flow_matching_loss": value, "reference/exemplary_share": share}
 
@@ -72,12 +73,12 @@ class RefitLwd(Lwd):
 
     reference: CloneConfig
 
-    def start(self, reference: MlpPolicy, model: MlpConfig, key: PRNGKeyArray) -> RefitState:  # pyright: ignore
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> RefitState:  # pyright: ignore
         """LWD's start, and a reference that starts from the demonstrations' clone."""
         return RefitState(super().start(reference, model, key), init_clone(self.reference, reference))
 
     def continued(  # pyright: ignore
-        self, reference: MlpPolicy, state: LearnerState | RefitState
+        self, reference: LearnedPolicy, state: LearnerState | RefitState
     ) -> RefitState:
         """Fresh optimisers on the same networks. After plain LWD the reference begins as the demonstrations' clone."""
         if isinstance(state, LearnerState):
@@ -85,11 +86,11 @@ class RefitLwd(Lwd):
         lwd = super().continued(reference, state.lwd)
         return RefitState(lwd, init_clone(self.reference, state.reference.acting_policy))
 
-    def warm_up(self, reference: MlpPolicy) -> Update[RefitState]:  # pyright: ignore
+    def warm_up(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
         """Value, critic and reference."""
         return eqx.Partial(_warm_up, self)  # pyright: ignore
 
-    def update(self, reference: MlpPolicy) -> Update[RefitState]:  # pyright: ignore
+    def update(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
         """The reference, then Algorithm 2 against its averaged copy."""
         return eqx.Partial(_update, self)  # pyright: ignore
 

@@ -20,8 +20,9 @@ from lwd.learner.augment import AugmentConfig, augment_batch
 from lwd.learner.clone import CloneConfig, CloneState, clone_update
 from lwd.learner.divl import Metrics
 from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.trainable import typed
 from lwd.learner.update import update, update_critic
-from lwd.models.mlp import MlpPolicy
+from lwd.models.protocols import LearnedPolicy
 from lwd.transition import Transition
 
 
@@ -66,9 +67,9 @@ def critic_stage(config: LearnerConfig) -> Update[LearnerState]:
     return augmented(partial(update_critic, config), config.augment)
 
 
-def rl_stage(config: LearnerConfig, reference: MlpPolicy) -> Update[LearnerState]:
+def rl_stage(config: LearnerConfig, reference: LearnedPolicy) -> Update[LearnerState]:
     """Stages 2 and 3; offline and online differ in `config` and in what is drawn. Paper: Algorithm 1 (around Algorithm 2)."""
-    return augmented(eqx.Partial(update, config, reference), config.augment)  # pyright: ignore
+    return augmented(eqx.Partial(update, config, typed(reference, config.trainable)), config.augment)  # pyright: ignore
 
 
 def augmented(one_update: Update[State], config: AugmentConfig | None) -> Update[State]:

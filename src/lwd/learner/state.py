@@ -14,11 +14,12 @@ from jaxtyping import Array, Int
 from lwd.errors import ConfigError
 from lwd.learner.augment import AugmentConfig
 from lwd.learner.divl import DivlConfig
-from lwd.learner.optimizers import OptimizerConfig, all_leaves, make_optimizer
+from lwd.learner.optimizers import OptimizerConfig, make_optimizer
 from lwd.learner.qam import QamConfig
-from lwd.models.mlp import MlpCritic, MlpPolicy
+from lwd.learner.trainable import Trainable, prepared, trained_critic, trained_policy, trained_value
+from lwd.models.protocols import LearnedCritic, LearnedPolicy
 
-Module = TypeVar("Module", bound=eqx.Module)
+Module = TypeVar("Module")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,9 @@ class LearnerConfig:
         batch: transitions per learner step for value and critic.
         policy_batch: how many of those the policy's paths start from.
         ema_rate: of the target critic (0.005 in the paper).
-        policy_ema_rate: of the policy copy that is published; 1 publishes the live policy.
+        policy_ema_rate: of the trained leaves in the policy copy that is published; 1 publishes the live policy.
         augment: of the pictures, both observations of a transition each for itself; None for none.
+        trainable: what of the policy trains; the paper's online stage is `Trainable(policy="expert")`.
     """
 
     policy: OptimizerConfig
@@ -44,6 +46,7 @@ class LearnerConfig:
     ema_rate: float = 0.005
     policy_ema_rate: float = 0.005
     augment: AugmentConfig | None = None
+    trainable: Trainable = field(default_factory=Trainable)
 
     def __post_init__(self) -> None:
         if not 1 <= self.policy_batch <= self.batch:
@@ -59,31 +62,13 @@ class LearnerState(eqx.Module):
     """What a checkpoint holds. The reference is not in it: it never changes (Eq 8)."""
 
     step: Int[Array, ""]
-    policy: MlpPolicy
+    policy: LearnedPolicy
     policy_opt: optax.OptState
-    acting_policy: MlpPolicy
-    critic: MlpCritic
+    acting_policy: LearnedPolicy
+    critic: LearnedCritic
     value_opt: optax.OptState
     critic_opt: optax.OptState
-    target: MlpCritic
-
-
-def trained_policy(policy: MlpPolicy) -> MlpPolicy:
-    """Mask of the policy's trained leaves: all but the normaliser."""
-    mask = all_leaves(policy)
-    return eqx.tree_at(lambda p: p.normalizer, mask, jax.tree.map(lambda _: False, policy.normalizer))
-
-
-def trained_value(critic: MlpCritic) -> MlpCritic:
-    """Mask of Eq 12's leaves."""
-    mask = jax.tree.map(lambda _: False, critic)
-    return eqx.tree_at(lambda c: c.value, mask, all_leaves(critic.value))
-
-
-def trained_critic(critic: MlpCritic) -> MlpCritic:
-    """Mask of Eq 15's leaves."""
-    mask = jax.tree.map(lambda _: False, critic)
-    return eqx.tree_at(lambda c: c.heads, mask, all_leaves(critic.heads))
+    target: LearnedCritic
 
 
 def copied(module: Module) -> Module:
@@ -91,14 +76,15 @@ def copied(module: Module) -> Module:
     return jax.tree.map(jnp.copy, module)
 
 
-def init_state(config: LearnerConfig, reference: MlpPolicy, critic: MlpCritic) -> LearnerState:
+def init_state(config: LearnerConfig, reference: LearnedPolicy, critic: LearnedCritic) -> LearnerState:
     """Start of offline RL: the policy from the reference, value and critic from scratch (Algorithm 1)."""
     policy_optimizer, critic_optimizer = make_optimizer(config.policy), make_optimizer(config.critic)
+    policy = prepared(reference, config.trainable)
     return LearnerState(
         step=jnp.zeros((), jnp.int32),
-        policy=copied(reference),
-        policy_opt=policy_optimizer.init(eqx.filter(reference, trained_policy(reference))),
-        acting_policy=copied(reference),
+        policy=copied(policy),
+        policy_opt=policy_optimizer.init(eqx.filter(policy, trained_policy(policy, config.trainable))),
+        acting_policy=copied(policy),
         critic=copied(critic),
         value_opt=critic_optimizer.init(eqx.filter(critic, trained_value(critic))),
         critic_opt=critic_optimizer.init(eqx.filter(critic, trained_critic(critic))),
@@ -109,4 +95,5 @@ def init_state(config: LearnerConfig, reference: MlpPolicy, critic: MlpCritic) -
 def with_fresh_optimizers(config: LearnerConfig, state: LearnerState) -> LearnerState:
     """The same networks at learner step 0 of new schedules: what a new stage of Algorithm 1 starts from."""
     fresh = init_state(config, state.policy, state.critic)
-    return eqx.tree_at(lambda s: (s.acting_policy, s.target), fresh, (state.acting_policy, state.target))
+    acting_policy = copied(prepared(state.acting_policy, config.trainable))
+    return eqx.tree_at(lambda s: (s.acting_policy, s.target), fresh, (acting_policy, state.target))

@@ -13,22 +13,21 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.learner import divl, qam
 from lwd.learner.divl import Metrics
-from lwd.learner.optimizers import ema, make_optimizer, step
-from lwd.learner.state import LearnerConfig, LearnerState, trained_critic, trained_policy, trained_value
-from lwd.models.mlp import MlpCritic, MlpPolicy
+from lwd.learner.optimizers import descend, ema, follow, make_optimizer
+from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.trainable import trained_critic, trained_policy, trained_value
+from lwd.models.protocols import LearnedCritic, LearnedPolicy
 from lwd.transition import Transition
 
 Loss = tuple[Float[Array, ""], Metrics]
 
 
 def value_step(
-    config: LearnerConfig, state: LearnerState, loss: Callable[[MlpCritic], Loss]
+    config: LearnerConfig, state: LearnerState, loss: Callable[[LearnedCritic], Loss]
 ) -> tuple[LearnerState, Metrics]:
     """psi: one step of the value's leaves on this loss."""
-    (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.critic)
-    critic, value_opt = step(
-        make_optimizer(config.critic), state.critic, trained_value(state.critic), gradients, state.value_opt
-    )
+    optimizer, trained = make_optimizer(config.critic), trained_value(state.critic)
+    critic, value_opt, metrics = descend(optimizer, state.critic, trained, loss, state.value_opt)
     return eqx.tree_at(lambda s: (s.critic, s.value_opt), state, (critic, value_opt)), metrics
 
 
@@ -36,12 +35,12 @@ def critic_step(
     config: LearnerConfig, state: LearnerState, batch: Transition, y: Float[Array, " B"]
 ) -> tuple[LearnerState, Metrics]:
     """phi: one step of the critic's heads towards y. Paper: Eq 15."""
-    (_, metrics), gradients = eqx.filter_value_and_grad(divl.critic_loss, has_aux=True)(
-        state.critic, batch, y
-    )
-    critic, critic_opt = step(
-        make_optimizer(config.critic), state.critic, trained_critic(state.critic), gradients, state.critic_opt
-    )
+
+    def loss(critic: LearnedCritic) -> Loss:
+        return divl.critic_loss(critic, batch, y)
+
+    optimizer, trained = make_optimizer(config.critic), trained_critic(state.critic)
+    critic, critic_opt, metrics = descend(optimizer, state.critic, trained, loss, state.critic_opt)
     return eqx.tree_at(lambda s: (s.critic, s.critic_opt), state, (critic, critic_opt)), metrics
 
 
@@ -52,14 +51,14 @@ def target_step(config: LearnerConfig, state: LearnerState) -> LearnerState:
 
 
 def policy_step(
-    config: LearnerConfig, state: LearnerState, loss: Callable[[MlpPolicy], Loss]
+    config: LearnerConfig, state: LearnerState, loss: Callable[[LearnedPolicy], Loss]
 ) -> tuple[LearnerState, Metrics]:
     """theta: one step of the policy on this loss; then the published copy follows."""
-    (_, metrics), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(state.policy)
-    policy, policy_opt = step(
-        make_optimizer(config.policy), state.policy, trained_policy(state.policy), gradients, state.policy_opt
+    trained = trained_policy(state.policy, config.trainable)
+    policy, policy_opt, metrics = descend(
+        make_optimizer(config.policy), state.policy, trained, loss, state.policy_opt
     )
-    acting_policy = ema(state.acting_policy, policy, config.policy_ema_rate)
+    acting_policy = follow(state.acting_policy, policy, trained, config.policy_ema_rate)
     state = eqx.tree_at(
         lambda s: (s.policy, s.policy_opt, s.acting_policy), state, (policy, policy_opt, acting_policy)
     )
@@ -85,14 +84,23 @@ def fit_critic(config: LearnerConfig, state: LearnerState, batch: Transition) ->
 
 
 def fit_policy(
-    config: LearnerConfig, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
+    config: LearnerConfig, reference: LearnedPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[LearnerState, Metrics]:
     """Line 5, theta: paths from noise, adjoint, one step on Eq 9; then the published copy follows. Paper: Algorithm 2, Eq 9."""
     observation = jax.tree.map(lambda x: x[: config.policy_batch], batch.observation)
     chunk_shape = batch.chunk.shape[-2:]
 
-    def loss(policy: MlpPolicy) -> Loss:
-        return qam.policy_loss(policy, reference, state.target, observation, chunk_shape, key, config.qam)
+    def loss(policy: LearnedPolicy) -> Loss:
+        return qam.policy_loss(
+            policy,
+            reference,
+            state.target,
+            observation,
+            chunk_shape,
+            key,
+            config.qam,
+            shared_prefix=config.trainable.shared_prefix,
+        )
 
     return policy_step(config, state, loss)
 
@@ -108,7 +116,7 @@ def update_critic(
 
 
 def update(
-    config: LearnerConfig, reference: MlpPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
+    config: LearnerConfig, reference: LearnedPolicy, state: LearnerState, batch: Transition, key: PRNGKeyArray
 ) -> tuple[LearnerState, Metrics]:
     """One learner step, in the paper's order. `batch` carries one leading axis of `config.batch` transitions.
 

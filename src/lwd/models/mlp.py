@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.errors import ConfigError
+from lwd.models.normalizer import Normalizer, Statistics
 from lwd.transition import Observation
 
 
@@ -33,6 +35,7 @@ class MlpConfig:
     depth: int = 3
     heads: int = 2
     atoms: int = 201
+    statistics: ClassVar[Statistics] = "mean_std"
 
     def __post_init__(self) -> None:
         for field in (
@@ -49,26 +52,24 @@ class MlpConfig:
         if self.depth < 2:
             raise ConfigError(f"MlpConfig.depth must be at least 2, got {self.depth}.")
 
+    def make_policy(self, key: PRNGKeyArray, normalizer: Normalizer) -> MlpPolicy:
+        """See `Networks`."""
+        return MlpPolicy.init(key, self, normalizer)
 
-class Normalizer(eqx.Module):
-    """Per-coordinate mean and scale of proprio; part of the policy, because a policy without them is another policy."""
+    def make_critic(self, key: PRNGKeyArray, normalizer: Normalizer, atoms: int) -> MlpCritic:
+        """See `Networks`."""
+        return MlpCritic.init(key, replace(self, atoms=atoms), normalizer)
 
-    mean: Float[Array, " P"]
-    scale: Float[Array, " P"]
+    def prompts(self, network: object) -> None:
+        """See `Networks`: an MLP reads the embedded instruction."""
 
-    def __call__(self, proprio: Float[Array, " P"]) -> Float[Array, " P"]:
-        """Standardise, clipped to +-10 so that a sensor spike cannot saturate the network. Never trained."""
-        mean, scale = jax.lax.stop_gradient((self.mean, self.scale))
-        return jnp.clip((proprio - mean) / scale, -10.0, 10.0)
+    def without_weights(self) -> MlpConfig:
+        """See `Networks`."""
+        return self
 
-    def observe(self, observation: Observation) -> Float[Array, " Z"]:
-        """Standardised proprio and instruction in one vector: what every network here sees."""
-        return jnp.concatenate([self(observation.proprio), observation.instruction])
-
-    @staticmethod
-    def identity(dim: int) -> Normalizer:
-        """Mean 0 and scale 1."""
-        return Normalizer(jnp.zeros(dim), jnp.ones(dim))
+    def describe(self) -> dict[str, Any]:
+        """See `Networks`."""
+        return {"model": "mlp", "width": self.width, "depth": self.depth}
 
 
 class Linear(eqx.Module):
@@ -117,6 +118,10 @@ class MlpPolicy(eqx.Module):
             hidden=tuple(Linear.init(k, config.width, config.width) for k in keys[2 : config.depth + 1]),
             out=Linear.init(keys[-1], config.width, flat, scale=0.1),
         )
+
+    def encoder_parts(self) -> tuple[()]:
+        """See `LearnedPolicy`: no backbone. What `encode` reads is half of the first layer."""
+        return ()
 
     def encode(self, observation: Observation) -> Float[Array, " width"]:
         """The part of the first layer that does not depend on the flow."""
@@ -199,6 +204,14 @@ class MlpCritic(eqx.Module):
             value=Stack.init(k_value, state, config.atoms, config, out_scale=0.1),
             heads=make_head(jax.random.split(k_heads, config.heads)),
         )
+
+    def value_parts(self) -> tuple[Stack, ...]:
+        """See `LearnedCritic`."""
+        return (self.value,)
+
+    def critic_parts(self) -> tuple[Stack, ...]:
+        """See `LearnedCritic`."""
+        return (self.heads,)
 
     def encode(self, observation: Observation) -> Float[Array, " Z"]:
         """State representation z_t: standardised proprio and instruction."""

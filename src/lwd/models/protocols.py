@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lwd.models.normalizer import Normalizer
 from lwd.transition import Observation
 
 Context = Any
@@ -27,6 +28,23 @@ class Policy(Protocol):
         self, context: Context, a_w: Float[Array, "H A"], w: Float[Array, ""]
     ) -> Float[Array, "H A"]:
         """f(s, a^w, w) of Section 3: the flow's velocity at flow time w."""
+        ...
+
+
+@runtime_checkable
+class LearnedPolicy(Policy, Protocol):
+    """A policy that a learner trains: a pytree that says which of its parameters only `encode` reads."""
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """Statistics of proprio; never trained."""
+        ...
+
+    def encoder_parts(self) -> tuple[Any, ...]:
+        """The vision-language backbone: everything that `encode` reads, and nothing else does.
+
+        Empty where there is no such thing, as in an MLP; then nothing can be frozen.
+        """
         ...
 
 
@@ -60,4 +78,22 @@ class Critic(Value, Protocol):
 
     def q(self, z: Float[Array, " Z"], chunk: Float[Array, "H A"]) -> Float[Array, " heads"]:
         """The scalar critic's heads Q(s, a)."""
+        ...
+
+
+@runtime_checkable
+class LearnedCritic(Critic, Protocol):
+    """A critic that a learner trains: a pytree that says what each of the two losses trains. Shared parts are in both."""
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """Statistics of proprio; never trained."""
+        ...
+
+    def value_parts(self) -> tuple[Any, ...]:
+        """What the value's loss trains. Paper: Eq 12."""
+        ...
+
+    def critic_parts(self) -> tuple[Any, ...]:
+        """What the critic's loss trains. Paper: Eq 15."""
         ...

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lwd.episode import Episode
 from lwd.errors import ConfigError, StoreError
 from lwd.replay.mixture import Mixture
-from lwd.replay.sampler import Sampler
+from lwd.replay.sampler import MakePrompts, Sampler
 from lwd.replay.store import Store
 from lwd.replay.view import Embed, SummaryRow, View, embed_all, summary
 from lwd.spec import RobotSpec, TaskSpec
@@ -121,12 +121,13 @@ class Replay:
             episodes=episodes[: int(np.searchsorted(episodes["manifest"], manifest, "right"))],
             columns=self.store.columns(),
             instructions=self._instructions(),
+            sentences=tuple(self.store.instructions),
             pictures=self.store.all_pictures,
         )
 
-    def sampler(self, view: View, mixture: Mixture, seed: int) -> Sampler:
-        """A sampler over a view; n is part of the mixture's pools."""
-        return Sampler(view, mixture, seed)
+    def sampler(self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None) -> Sampler:
+        """A sampler over a view; n is part of the mixture's pools, `prompts` of a network that reads them."""
+        return Sampler(view, mixture, seed, prompts)
 
     def summary(self, view: View | None = None) -> list[SummaryRow]:
         """Episodes, hours and success per task and source."""

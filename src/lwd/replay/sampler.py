@@ -6,6 +6,7 @@ Philox counter, so it does not matter in which order, in which groups or in whic
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,14 @@ from lwd.replay.mixture import Mixture, Pool
 from lwd.replay.returns import OUTCOMES
 from lwd.replay.table import SOURCES
 from lwd.replay.view import View
-from lwd.transition import Transition
+from lwd.transition import Observation, Transition
 
 _WORDS_PER_COUNTER = 4  # Philox4x64 gives four 64-bit words per counter value
 _STREAM = 0x6C7764  # second half of the key, so that other users of the same seed see other numbers
+
+
+MakePrompts = Callable[[Sequence[str], NDArray[np.float32]], dict[str, NDArray[np.int32]]]
+"""Instructions [B] and proprio [B, P] -> `Observation.prompts`, each [B, L]."""
 
 
 class _Spans(NamedTuple):
@@ -48,6 +53,7 @@ class Sampler:
         view: what may be drawn.
         mixture: how it is weighted.
         seed: any non-negative integer below 2^64.
+        prompts: fills `Observation.prompts`; None leaves it out.
 
     Attributes:
         manifest: number of the view's manifest; together with the seed and the learner step it names a batch.
@@ -58,10 +64,11 @@ class Sampler:
         StoreError: a pool that the mixture needs is empty.
     """
 
-    def __init__(self, view: View, mixture: Mixture, seed: int) -> None:
+    def __init__(self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None) -> None:
         if not 0 <= seed < 2**64:
             raise ConfigError(f"Sampler: the seed must lie in [0, 2^64), got {seed}.")
         self.view, self.mixture, self.seed, self.manifest = view, mixture, seed, view.manifest
+        self._prompts = prompts
         online = _lay_out(view, mixture.online) if mixture.online_share > 0 else None
         if mixture.online_share > 0 and online is None and mixture.without_online == "error":
             raise StoreError(
@@ -103,7 +110,22 @@ class Sampler:
             slice of it has its share of them.
         """
         episode, start, n = self.indices(step, count, batch)
-        return gather(self.view, episode[:, rows], start[:, rows], n[:, rows])
+        drawn = gather(self.view, episode[:, rows], start[:, rows], n[:, rows])
+        return drawn if self._prompts is None else self._prompted(drawn, episode[:, rows], self._prompts)
+
+    def _prompted(self, drawn: Transition, episode: NDArray[np.int64], prompts: MakePrompts) -> Transition:
+        """The same with the prompts of both observations."""
+        view = self.view
+        said = [view.sentences[i] for i in view.episodes["instruction"][episode].ravel().tolist()]
+
+        def filled(seen: Observation) -> Observation:
+            made = prompts(said, seen.proprio.reshape(len(said), -1))
+            shaped = {key: ids.reshape(*episode.shape, -1) for key, ids in made.items()}
+            return seen._replace(prompts=shaped)
+
+        return drawn._replace(
+            observation=filled(drawn.observation), next_observation=filled(drawn.next_observation)
+        )
 
     def indices(
         self, step: int, count: int, batch: int

@@ -33,6 +33,7 @@ class View:
         instructions: float32 [I, E], the embedded sentences that the table's `instruction` points into.
         pictures: decodes the pictures at places [..., 2] of `Columns.pictures`, to uint8 [..., h, w, 3] per
             camera.
+        sentences: the instructions themselves, in the same order; only prompts are made of them.
     """
 
     manifest: int
@@ -44,6 +45,7 @@ class View:
     columns: Columns
     instructions: NDArray[np.float32]
     pictures: Callable[[NDArray[np.int64]], dict[str, NDArray[np.uint8]]]
+    sentences: Sequence[str] = ()
 
     @property
     def steps(self) -> int:

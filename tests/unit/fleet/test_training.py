@@ -8,7 +8,8 @@ import pytest
 
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog, read_metrics
-from lwd.fleet.training import SCALE_FLOOR, StageRun, demonstration_normalizer, own
+from lwd.fleet.statistics import SCALE_FLOOR, demonstration_normalizer
+from lwd.fleet.training import StageRun, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.stages import LoopConfig
 from lwd.replay.sampler import Sampler

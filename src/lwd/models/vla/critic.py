@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lwd.models.mlp import Linear, Normalizer, Stack
+from lwd.models.mlp import Linear, Stack
+from lwd.models.normalizer import Normalizer
 from lwd.models.vla.config import VlaCriticConfig
 from lwd.models.vla.gemma3 import Gemma3
 from lwd.models.vla.layers import Dense, attend, cast
@@ -125,6 +126,14 @@ class VlaCritic(eqx.Module):
             pool=ChunkPool.init(k_pool, config),
             heads=make_head(jax.random.split(k_heads, config.heads)),
         )
+
+    def value_parts(self) -> tuple[Backbone, Stack]:
+        """See `LearnedCritic`: the backbone is trained by both losses."""
+        return self.backbone, self.value
+
+    def critic_parts(self) -> tuple[Backbone, ChunkPool, Stack]:
+        """See `LearnedCritic`."""
+        return self.backbone, self.pool, self.heads
 
     def encode(self, observation: Observation) -> Float[Array, " Z"]:
         """State representation z_t, the readout token's last hidden state; float32."""

@@ -10,14 +10,14 @@ predict noise - action; `PiPolicy.velocity` is the one place that turns both rou
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lwd.models.mlp import Normalizer
+from lwd.models.normalizer import Normalizer
 from lwd.models.vla.config import PiConfig
 from lwd.models.vla.gemma import Gemma
 from lwd.models.vla.layers import Dense, KeysValues, cast
@@ -103,6 +103,11 @@ class PiPolicy(eqx.Module):
             config=config,
         )
         return eqx.tree_at(lambda p: p.normalizer, cast(policy, config.parameters), normalizer)
+
+    def encoder_parts(self) -> tuple[Any, ...]:
+        """See `LearnedPolicy`; with pi0's state projection, which only the prefix's state token goes through."""
+        parts = (self.vision, self.project, self.tokens, self.language)
+        return parts if self.state is None else (*parts, self.state)
 
     def encode(self, observation: Observation) -> Prefix:
         """Keys and values of the prefix, computed once per observation.

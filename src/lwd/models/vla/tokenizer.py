@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -91,6 +92,39 @@ class Prompter:
                 "raise prompt_tokens in the network's configuration or shorten the instruction."
             )
         return np.pad(np.array(ids, np.int32), (0, self.length - len(ids)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Makes `Observation.prompts` of a batch, on the host: what replay and robots call.
+
+    Attributes:
+        prompters: by the key that networks look their tokens up under.
+        mean, scale: [P], the statistics of the policy that reads the prompts; its state is part of them.
+    """
+
+    prompters: Mapping[str, Prompter]
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+    def __call__(
+        self, instructions: Sequence[str], proprio: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.int32]]:
+        """Token ids int32 [B, L] per key, from B instructions and proprio [B, P].
+
+        Raises:
+            ConfigError: a prompt is longer than its network reads.
+        """
+        states = np.clip((proprio - self.mean) / self.scale, -10.0, 10.0)  # as `Normalizer` does
+        return {
+            key: np.stack([prompter(*pair) for pair in zip(instructions, states, strict=True)])
+            for key, prompter in self.prompters.items()
+        }
+
+
+def make_tokenizer(path: Path | None) -> Tokenizer:
+    """The model file's, or bytes without one."""
+    return Bytes() if path is None else SentencePiece(path)
 
 
 def clean(instruction: str) -> str:
