@@ -103,7 +103,11 @@ class PolicyDriver:
             for part in np.array_split(rows, -(-len(rows) // self._pad)):
                 padded = np.resize(part, self._pad)
                 prompts = self._prompts[snapshot]
-                ids = None if prompts is None else prompts([instructions[i] for i in padded], proprio[padded])
+                ids = (
+                    None
+                    if prompts is None
+                    else prompts([instructions[int(i)] for i in padded], proprio[padded])
+                )
                 chunks = _chunks(
                     self._policies[snapshot],
                     jnp.asarray(proprio[padded]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -35,7 +35,6 @@ class MlpConfig:
     depth: int = 3
     heads: int = 2
     atoms: int = 201
-    statistics: ClassVar[Statistics] = "mean_std"
 
     def __post_init__(self) -> None:
         for field in (
@@ -51,6 +50,11 @@ class MlpConfig:
                 raise ConfigError(f"MlpConfig.{field} must be at least 1, got {getattr(self, field)}.")
         if self.depth < 2:
             raise ConfigError(f"MlpConfig.depth must be at least 2, got {self.depth}.")
+
+    @property
+    def statistics(self) -> Statistics:
+        """See `Networks`."""
+        return "mean_std"
 
     def make_policy(self, key: PRNGKeyArray, normalizer: Normalizer) -> MlpPolicy:
         """See `Networks`."""

@@ -116,7 +116,7 @@ class Sampler:
     def _prompted(self, drawn: Transition, episode: NDArray[np.int64], prompts: MakePrompts) -> Transition:
         """The same with the prompts of both observations."""
         view = self.view
-        said = [view.sentences[i] for i in view.episodes["instruction"][episode].ravel().tolist()]
+        said = [view.sentences[int(i)] for i in view.episodes["instruction"][episode].ravel()]
 
         def filled(seen: Observation) -> Observation:
             made = prompts(said, seen.proprio.reshape(len(said), -1))

@@ -91,15 +91,15 @@ def test_online_value_and_critic_train_fully(updated):
 
 
 def test_no_gradient_of_a_frozen_backbone_is_made():
-    """The step with the expert alone is less work: XLA counts its operations."""
+    """The learner step with the expert alone has fewer matrix products, written down and not only after optimisation."""
 
-    def flops(config):
+    def products(config):
         reference = policy()
         state = init_state(config, reference, critic())
-        lowered = eqx.filter_jit(update).lower(config, reference, state, one_batch(), jax.random.key(0))
-        return lowered.compile().compiled.cost_analysis()["flops"]
+        jaxpr, _, _ = eqx.filter_make_jaxpr(update)(config, reference, state, one_batch(), jax.random.key(0))
+        return str(jaxpr).count("dot_general")
 
-    assert flops(ONLINE) < 0.95 * flops(OFFLINE)
+    assert products(ONLINE) < products(OFFLINE) - 20
 
 
 def test_an_mlp_has_no_backbone():

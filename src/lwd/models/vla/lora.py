@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.errors import ConfigError
 from lwd.models.vla.layers import Dense
@@ -49,10 +49,10 @@ class LoraConfig:
 
 
 class LoraDense(Dense):
-    """A `Dense` with an adapter; a leading axis of layers on every array, as in the stack that it belongs to."""
+    """A `Dense` with an adapter."""
 
-    lora_a: Float[Array, "*l i r"]
-    lora_b: Float[Array, "*l r o"]
+    lora_a: Float[Array, "i r"]
+    lora_b: Float[Array, "r o"]
     scale: float = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
@@ -88,10 +88,7 @@ def merged(module: Module) -> Module:
     """
 
     def merge(node: Any) -> Any:
-        if not isinstance(node, LoraDense):
-            return node
-        change = node.scale * (node.lora_a.astype(jnp.float32) @ node.lora_b.astype(jnp.float32))
-        return Dense((node.weight.astype(jnp.float32) + change).astype(node.weight.dtype), node.bias)
+        return eqx.filter_vmap(_merged)(node) if isinstance(node, LoraDense) else node
 
     return jax.tree.map(merge, module, is_leaf=_is_adapted)
 
@@ -113,7 +110,7 @@ def has_adapters(module: object) -> bool:
     return any(_is_adapted(node) for node in jax.tree.leaves(module, is_leaf=_is_adapted))
 
 
-def _adapted(part: Module, config: LoraConfig, key: jax.Array) -> Module:
+def _adapted(part: Module, config: LoraConfig, key: PRNGKeyArray) -> Module:
     """Adapters on the attention and feed-forward projections of a part's layers."""
     counted = 0
 
@@ -123,12 +120,24 @@ def _adapted(part: Module, config: LoraConfig, key: jax.Array) -> Module:
         if not isinstance(node, Dense) or "layers" not in names or names[-1] not in _PROJECTIONS:
             return node
         counted += 1
-        *layers, inputs, outputs = node.weight.shape
-        a = jax.random.normal(jax.random.fold_in(key, counted), (*layers, inputs, config.rank))
-        b = jnp.zeros((*layers, config.rank, outputs))
-        return LoraDense(node.weight, node.bias, inputs**-0.5 * a, b, config.alpha / config.rank)
+        keys = jax.random.split(jax.random.fold_in(key, counted), node.weight.shape[0])  # one per layer
+        return eqx.filter_vmap(lambda dense, k: _with_adapter(dense, config, k))(node, keys)
 
     return jax.tree_util.tree_map_with_path(adapt, part, is_leaf=lambda node: isinstance(node, Dense))
+
+
+def _with_adapter(dense: Dense, config: LoraConfig, key: PRNGKeyArray) -> LoraDense:
+    """One layer's projection with a new adapter."""
+    inputs, outputs = dense.weight.shape
+    a = inputs**-0.5 * jax.random.normal(key, (inputs, config.rank))
+    scale = config.alpha / config.rank
+    return LoraDense(dense.weight, dense.bias, a, jnp.zeros((config.rank, outputs)), scale)
+
+
+def _merged(dense: LoraDense) -> Dense:
+    """One layer's projection as it acts."""
+    change = dense.scale * (dense.lora_a.astype(jnp.float32) @ dense.lora_b.astype(jnp.float32))
+    return Dense((dense.weight.astype(jnp.float32) + change).astype(dense.weight.dtype), dense.bias)
 
 
 def _is_adapted(node: object) -> bool:

@@ -1,0 +1,81 @@
+"""A dummy VLA through cloning, offline and online learning, by the code that trains the MLPs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from vla_run import NETWORKS, OFFLINE, ONLINE, OPTIMIZER, batches, policy
+
+from lwd.learner.checkpoint import Checkpoints
+from lwd.learner.clone import CloneConfig, init_clone
+from lwd.learner.method import act
+from lwd.learner.stages import clone_stage, run_block
+from lwd.models.arrays import named_leaves
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+CLONE = CloneConfig(policy=OPTIMIZER, batch=4, policy_ema_rate=0.2)
+BACKBONE = ("vision", "project", "tokens", "language")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The clone of 4 x 10 learner steps, and its loss in each ten."""
+    state, losses = init_clone(CLONE, policy()), []
+    for block in range(4):
+        state, metrics = run_block(clone_stage(CLONE), state, batches(10, 4, seed=block), jax.random.key(1))
+        losses.append(float(metrics["policy/flow_matching_loss"]))
+    return state.acting_policy, losses
+
+
+def test_cloning_learns_what_the_picture_says(reference):
+    clone, losses = reference
+    assert losses[-1] < 0.6 * losses[0]
+    seen = jax.tree.map(lambda x: x[0], batches(1, 12, seed=99))
+
+    @eqx.filter_jit
+    def chunks(flow, observation):
+        return jax.vmap(lambda o: act(flow, o, jax.random.key(5), (3, 2), 3))(observation)
+
+    found = chunks(clone, seen.observation).mean(axis=(1, 2))
+    assert np.all(np.isfinite(found))
+    assert np.corrcoef(found, seen.chunk[:, 0, 0])[0, 1] > 0.7
+
+
+def test_offline_then_online_with_exact_resume(reference, tmp_path):
+    clone, _ = reference
+    first = OFFLINE.start(clone, NETWORKS, jax.random.key(2))
+    state, _ = run_block(OFFLINE.warm_up(clone), first, batches(4, 4, seed=5), jax.random.key(3))
+    entropies = []
+    for block in range(2):
+        state, metrics = run_block(OFFLINE.update(clone), state, batches(4, 4, seed=block), jax.random.key(3))
+        entropies.append(float(metrics["value/cross_entropy"]))
+        assert all(np.isfinite(float(m)) for m in metrics.values())
+    assert int(state.step) == 12
+    offline = jax.tree.map(jnp.copy, state)
+    moved = [
+        n for n, x in named_leaves(clone).items() if not np.array_equal(x, named_leaves(state.policy)[n])
+    ]
+    assert {name.split(".")[0] for name in moved} >= set(BACKBONE)  # offline, everything trains
+
+    online = ONLINE.continued(clone, offline)
+    backbone = {n: np.asarray(x) for n, x in named_leaves(online.policy).items() if n.startswith(BACKBONE)}
+    update, key = ONLINE.update(clone), jax.random.key(7)
+    half, _ = run_block(update, online, batches(3, 4, seed=20), key)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, half, {"stage": "online"})
+    checkpoints.close()
+    whole, _ = run_block(update, half, batches(3, 4, seed=21), key)
+
+    template = ONLINE.start(clone, NETWORKS, jax.random.key(2))
+    checkpoints = Checkpoints(tmp_path)
+    resumed, position = checkpoints.restore(template)
+    checkpoints.close()
+    assert position == {"stage": "online"}
+    resumed, _ = run_block(update, resumed, batches(3, 4, seed=21), key)
+    for name, leaf in named_leaves(whole).items():
+        assert np.array_equal(leaf, named_leaves(resumed)[name]), name
+    for name, leaf in backbone.items():
+        assert np.array_equal(leaf, named_leaves(whole.policy)[name]), name
+    assert not np.array_equal(whole.policy.action_out.weight, offline.policy.action_out.weight)
+    assert jax.tree.structure(ONLINE.acting(whole)) == jax.tree.structure(clone)
