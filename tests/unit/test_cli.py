@@ -71,6 +71,7 @@ OPTIONS = {
     ],
     "weights inspect": ["SOURCE", "--names", "--sizes"],
     "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like"],
+    "plan": ["--model", "--stage", "--batch", "--gpus", "--gpu", "--lora-rank", "--remat", "--json"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
     "results status": ["--benchmark", "--only", "--out", "--results", "--json"],
     "results table": ["--root"],
