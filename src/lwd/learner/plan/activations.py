@@ -1,25 +1,28 @@
 """Bytes of activations, for one example: what the backward pass keeps, and what one layer needs while it is at work.
 
 Per layer of T tokens of width W with N query heads and K key heads of size D over S keys, feed-forward M, activations of c
-bytes, autodiff of the code as it is written keeps
+bytes, autodiff of the code as it is written keeps (a test compares this with JAX's own residuals)
 
-    norms       2 T W (4 + 4 + c)          the input and the normalised input in float32, and the result
-    projections T (N + 2 K) D c            queries, keys, values
-    weights     N T S (4 + c)              the softmax in float32, and rounded for the product with the values
-    mixed       T N D c                    what enters the output projection
-    feed-forward f T M c                   f = 6 gated (gate, up, three of gelu, their product), 4 plain
-    branches    2 T W c                    only where a gate or another norm stands behind a branch
+    norms        2 T W (12 + c)           three float32 arrays, and the result
+    projections  2 T N D c + 2 S K D c    queries and what enters the output projection; keys and values
+    softmax      N T S (4 + c)            in float32, and rounded for the product with the values
+    feed-forward f T M c                  f = 8 gated, 6 plain: the products, and what gelu keeps
+    gates        2 T W c                  of the flow time's adaptive norms
+    mask         5 N T S                  Gemma's, once for all layers: as truth values, and the zeros behind it
+    more norms   24 T W + 12 T (N + K) D  Gemma 3's, behind the branches and on queries and keys; and its mask, N T S
+    weights      c per number             where c < 4: their rounded copies, once for the whole batch
 
-(where c = 4 the rounded copies are the float32 ones and are counted once). With checkpointing a layer keeps T W c, its input;
-the rest exists for one layer at a time, twice over while its backward pass runs: once recomputed, once as cotangents.
+With checkpointing a layer keeps T W c, its input, and the rest exists for one layer at a time, while its backward pass runs.
+A vision tower adds its patches' pixels and its last norm: T (3 p^2 + 2 W) 4 per picture.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lwd.learner.plan.flops import critic_tokens, prefix_tokens
-from lwd.learner.plan.networks import Networks
+from lwd.learner.plan.networks import Networks, products, weights
 from lwd.models.vla.config import Gemma3Config, GemmaConfig, SiglipConfig
 
 
@@ -32,7 +35,10 @@ class Layers:
         tokens, keys: T and S.
         itemsize: c, bytes of an activation.
         gated: the feed-forward is gated.
-        behind: a gate or a norm stands behind each branch.
+        gates: the norms are adaptive and gate their branches.
+        more_norms: Gemma 3's.
+        masked: not every token sees every other.
+        outside: bytes kept outside the layers.
         sequences: how many such sequences an example has (pictures).
     """
 
@@ -46,7 +52,10 @@ class Layers:
     keys: int
     itemsize: int
     gated: bool = True
-    behind: bool = False
+    gates: bool = False
+    more_norms: bool = False
+    masked: bool = False
+    outside: int = 0
     sequences: int = 1
 
     @property
@@ -57,14 +66,14 @@ class Layers:
     @property
     def one(self) -> int:
         """What one layer keeps for its backward pass."""
-        c = self.itemsize
-        rounded = 0 if c == 4 else c
-        norms = 2 * self.width * (4 + 4 + rounded)
-        projections = (2 * self.heads + 2 * self.kv_heads) * self.head_dim * c
-        softmax = self.heads * self.keys * (4 + rounded)
-        feed_forward = (6 if self.gated else 4) * self.mlp * c
-        branches = 2 * self.width * c if self.behind else 0
-        return self.sequences * self.tokens * (norms + projections + softmax + feed_forward + branches)
+        c, tokens, inner = self.itemsize, self.tokens, self.heads * self.head_dim
+        inner_kv = self.kv_heads * self.head_dim
+        stream = self.width * (2 * (12 + c) + 2 * c * self.gates + 24 * self.more_norms)
+        heads = 2 * inner * c + 12 * self.more_norms * (inner + inner_kv)
+        softmax = self.heads * self.keys * (4 + c + self.more_norms)
+        feed_forward = (8 if self.gated else 6) * self.mlp * c
+        own = tokens * (stream + heads + softmax + feed_forward)
+        return self.sequences * (own + 2 * self.keys * inner_kv * c)
 
     @property
     def forwards(self) -> int:
@@ -74,13 +83,14 @@ class Layers:
         stream = self.width * (4 + 2 * self.itemsize)
         return self.sequences * self.tokens * (max(attention, feed_forward) + stream)
 
+    def working(self, remat: bool) -> int:
+        """What the layer at work in the backward pass adds: its recomputed values, or where they were kept its cotangents."""
+        return self.one if remat else self.forwards
+
     def kept(self, remat: bool) -> int:
         """What all layers keep until the backward pass."""
-        return self.depth * (self.carried if remat else self.one)
-
-    def working(self, remat: bool) -> int:
-        """What the layer at work in the backward pass adds: recomputed values and cotangents, or cotangents alone."""
-        return (2 if remat else 1) * self.one
+        mask = 5 * self.heads * self.tokens * self.keys if self.masked and not remat else 0
+        return mask + self.depth * (self.carried if remat else self.one) + self.sequences * self.outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +100,12 @@ class Phase:
     Attributes:
         kept: until the backward pass.
         working: of the largest layer at work.
+        shared: rounded copies of weights that the backward pass keeps, bytes for the whole batch.
     """
 
     kept: int
     working: int
-
-    @property
-    def total(self) -> int:
-        """Both."""
-        return self.kept + self.working
+    shared: int
 
 
 def vision_layers(config: SiglipConfig, pictures: int, itemsize: int, *, at_once: bool) -> Layers:
@@ -114,14 +121,14 @@ def vision_layers(config: SiglipConfig, pictures: int, itemsize: int, *, at_once
         keys=config.tokens,
         itemsize=itemsize,
         gated=False,
+        outside=4 * config.tokens * (3 * config.patch**2 + 2 * config.width),
         sequences=pictures if at_once else 1,
     )
 
 
-def decoder_layers(
-    config: GemmaConfig | Gemma3Config, tokens: int, keys: int, itemsize: int, behind: bool
-) -> Layers:
-    """A Gemma of either generation."""
+def decoder_layers(config: GemmaConfig | Gemma3Config, tokens: int, keys: int, itemsize: int) -> Layers:
+    """A Gemma of either generation; the action expert where there are more keys than tokens."""
+    expert, third = keys > tokens, isinstance(config, Gemma3Config)
     return Layers(
         depth=config.depth,
         width=config.width,
@@ -132,7 +139,11 @@ def decoder_layers(
         tokens=tokens,
         keys=keys,
         itemsize=itemsize,
-        behind=behind,
+        gates=expert,
+        more_norms=third,
+        masked=True,
+        # The final norm's two float32 arrays; the prefix's hands on keys and values before it.
+        outside=8 * tokens * config.width if expert or third else 0,
     )
 
 
@@ -143,9 +154,9 @@ def policy_phase(networks: Networks, *, evaluations: int, backbone_trains: bool,
     pictures, remat = len(config.cameras), config.remat
     towers = vision_layers(config.vision, pictures, c, at_once=True)
     tower = vision_layers(config.vision, pictures, c, at_once=False)
-    language = decoder_layers(config.language, prefix, prefix, c, behind=False)
+    language = decoder_layers(config.language, prefix, prefix, c)
     own = steps + (0 if networks.policy.state is None else 1)
-    expert = decoder_layers(config.expert, own, own + prefix, c, behind=True)
+    expert = decoder_layers(config.expert, own, own + prefix, c)
     cache = 2 * config.language.depth * prefix * config.language.kv_heads * config.language.head_dim * c
     kept = cache + evaluations * expert.kept(remat)
     work = [expert.working(remat), language.forwards, tower.forwards]
@@ -155,7 +166,9 @@ def policy_phase(networks: Networks, *, evaluations: int, backbone_trains: bool,
     if backbone_trains:
         kept += cache + towers.kept(remat) + language.kept(remat)  # the cache's gradient, and the prefix's own
         work += [language.working(remat), tower.working(remat)]
-    return Phase(kept=kept, working=max(work))
+    policy = networks.policy
+    learned = [policy.expert, policy.vision.layers, policy.language] if backbone_trains else [policy.expert]
+    return Phase(kept=kept, working=max(work), shared=_rounded(learned, c, remat))
 
 
 def critic_phase(networks: Networks, prompt_tokens: int) -> Phase:
@@ -164,11 +177,17 @@ def critic_phase(networks: Networks, prompt_tokens: int) -> Phase:
     c, tokens = _itemsize(config.compute), critic_tokens(networks, prompt_tokens)
     towers = vision_layers(config.vision, len(config.cameras), c, at_once=True)
     tower = vision_layers(config.vision, 1, c, at_once=False)
-    language = decoder_layers(config.language, tokens, tokens, c, behind=True)
+    language = decoder_layers(config.language, tokens, tokens, c)
+    backbone = networks.critic.backbone
     return Phase(
+        shared=_rounded([backbone.vision.layers, backbone.language], c, config.remat),
         kept=towers.kept(config.remat) + language.kept(config.remat),
         working=max(tower.working(config.remat), language.working(config.remat)),
     )
+
+
+def _rounded(stacks: Any, itemsize: int, remat: bool) -> int:
+    return 0 if remat or itemsize == 4 else itemsize * weights(products(stacks))
 
 
 def _itemsize(compute: str) -> int:

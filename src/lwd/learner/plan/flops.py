@@ -24,6 +24,7 @@ class Pass:
         past: attention to keys and values that came before.
         weights: numbers in the weights, which every pass reads from memory.
         in_stack: inside a stack of layers, hence computed again in the backward pass under checkpointing.
+        spared: what of it is not computed again: a last product that is only added needs no value to be differentiated.
         first: nothing before it is learned, so the gradient of its input is not needed in training.
     """
 
@@ -32,6 +33,7 @@ class Pass:
     past: float = 0.0
     weights: int = 0
     in_stack: bool = False
+    spared: float = 0.0
     first: bool = False
 
     @property
@@ -41,7 +43,7 @@ class Pass:
 
     def again(self, remat: bool) -> float:
         """What checkpointing computes a second time."""
-        return self.forward if remat and self.in_stack else 0.0
+        return self.forward - self.spared if remat and self.in_stack else 0.0
 
     def to_input(self) -> float:
         """Backwards to the stretch's input alone: weights, and what came before, are constants."""
@@ -113,6 +115,7 @@ def prefix_network(networks: Networks) -> Network:
                 tokens,
                 own=_attention(config.language, tokens, tokens),
                 in_stack=True,
+                last=policy.language.layers.mlp.down,
             ),
         )
     )
@@ -176,7 +179,7 @@ def _pictures(vision: Any, project: Any, config: SiglipConfig, pictures: int) ->
     attention = 4.0 * config.depth * tokens * config.tokens * config.width
     return (
         _applied(vision.patches, tokens, first=True),
-        _applied(vision.layers, tokens, own=attention, in_stack=True),
+        _applied(vision.layers, tokens, own=attention, in_stack=True, last=vision.layers.down),
         _applied(project, tokens),
     )
 
@@ -188,12 +191,19 @@ def _applied(
     own: float = 0.0,
     past: float = 0.0,
     in_stack: bool = False,
+    last: Any = None,
     first: bool = False,
 ) -> Pass:
     """Every matrix of a tree applied to so many vectors, and the attention among them."""
     numbers = weights(products(tree))
     return Pass(
-        dense=2.0 * tokens * numbers, own=own, past=past, weights=numbers, in_stack=in_stack, first=first
+        dense=2.0 * tokens * numbers,
+        own=own,
+        past=past,
+        weights=numbers,
+        in_stack=in_stack,
+        spared=2.0 * tokens * weights(products(last)),
+        first=first,
     )
 
 

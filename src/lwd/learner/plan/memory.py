@@ -123,16 +123,26 @@ def gradients(networks: Networks, job: Job, flow_steps: int) -> list[Gradient]:
 
 
 def gradient_items(networks: Networks, gradient: Gradient, gpus: int) -> list[Item]:
-    """What one gradient computation adds on one GPU."""
+    """What one gradient computation adds on one GPU while it runs."""
     here = share(gradient.examples, gpus)
     what, phase = gradient.what, gradient.activations
-    rows = [
-        (f"{what}: gradients", math.ceil(4 * gradient.trained / gpus)),
-        (f"{what}: activations kept for the backward pass", here * phase.kept),
-        (f"{what}: activations of the layer at work", here * phase.working),
-        (f"{what}: weights of the layer at work", layer_at_work(networks, gradient.what, gpus)),
-    ]
-    return [Item(what=name, size=total, stays=False) for name, total in rows]
+    return _passing(
+        what,
+        ("gradients", math.ceil(4 * gradient.trained / gpus)),
+        ("activations kept for the backward pass", here * phase.kept + phase.shared),
+        ("activations of the layer at work", here * phase.working),
+        ("weights of the layer at work", layer_at_work(networks, what, gpus)),
+    )
+
+
+def update_items(gradient: Gradient, gpus: int) -> list[Item]:
+    """What the optimiser's step adds after it: the activations are gone, the clipped update is a second copy."""
+    copy = math.ceil(4 * gradient.trained / gpus)
+    return _passing(gradient.what, ("gradients", copy), ("update of the optimiser", copy))
+
+
+def _passing(what: str, *rows: tuple[str, int]) -> list[Item]:
+    return [Item(what=f"{what}: {name}", size=total, stays=False) for name, total in rows]
 
 
 def batch_item(networks: Networks, job: Job, gpus: int) -> Item:
@@ -147,8 +157,9 @@ def batch_item(networks: Networks, job: Job, gpus: int) -> Item:
 
 
 def items(networks: Networks, job: Job, flow_steps: int, gpus: int) -> list[Item]:
-    """The table for one GPU: what stays, and the largest gradient computation."""
-    candidates = [gradient_items(networks, g, gpus) for g in gradients(networks, job, flow_steps)]
+    """The table for one GPU: what stays, and the largest gradient computation or optimiser step."""
+    found = gradients(networks, job, flow_steps)
+    candidates = [gradient_items(networks, g, gpus) for g in found] + [update_items(g, gpus) for g in found]
     largest = max(candidates, key=lambda rows: sum(row.size for row in rows))
     return [*state_items(networks, job, gpus), batch_item(networks, job, gpus), *largest]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lwd.errors import ConfigError
 from lwd.learner.plan.devices import DEVICES, Device, device_named
@@ -130,7 +131,7 @@ def plan(request: PlanRequest) -> Plan:
         UnknownNameError: no such model or GPU.
         ConfigError: settings that cannot work.
     """
-    networks = _networks(request)
+    networks = networks_of(request)
     counted = account(request, networks)
     return counted if counted.fits else replace(counted, remedies=list(_remedies(counted, networks)))
 
@@ -149,11 +150,17 @@ def account(request: PlanRequest, networks: Networks) -> Plan:
     )
 
 
-def _networks(request: PlanRequest) -> Networks:
-    policy, critic = sizes_named(
-        request.model, request.chunk_steps, request.action_dim, request.proprio_dim
+def networks_of(request: PlanRequest) -> Networks:
+    """The shapes that a request is about."""
+    return _networks(
+        request.model, request.chunk_steps, request.action_dim, request.proprio_dim, request.remat
     )
-    return shapes_of(replace(policy, remat=request.remat), replace(critic, remat=request.remat))
+
+
+@lru_cache(maxsize=16)
+def _networks(model: str, chunk_steps: int, action_dim: int, proprio_dim: int, remat: bool) -> Networks:
+    policy, critic = sizes_named(model, chunk_steps, action_dim, proprio_dim)
+    return shapes_of(replace(policy, remat=remat), replace(critic, remat=remat))
 
 
 def _seconds(request: PlanRequest, device: Device, found: list[Term], networks: Networks) -> float:
@@ -187,7 +194,7 @@ def _remedies(tight: Plan, networks: Networks) -> Iterator[str]:
     request, also = tight.request, ""
     if not request.remat:
         request = replace(request, remat=True)
-        networks, also = _networks(request), "--remat "
+        networks, also = networks_of(request), "--remat "
         if account(request, networks).fits:
             yield "recompute activations: --remat"
             return

@@ -34,7 +34,7 @@ class Term:
     phase: str
     flops: float
     model_flops: float
-    traffic: float
+    traffic: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +157,13 @@ def _qam_terms(networks: Networks, job: Job, evaluations: Evaluations) -> list[T
 def _term(
     what: str,
     phase: str,
-    examples: float,
+    examples: int,
     network: Network,
     remat: bool,
     kind: str = "forward",
     adapters: bool = False,
     *,
-    conditions: float = 0,
+    conditions: int = 0,
     loops: int = 1,
     past: bool = True,
     moved: int = CAST,
