@@ -101,17 +101,21 @@ def _sampling(setting: Setting, config: PiConfig) -> dict[str, float]:
     """One robot's chunk: three cameras, prefix once, then the flow; parameters in bfloat16 at full size."""
     policy = cast(make_policy(config, 14), "bfloat16" if setting.full else "float32")
     critic = sizes_named(setting.model, *setting.chunk, 14)[1]
-    one = jax.tree.map(lambda x: jnp.asarray(x[0]), random_batch(config, critic, 1, CRITIC_PROMPT).observation)
-    sample = eqx.filter_jit(
-        partial(draw_chunk, chunk_shape=setting.chunk, flow_steps=setting.flow_steps)
+    one = jax.tree.map(
+        lambda x: jnp.asarray(x[0]), random_batch(config, critic, 1, CRITIC_PROMPT).observation
     )
+    sample = eqx.filter_jit(partial(draw_chunk, chunk_shape=setting.chunk, flow_steps=setting.flow_steps))
     times = []
     for i in range(2 * REPEATS + 1):
         began = time.perf_counter()
         jax.block_until_ready(sample(policy, one, jax.random.key(i)))
         times.append(1000 * (time.perf_counter() - began))
     best = min(times[1:])
-    found = {"chunk_ms": best, "chunk_cameras": float(len(config.cameras)), "flow_steps": float(setting.flow_steps)}
+    found = {
+        "chunk_ms": best,
+        "chunk_cameras": float(len(config.cameras)),
+        "flow_steps": float(setting.flow_steps),
+    }
     return found | ({"chunk_ratio_to_public_4090": best / PUBLIC_CHUNK_MS} if setting.full else {})
 
 

@@ -168,9 +168,7 @@ def make_policy(config: PiConfig, proprio_dim: int) -> PiPolicy:
 
 def make_critic(config: VlaCriticConfig) -> VlaCritic:
     """Random weights, made on the device."""
-    return eqx.filter_jit(VlaCritic.init)(
-        jax.random.key(1), config, Normalizer.identity(config.proprio_dim)
-    )
+    return eqx.filter_jit(VlaCritic.init)(jax.random.key(1), config, Normalizer.identity(config.proprio_dim))
 
 
 def _policy_step(state: State, stage: Stage, loss: Any) -> tuple[State, dict[str, jax.Array]]:

@@ -18,7 +18,9 @@ PAGE = Path("docs/reference/vla_plan.md")
 def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="do not write; exit 1 if the page is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="do not write; exit 1 if the page is out of date"
+    )
     path, content = ROOT / PAGE, page()
     if parser.parse_args().check:
         same = path.exists() and path.read_text(encoding="utf-8") == content

@@ -164,7 +164,9 @@ def policy_phase(networks: Networks, *, evaluations: int, backbone_trains: bool,
         kept += cache  # the reference's
         work += [evaluations * expert.forwards, expert.kept(remat) + expert.working(remat)]
     if backbone_trains:
-        kept += cache + towers.kept(remat) + language.kept(remat)  # the cache's gradient, and the prefix's own
+        kept += (
+            cache + towers.kept(remat) + language.kept(remat)
+        )  # the cache's gradient, and the prefix's own
         work += [language.working(remat), tower.working(remat)]
     policy = networks.policy
     learned = [policy.expert, policy.vision.layers, policy.language] if backbone_trains else [policy.expert]

@@ -47,12 +47,16 @@ def _device(title: str, gib: int, teraflops: float, gigabytes_per_s: float, sour
 
 _A100 = "NVIDIA A100 Tensor Core GPU data sheet, SXM"
 DEVICES: Mapping[str, Device] = {
-    "rtx4090": _device("RTX 4090 24 GB", 24, 165.2, 1008, "NVIDIA Ada GPU architecture whitepaper, appendix A"),
-    "a100-40": _device("A100 40 GB", 40, 312, 1555, _A100),
-    "a100-80": _device("A100 80 GB", 80, 312, 2039, _A100),
-    "h100": _device("H100 80 GB", 80, 989, 3350, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
-    "h200": _device("H200 141 GB", 141, 989, 4800, "NVIDIA H200 Tensor Core GPU data sheet, SXM"),
-    "b200": _device("B200 180 GB", 180, 2250, 8000, "NVIDIA DGX B200 data sheet, an eighth of the system"),
+    "rtx4090": _device(
+        "RTX 4090 24 GB", 24, 165.2, 1008.0, "NVIDIA Ada GPU architecture whitepaper, appendix A"
+    ),
+    "a100-40": _device("A100 40 GB", 40, 312.0, 1555.0, _A100),
+    "a100-80": _device("A100 80 GB", 80, 312.0, 2039.0, _A100),
+    "h100": _device("H100 80 GB", 80, 989.0, 3350.0, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
+    "h200": _device("H200 141 GB", 141, 989.0, 4800.0, "NVIDIA H200 Tensor Core GPU data sheet, SXM"),
+    "b200": _device(
+        "B200 180 GB", 180, 2250.0, 8000.0, "NVIDIA DGX B200 data sheet, an eighth of the system"
+    ),
 }
 
 

@@ -150,7 +150,9 @@ def batch_item(networks: Networks, job: Job, gpus: int) -> Item:
     config = networks.policy_config
     pixels = len(config.cameras) * config.vision.image**2 * 3
     prompts = 4 * (config.prompt_tokens + (0 if job.stage == "sft" else job.prompt_tokens))
-    vectors = 4 * (networks.critic_config.proprio_dim + networks.critic_config.action_dim * networks.chunk_steps)
+    vectors = 4 * (
+        networks.critic_config.proprio_dim + networks.critic_config.action_dim * networks.chunk_steps
+    )
     observations = 1 if job.stage == "sft" else 2
     each = 2 * (observations * (pixels + prompts) + vectors) + 4 * pixels
     return Item(what="batches", size=share(job.batch, gpus) * each, stays=True)

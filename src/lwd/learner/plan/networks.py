@@ -116,7 +116,9 @@ def weights(matrices: list[tuple[int, int, int]]) -> int:
 
 def adapter_count(tree: Any, rank: int) -> int:
     """Parameters of one LoRA adapter (in x rank and rank x out) beside every matrix of a tree."""
-    return sum(many * rank * (inputs + outputs) for many, inputs, outputs in products(tree) + conditions(tree))
+    return sum(
+        many * rank * (inputs + outputs) for many, inputs, outputs in products(tree) + conditions(tree)
+    )
 
 
 def parts(networks: Networks) -> Mapping[str, int]:

@@ -176,7 +176,7 @@ def _seconds(request: PlanRequest, device: Device, found: list[Term], networks: 
     return products + optimizer_traffic(networks, request.job) / request.gpus / device.bandwidth
 
 
-def optimizer_traffic(networks: Networks, job: Job) -> float:
+def optimizer_traffic(networks: Networks, job: Job) -> int:
     """Bytes that optimisers and averages read and write in one learner step.
 
     Per trained number: gradient written and read, parameter and both moments read and written. Per averaged number: the average

@@ -11,7 +11,7 @@ from lwd.learner.plan.plan import Plan
 Row = tuple[str, str]
 
 
-def gib(size: float) -> str:
+def gib(size: int) -> str:
     """Bytes as GiB with two digits."""
     return f"{size / 2**30:.2f}"
 

@@ -47,9 +47,7 @@ def networks(remat=False, depth=None):
 
 
 def job(stage, remat=False, batch=BATCH):
-    return Job(
-        stage=stage, batch=batch, policy_batch=batch, remat=remat, lora_rank=0, prompt_tokens=PROMPT
-    )
+    return Job(stage=stage, batch=batch, policy_batch=batch, remat=remat, lora_rank=0, prompt_tokens=PROMPT)
 
 
 def batch_shapes(nets, size):
@@ -216,9 +214,7 @@ def expert(c, remat):
         return y.astype(jnp.float32).sum()
 
     past = Shape((DEPTH, TOKENS, 1, 16), jnp.dtype(c))
-    kept = kept_by_jax(
-        run, module, Shape((own, 48), jnp.float32), past, past, Shape((32,), jnp.float32)
-    )
+    kept = kept_by_jax(run, module, Shape((own, 48), jnp.float32), past, past, Shape((32,), jnp.float32))
     return kept, decoder_layers(config, own, TOKENS + own, jnp.dtype(c).itemsize)
 
 
