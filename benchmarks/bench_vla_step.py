@@ -75,7 +75,7 @@ def _step_s(
     changing, still = eqx.partition(state, eqx.is_array)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(changing, reference, transitions, key):  # noqa: ANN001, ANN202
+    def step(changing, reference, transitions, key):
         moved, metrics = learner_step(
             eqx.combine(changing, still),
             eqx.combine(reference, frame),

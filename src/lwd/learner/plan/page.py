@@ -20,7 +20,8 @@ TRAINS = {
 
 _HEAD = """# What the VLA needs
 
-Memory and floating-point operations of one learner step of pi0.5 with the 270M critic, counted by `lwd plan`, not measured. This
+Memory and floating-point operations of one learner step of pi0.5 with the 270M critic, counted by `lwd plan`, not
+measured. This
 page is written by `python -m tools.vla_plan`; a test checks that it is up to date. Any other configuration:
 
 ```bash
@@ -31,26 +32,31 @@ lwd plan --stage offline --batch 32 --gpus 8 --gpu h200 --remat
 
 _HOW = """## How it is counted
 
-- Parameters are those of the real modules, read off their shapes. Parameters, gradients, AdamW's two moments and averages are float32;
-  the frozen reference is bfloat16, and with LoRA so is the policy's base.
-- Value and critic have an optimiser each, and both train the backbone. The published average is a whole copy of the policy.
-- FSDP divides all of that by the number of GPUs. Every GPU gathers the layer at work, the next one and the token table.
-- The three gradient computations of a learner step, and the three optimiser steps behind them, run one after the other; the table
-  shows the largest. An optimiser step holds gradient and update, and no activations any more.
-- Activations: `lwd.learner.plan.activations` writes the formulae out. With checkpointing a layer keeps its input alone.
-- The prefix (pictures and prompt) runs once per observation for the policy and once for the reference; {steps} flow steps reuse it.
-  A learner step evaluates the policy's velocity {steps} times with gradient, the reference's {more} times without, and goes {steps} times
-  back through the reference for the adjoint.
-- Only matrix products count as floating-point operations; a multiply-add is two. What checkpointing computes again is in the sum.
-- A plan fits where it fills at most {usable:.0%} of a GPU's memory: an assumption about CUDA's context, XLA's workspace and fragmentation.
-- Seconds assume {utilisation:.0%} of the dense bfloat16 peak, or the memory's bandwidth where that is slower. Communication and data
-  are taken to be hidden. A GPU without an example of its own waits for the others.
-- Tests compare the operations with the program's matrix products (within 1 %) and with XLA's own count (XLA adds what is no matrix
-  product, at dummy size up to 15 %), the kept activations with JAX's residuals (10 %), and the memory of one gradient with XLA's
-  buffers (a factor of 1.35), all at dummy size.
-- Once, by hand, the full size was compiled for a CPU (batch 4, float32, checkpointing), without running it: state to the byte but for
-  counters, and state with temporary buffers 0.0 % above the account for SFT and 7 % above it offline, where XLA began the
-  policy's gradient before it had finished with the critic's.
+- Parameters are those of the real modules, read off their shapes. Parameters, gradients, AdamW's two moments and
+  averages are float32; the frozen reference is bfloat16, and with LoRA so is the policy's base.
+- Value and critic have an optimiser each, and both train the backbone. The published average is a whole copy of the
+  policy.
+- FSDP divides all of that by the number of GPUs. Every GPU gathers the layer at work, the next one and the token
+  table.
+- The three gradient computations of a learner step, and the three optimiser steps behind them, run one after the
+  other; the table shows the largest. An optimiser step holds gradient and update, and no activations any more.
+- Activations: `lwd.learner.plan.activations` writes the formulae out. With checkpointing a layer keeps its input
+  alone.
+- The prefix (pictures and prompt) runs once per observation for the policy and once for the reference; {steps} flow
+  steps reuse it. A learner step evaluates the policy's velocity {steps} times with gradient, the reference's {more}
+  times without, and goes {steps} times back through the reference for the adjoint.
+- Only matrix products count as floating-point operations; a multiply-add is two. What checkpointing computes again is
+  in the sum.
+- A plan fits where it fills at most {usable:.0%} of a GPU's memory: an assumption about CUDA's context, XLA's
+  workspace and fragmentation.
+- Seconds assume {utilisation:.0%} of the dense bfloat16 peak, or the memory's bandwidth where that is slower.
+  Communication and data are taken to be hidden. A GPU without an example of its own waits for the others.
+- Tests compare the operations with the program's matrix products (within 1 %) and with XLA's own count (XLA adds what
+  is no matrix product, at dummy size up to 15 %), the kept activations with JAX's residuals (10 %), and the memory of
+  one gradient with XLA's buffers (a factor of 1.35), all at dummy size.
+- Once, by hand, the full size was compiled for a CPU (batch 4, float32, checkpointing), without running it: state to
+  the byte but for counters, and state with temporary buffers equal to the account for SFT and 7 % above it offline:
+  XLA does not keep strictly to one gradient computation after the other.
 
 """
 

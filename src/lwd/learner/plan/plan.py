@@ -202,18 +202,24 @@ def _remedies(tight: Plan, networks: Networks) -> Iterator[str]:
     def fits(**changes: object) -> bool:
         return account(replace(request, **changes), networks).fits  # type: ignore[arg-type]
 
-    for gpus in (2, 4, 8, 16, 32, 64, 128):
-        if gpus > request.gpus and fits(gpus=gpus):
-            yield f"divide over more GPUs: {also}--gpus {gpus}"
-            break
-    batch = request.batch // 2
-    while batch and not fits(batch=batch, policy_batch=None):
-        batch //= 2
-    if batch:
-        yield f"a smaller batch: {also}--batch {batch}"
-    if not request.lora_rank and fits(lora_rank=16):
-        yield f"train adapters in place of the policy's weights: {also}--lora-rank 16"
-    for name in sorted(DEVICES, key=lambda name: DEVICES[name].memory):
-        if DEVICES[name].memory > tight.device.memory and fits(gpu=name):
-            yield f"a larger GPU: {also}--gpu {name}"
-            break
+    for what, candidates in _changes(request):
+        fitting = (words for words, changes in candidates if fits(**changes))
+        found = next(fitting, None)
+        if found:
+            yield f"{what}: {also}{found}"
+
+
+def _changes(request: PlanRequest) -> Iterator[tuple[str, list[tuple[str, dict[str, object]]]]]:
+    """Ways out: what it is, and its sizes from the mildest on as options and as fields of a request."""
+    counts = [gpus for gpus in (2, 4, 8, 16, 32, 64, 128) if gpus > request.gpus]
+    yield "divide over more GPUs", [(f"--gpus {n}", {"gpus": n}) for n in counts]
+    halves = [request.batch >> i for i in range(1, request.batch.bit_length())]
+    yield "a smaller batch", [(f"--batch {n}", {"batch": n, "policy_batch": None}) for n in halves]
+    if not request.lora_rank:
+        yield (
+            "train adapters in place of the policy's weights",
+            [("--lora-rank 16", {"lora_rank": 16})],
+        )
+    larger = [n for n, d in DEVICES.items() if d.memory > device_named(request.gpu).memory]
+    by_memory = sorted(larger, key=lambda name: DEVICES[name].memory)
+    yield "a larger GPU", [(f"--gpu {name}", {"gpu": name}) for name in by_memory]

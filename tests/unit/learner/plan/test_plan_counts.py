@@ -148,7 +148,9 @@ def test_flops_of_the_value_are_xlas(value_fit):
     assert 1.0 <= value_fit.cost_analysis()["flops"] / (labels.flops + fit.flops) < 1.15
 
 
-@pytest.mark.parametrize(("name", "stage", "what"), [("flow_matching", "sft", "policy"), ("value_fit", "offline", "value")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "stage", "what"), [("flow_matching", "sft", "policy"), ("value_fit", "offline", "value")]
+)
 def test_memory_is_xlas(request, name, stage, what):
     """XLA's buffers at a batch of 8, gradient included, are within a factor of 1.35 of the account."""
     memory = request.getfixturevalue(name).memory_analysis()
