@@ -74,6 +74,7 @@ OPTIONS = {
     ],
     "weights inspect": ["SOURCE", "--names", "--sizes"],
     "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like"],
+    "plan": ["--model", "--stage", "--batch", "--gpus", "--gpu", "--lora-rank", "--remat", "--json"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
     "results status": ["--benchmark", "--only", "--out", "--results", "--json"],
     "results table": ["--root"],
@@ -391,3 +392,20 @@ def test_reading_imports_no_jax(run_folder, command):
         [sys.executable, "-c", WATCH, *command.split(), *out], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.splitlines()[-1] == "imported: []", done.stderr
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_plan_prints_table_and_verdict(lwd):
+    code, out, _ = lwd("plan", "--model", "dummy", "--batch", "8", "--gpu", "h100", "--remat")
+    assert code == 0
+    assert all(
+        words in out for words in ("policy, AdamW moments", "lean adjoint", "sum at the peak", "fits: ")
+    )
+    found = json.loads(lwd("plan", "--model", "dummy", "--batch", "8", "--json")[1])
+    assert found["request"]["batch"] == 8
+    assert found["fits"] is True
+    code, _, err = lwd("plan", "--gpu", "h300")
+    assert code == 2
+    assert "Did you mean 'h200'" in err or "unknown GPU" in err

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, log, services, stages, upkeep, weights
+from lwd.cli import evidence, fleet, log, plan, services, stages, upkeep, weights
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "weights import-critic": weights.WeightsImportCritic,
     "weights inspect": weights.WeightsInspect,
     "weights export": weights.WeightsExport,
+    "plan": plan.PlanCommand,
     "results run": evidence.ResultsRun,
     "results status": evidence.ResultsStatus,
     "results table": evidence.ResultsTable,
