@@ -14,7 +14,7 @@ from gymnasium import logger
 from jaxtyping import PRNGKeyArray
 
 from lwd.learner.flow import draw_chunk
-from lwd.models.mlp import MlpPolicy
+from lwd.models.protocols import LearnedPolicy
 from lwd.results.ogbench.data import observed
 from lwd.results.ogbench.tasks import CHUNK_STEPS, Task
 from lwd.transition import Observation
@@ -36,12 +36,12 @@ def make_environment(task: Task) -> Any:
 
 @eqx.filter_jit
 def _chunk(
-    policy: MlpPolicy, observation: Observation, key: PRNGKeyArray, actions: int, flow_steps: int
+    policy: LearnedPolicy, observation: Observation, key: PRNGKeyArray, actions: int, flow_steps: int
 ) -> Any:
     return draw_chunk(policy, observation, key, (CHUNK_STEPS, actions), flow_steps)
 
 
-def acting(policy: MlpPolicy, actions: int, flow_steps: int) -> Act:
+def acting(policy: LearnedPolicy, actions: int, flow_steps: int) -> Act:
     """The policy as a robot runs it."""
     return lambda proprio, key: np.asarray(_chunk(policy, observed(proprio), key, actions, flow_steps))
 
