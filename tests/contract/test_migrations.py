@@ -109,7 +109,9 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 def test_an_old_catalogue_is_refused_with_the_command_and_then_migrated(
     old: Database, url: str, tmp_path: Path
 ):
-    with pytest.raises(StoreError, match=rf"version 1, this program needs {NOW}.*lwd log migrate --catalogue"):
+    with pytest.raises(
+        StoreError, match=rf"version 1, this program needs {NOW}.*lwd log migrate --catalogue"
+    ):
         Catalogue(url)
     report = migrations.migrate(url)
     assert (report.before, report.after) == (1, NOW)
@@ -205,7 +207,9 @@ def test_a_newer_catalogue_says_what_to_install(url: str):
             connection.execute(change.where(column.key == "schema_version").values(value="99"))
             connection.execute(change.where(column.key == "software").values(value="7.1.0"))
         for opener in (Catalogue, migrations.migrate):
-            with pytest.raises(StoreError, match=rf"version 99, this program knows {NOW}\. Install lwd 7\.1\.0"):
+            with pytest.raises(
+                StoreError, match=rf"version 99, this program knows {NOW}\. Install lwd 7\.1\.0"
+            ):
                 opener(url)
         with database.write() as connection:
             connection.execute(sa.delete(tables.info).where(column.key == "software"))

@@ -43,7 +43,9 @@ class EpisodeRecording:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.close()
-            with contextlib.suppress(OSError):  # it holds no step, and nobody would look at it before the next start
+            with contextlib.suppress(
+                OSError
+            ):  # it holds no step, and nobody would look at it before the next start
                 self.path.unlink()
             raise spool_error(self.path, "write", error) from error
 
