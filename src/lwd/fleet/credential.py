@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -64,9 +65,9 @@ class Credential:
         """What snapshots are checked against; ConfigError if it is no Ed25519 key."""
         try:
             key = serialization.load_pem_public_key(self.snapshot_key.encode())
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise ConfigError(
-                f"credential of {self.name!r}: its snapshot key is not PEM: {error}."
+                f"credential of {self.name!r}: its snapshot key is no key in PEM that is known here: {error}."
             ) from error
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Who is let in, on paper: credentials, the authority's books and the broker's configuration."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -75,6 +76,12 @@ def test_a_damaged_or_open_credential_is_refused(authority: Authority, tmp_path:
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(ConfigError, match="damaged"):
             load_credential(path)
+    # A public key whose algorithm is one that nobody has: its object identifier's last byte is changed (found by fuzzing).
+    der = base64.b64decode("".join(credential.snapshot_key.strip().splitlines()[1:-1]))
+    strange = base64.b64encode(der.replace(b"\x2b\x65\x70", b"\x2b\x65\x56")).decode()
+    unknown = f"-----BEGIN PUBLIC KEY-----\n{strange}\n-----END PUBLIC KEY-----\n"
+    with pytest.raises(ConfigError, match="known here"):
+        dataclasses.replace(credential, snapshot_key=unknown).snapshot_public_key()
     with pytest.raises(ConfigError, match="snapshot key"):
         dataclasses.replace(credential, snapshot_key="x").snapshot_public_key()
     with pytest.raises(ConfigError, match="snapshot key"):
