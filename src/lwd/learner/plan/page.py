@@ -21,8 +21,8 @@ TRAINS = {
 _HEAD = """# What the VLA needs
 
 Memory and floating-point operations of one learner step of pi0.5 with the 270M critic, counted by `lwd plan`, not
-measured. This
-page is written by `python -m tools.vla_plan`; a test checks that it is up to date. Any other configuration:
+measured. This page is written by `python -m tools.vla_plan`; a test checks that it is up to date. Any other
+configuration:
 
 ```bash
 lwd plan --stage offline --batch 32 --gpus 8 --gpu h200 --remat
