@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 
@@ -50,6 +50,7 @@ class HostsConfig:
             )
 
 
+@runtime_checkable  # the tests check types at run time
 class Board(Protocol):
     """Where processes leave short texts for each other: JAX's coordination service."""
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray
@@ -55,13 +56,13 @@ class Layout:
 
     Args:
         config: the sizes of the mesh.
-        devices: all of the mesh, of all processes; by default all there are.
+        devices: JAX devices, all of the mesh, of all processes; by default all there are.
 
     Raises:
         ConfigError: the sizes do not make up the devices.
     """
 
-    def __init__(self, config: MeshConfig | None = None, devices: Sequence[jax.Device] | None = None) -> None:
+    def __init__(self, config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> None:
         config = config or MeshConfig()
         found = list(jax.devices() if devices is None else devices)
         data = len(found) // config.fsdp if config.data is None else config.data
@@ -144,7 +145,7 @@ class Layout:
         )
 
     def _place(self, leaf: Any) -> jax.Array:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = self._place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         sharding = self.sharding(leaf.shape)

@@ -18,7 +18,7 @@ from lwd.fleet.watchdog import Member, Watchdog, WatchdogConfig, WatchdogError, 
 
 PROGRAM = Path(__file__).with_name("toy_job.py")
 QUICK = WatchdogConfig(silent_s=2.0, starting_s=30.0, stop_s=10.0, pause_s=0.0, attempts=3)
-UNTIL = 60
+UNTIL = 40
 
 
 def job(folder, *mischief, here=(0, 1), config=QUICK, until=UNTIL):
