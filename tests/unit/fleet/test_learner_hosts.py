@@ -21,7 +21,7 @@ from lwd.fleet.process import ProcessContext
 PROGRAM = Path(__file__).with_name("learner_hosts_run.py")
 X = toy_fleet.experiment()
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.timeout(600)]
 
 
 def published(folder):
@@ -46,7 +46,7 @@ def run_pair(folder, log):
             for i in range(2)
         ]
         try:
-            codes = [process.wait(150) for process in both]
+            codes = [process.wait(280) for process in both]
         finally:
             for process in both:
                 process.kill()

