@@ -1,5 +1,7 @@
 """One of a learner's processes on synthetic episodes, as a program; `resumable_run.py` for any number of processes.
 
+It trains value and critic alone, which compiles quickly; tests/unit/fleet/learner_hosts_run.py has the whole update.
+
 Process 1 lags behind: its replay holds fewer manifests than that of process 0.
 """
 
@@ -20,7 +22,7 @@ from lwd.fleet.training import StageRun
 from lwd.instruction import InstructionEncoder
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.sharding import MeshConfig
-from lwd.learner.stages import LoopConfig, rl_stage
+from lwd.learner.stages import LoopConfig, critic_stage
 from lwd.models.arrays import to_arrays
 from lwd.replay.mixture import Mixture
 from lwd.replay.replay import Replay, ReplayConfig
@@ -58,7 +60,7 @@ def main(given: argparse.Namespace) -> None:
         for number in range(given.episodes):
             replay.add(toy.episode(number))
         checkpoints = Checkpoints(given.folder / "checkpoints")
-        state, reference = toy.start()
+        state, _ = toy.start()
         with MetricsLog(given.folder / f"{name}.jsonl") as metrics:
             run = StageRun(
                 "offline",
@@ -75,7 +77,7 @@ def main(given: argparse.Namespace) -> None:
             manifest = team.agreement.least(replay.manifest)
             sampler = replay.sampler(replay.view(manifest), Mixture(), seed=3)
             state = run.train(
-                rl_stage(toy.CONFIG, reference), state, sampler, batch=toy.BATCH, until_step=given.until
+                critic_stage(toy.CONFIG), state, sampler, batch=toy.BATCH, until_step=given.until
             )
         checkpoints.close()
         replay.close()

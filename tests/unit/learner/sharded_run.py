@@ -26,6 +26,7 @@ STAGES = {
     "critic": lambda reference: critic_stage(CONFIG),
     "rl": lambda reference: rl_stage(CONFIG, reference),
 }
+RUNS = {"critic": ("one", "data", "both"), "rl": ("one", "fsdp", "both")}
 BLOCKS, STEPS = 2, 3
 
 
@@ -73,9 +74,9 @@ def learned(on: Layout, stage: str):
 def main(folder: Path) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     state = None
-    for mesh, sizes in MESHES.items():
-        for stage in STAGES:
-            state, metrics = learned(layout(*sizes), stage)
+    for stage, meshes in RUNS.items():
+        for mesh in meshes:
+            state, metrics = learned(layout(*MESHES[mesh]), stage)
             arrays = {f"state/{name}": value for name, value in to_arrays(state).items()}
             np.savez(
                 folder / f"{stage}-{mesh}.npz", **arrays, **{f"metrics/{k}": v for k, v in metrics.items()}
