@@ -76,14 +76,67 @@ class CoordinatorCommand(Service):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerCommand(Service):
-    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint."""
+    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint.
+
+    Attributes:
+        fsdp: devices that share one copy of parameters and optimiser; what is left is used for data parallelism.
+        processes: of the learner, on all hosts. More than one are watched: one that dies or hangs restarts all.
+        process_id: which of them this host runs, from 0; without it all of them run here.
+        coordinator_address: host:port that process 0 opens for the others, inside a closed network.
+        silent_s: seconds without a sign of life after which a process that learns is taken for hung; more than a block takes.
+        starting_s: the same before the first learner step, which compiles.
+        heartbeat: file that the watchdog reads; it is the one that gives it.
+    """
+
+    fsdp: int = 1
+    processes: int = 1
+    process_id: int | None = None
+    coordinator_address: str | None = None
+    silent_s: float = 300.0
+    starting_s: float = 1800.0
+    heartbeat: Path | None = None
 
     def run(self) -> None:
-        """Run it."""
+        """Run it, or watch over the processes that do."""
+        if self.processes > 1 and self.heartbeat is None:
+            watch_learner(self)
+            return
+        from lwd.fleet.hosts import HostsConfig, joined
         from lwd.fleet.learner import run_learner
+        from lwd.learner.sharding import MeshConfig
 
-        with _serving(self, "learner") as (context, run_folder):
-            run_learner(context, _experiment(self), run_folder, catch_up=False)
+        number = self.process_id or 0
+        place = HostsConfig(
+            processes=self.processes, process_id=number, coordinator_address=self.coordinator_address
+        )
+        with (
+            joined(place, MeshConfig(fsdp=self.fsdp), self.heartbeat) as team,
+            _serving(self, "learner", number) as (context, run_folder),
+        ):
+            run_learner(context, _experiment(self), run_folder, catch_up=False, team=team)
+
+
+def watch_learner(options: LearnerCommand) -> None:
+    """Run this host's processes of a learner of several, until it is told to stop."""
+    from lwd.fleet.learner_job import LearnerJob
+    from lwd.fleet.service import ServiceContext
+    from lwd.fleet.supervisor import stop_with_parent
+    from lwd.fleet.watchdog import Watchdog, WatchdogConfig
+
+    _log_to_stderr()
+    job = LearnerJob(
+        arguments=sys.argv[1:],
+        processes=options.processes,
+        process_id=options.process_id,
+        coordinator_address=options.coordinator_address,
+        beats=options.out.absolute() / "heartbeats",
+    )
+    config = WatchdogConfig(silent_s=options.silent_s, starting_s=options.starting_s)
+    watchdog = Watchdog(job.members, options.processes, job.beats, options.out.absolute() / "logs", config)
+    context = ServiceContext("learner", "watchdog")
+    stop_with_parent(context.stopping)
+    with context.signals():
+        watchdog.run(context.stopping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +303,12 @@ def _server_settings(options: ServeCommand, batch: BatchSettings) -> ServerSetti
 
 @contextmanager
 def _serving(
-    options: Service, role: str, *, alone: bool = False
+    options: Service, role: str, number: int = 0, *, alone: bool = False
 ) -> Generator[tuple[ServiceContext, RunFolder]]:
-    """What every service does around its work: folder, signals, status, metrics. `alone`: it can do without a broker."""
+    """What every service does around its work: folder, signals, status, metrics.
+
+    A further process (`number`) has it in its name; `alone`: it can do without a broker.
+    """
     from lwd.fleet.credential import load_credential
     from lwd.fleet.folder import RunFolder
     from lwd.fleet.reporting import reporting
@@ -279,10 +335,10 @@ def _serving(
         bus_url=options.bus,
         credential=options.credential,
     )
-    context = ServiceContext(name, role)
+    context = ServiceContext(f"{name}-{number}" if number else name, role)
     stop_with_parent(context.stopping)
     if options.metrics_port:
-        context.telemetry.serve(options.metrics_port, options.metrics_address)
+        context.telemetry.serve(options.metrics_port + number, options.metrics_address)
     with context.signals(), reporting(context, run_folder):
         yield context, run_folder
 

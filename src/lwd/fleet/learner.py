@@ -1,21 +1,28 @@
-"""The learner process: follow the manifests, run the method's learner steps, publish every N learner steps, checkpoint."""
+"""The learner process: follow the manifests, run the method's learner steps, publish every N learner steps, checkpoint.
+
+There may be several such processes, one per host; they run these lines in step, and whatever one of them alone can know (the
+newest manifest, that it was told to stop) they agree on first.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from lwd.config import Experiment
 from lwd.episode import Source
+from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
 from lwd.fleet.policies import load_reference, prompts_of, publish
 from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, open_replay, open_services
-from lwd.fleet.training import own, stage_key
+from lwd.fleet.training import stage_key
 from lwd.learner.checkpoint import Checkpoints
-from lwd.learner.stages import run_block
+from lwd.learner.method import Acting
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
@@ -27,23 +34,46 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 
 
-def run_learner(context: Context, experiment: Experiment, folder: RunFolder, catch_up: bool = True) -> None:
+def run_learner(
+    context: Context,
+    experiment: Experiment,
+    folder: RunFolder,
+    catch_up: bool = True,
+    team: Team | None = None,
+) -> None:
     """Online RL until told to stop, then the last snapshot. Resumes from its newest checkpoint.
 
     With `catch_up` it first learns what the rate limit still allows for what the fleet has delivered (an experiment's last
-    policy); without, it ends after the block at hand (a service that is restarted).
+    policy); without, it ends after the block at hand (a service that is restarted). `team` says which of the learner's
+    processes this is; by default it is the only one.
     """
+    team = team or Team()
     with (
         open_services(folder) as services,
-        open_replay(experiment, services, "learner") as (replay, reader),
-        MetricsLog(folder.metrics("online")) as metrics,
+        open_replay(experiment, services, team.replay_name("learner")) as (replay, reader),
+        _metrics(folder, team) as metrics,
+        _checkpoints(folder, team) as checkpoints,
     ):
-        checkpoints = Checkpoints(folder.checkpoints("online"))
-        try:
-            learner = OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints)
-            learner.run(catch_up)
-        finally:
+        learner = OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints, team)
+        learner.run(catch_up)
+
+
+def _metrics(folder: RunFolder, team: Team) -> AbstractContextManager[MetricsLog | None]:
+    """Of the process that leads; the others would write the same."""
+    return MetricsLog(folder.metrics("online")) if team.leads else nullcontext()
+
+
+@contextmanager
+def _checkpoints(folder: RunFolder, team: Team) -> Generator[Checkpoints]:
+    """Closed at the end; after an error only where that does not mean to wait for the other processes."""
+    checkpoints = Checkpoints(folder.checkpoints("online"))
+    try:
+        yield checkpoints
+    except BaseException:
+        if team.alone:
             checkpoints.close()
+        raise
+    checkpoints.close()
 
 
 class Drawn(NamedTuple):
@@ -63,17 +93,21 @@ class OnlineLearner:
         services: Services,
         replay: Replay,
         reader: Reader,
-        metrics: MetricsLog,
+        metrics: MetricsLog | None,
         checkpoints: Checkpoints,
+        team: Team | None = None,
     ) -> None:
+        self._team = team or Team()
+        self._layout = self._team.layout
         self._context, self._x, self._services = context, experiment, services
         self._replay, self._reader, self._metrics, self._checkpoints = replay, reader, metrics, checkpoints
         self._stage = experiment.online
         self._block = self._stage.publish_every_learner_steps
         self._reference = load_reference(experiment, services)
         self._prompts = prompts_of(experiment, self._reference)
-        self._update = self._stage.learner.update(self._reference)
-        self._key = stage_key("online", experiment.seed)
+        self._update = self._layout.place(self._stage.learner.update(self._reference))
+        self._key = self._layout.place(stage_key("online", experiment.seed))
+        self._rows = self._layout.rows(self._stage.learner.batch)
         self._state = self._first_state()
         self._began = time.monotonic()
         self._waited_s = 0.0
@@ -82,12 +116,13 @@ class OnlineLearner:
 
     def run(self, catch_up: bool = True) -> None:
         """Blocks of learner steps as fast as the rate limit allows; see `run_learner`."""
-        newest = self._services.snapshots.latest()
+        newest = self._services.snapshots.latest() if self._team.leads else None
         if newest is not None:  # a broker that lost its disk, or an announcement that died with its learner
             self._services.channel.announce(newest)
         while True:
             # Asked before the manifest is read, so that none is missed.
-            stopping = self._context.should_stop()
+            stopping = self._team.agreement.any(self._context.should_stop())
+            self._team.beat(self._step)
             if stopping and not catch_up:
                 break
             drawn = self._ahead or self._draw()
@@ -109,19 +144,30 @@ class OnlineLearner:
 
     def _run_block(self, drawn: Drawn) -> None:
         sampler, step = drawn.sampler, self._step + self._block
-        self._state, metrics = run_block(self._update, self._state, drawn.batches, self._key)
+        self._state, metrics = self._layout.run_block(self._update, self._state, drawn.batches, self._key)
         self._ahead = self._draw(step)  # while the block is being computed
         numbers = {name: float(value) for name, value in metrics.items()} | sampler.metrics
+        acting = self._layout.whole(self._stage.learner.acting(self._state))
+        if self._team.leads:
+            self._publish(acting, sampler, numbers)
+        every = self._stage.checkpoint_every_learner_steps
+        if self._step // every > (self._step - self._block) // every:
+            self._checkpoint()
+        self._context.say(learner_step=self._step, manifest=sampler.manifest, waits_for=None)
+
+    def _publish(self, acting: Acting, sampler: Sampler, numbers: dict[str, float]) -> None:
+        """Send the policy to the robots, and write down how the block went."""
         snapshot = publish(
             self._x,
             self._services,
-            self._stage.learner.acting(self._state),
+            acting,
             stage="online",
             learner_step=self._step,
             manifest=sampler.manifest,
         )
         elapsed = time.monotonic() - self._began
         control_steps = self._control_steps(sampler)
+        assert self._metrics is not None
         self._metrics.write(
             stage="online",
             learner_step=self._step,
@@ -139,20 +185,18 @@ class OnlineLearner:
             manifest=sampler.manifest,
             sha256=snapshot.sha256[:12],
         )
-        every = self._stage.checkpoint_every_learner_steps
-        if self._step // every > (self._step - self._block) // every:
-            self._checkpoint()
-        self._context.say(
-            learner_step=self._step, snapshot=snapshot.number, manifest=sampler.manifest, waits_for=None
-        )
+        self._context.say(snapshot=snapshot.number)
 
     def _draw(self, step: int | None = None) -> Drawn:
-        """The batches of the block that begins at `step` (by default the present one), from the newest manifest."""
+        """The batches of the block that begins at `step` (by default the present), from the newest manifest that all have."""
         self._reader.refresh()
         self._note_sampleable()
-        sampler = self._replay.sampler(self._replay.view(), self._stage.mixture, self._x.seed, self._prompts)
+        manifest = self._team.agreement.least(self._replay.manifest)
+        sampler = self._replay.sampler(
+            self._replay.view(manifest), self._stage.mixture, self._x.seed, self._prompts
+        )
         step = self._step if step is None else step
-        return Drawn(sampler, sampler.draw(step, self._block, self._stage.learner.batch))
+        return Drawn(sampler, sampler.draw(step, self._block, self._stage.learner.batch, self._rows))
 
     def _note_sampleable(self) -> None:
         """How long after their end the episodes that just came in can be sampled."""
@@ -177,14 +221,16 @@ class OnlineLearner:
 
     def _first_state(self) -> Any:
         """Where the last online learner stopped; else the offline result under the online schedules."""
-        if self._checkpoints.latest_step() is not None:
-            template = first_state(self._x, self._stage.learner, self._reference)
+        newest = self._checkpoints.latest_step()
+        self._team.agreement.same(-1 if newest is None else newest, "the newest checkpoint")
+        if newest is not None:
+            template = self._layout.place(first_state(self._x, self._stage.learner, self._reference))
             state, position = self._checkpoints.restore(template)
             event(log, "learner_resumed", learner_step=int(state.step), manifest=position["manifest"])
             self._reader.refresh()
-            return own(state)
-        before = offline_result(self._x, self._services)
-        return own(self._stage.learner.continued(self._reference, before))
+            return self._layout.place(state)
+        before = self._layout.whole(offline_result(self._x, self._services, self._layout))
+        return self._layout.place(self._stage.learner.continued(self._reference, before))
 
     def _checkpoint(self) -> None:
         position = {"stage": "online", "seed": self._x.seed, "manifest": self._replay.manifest}

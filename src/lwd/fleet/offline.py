@@ -20,6 +20,7 @@ from lwd.fleet.training import StageRun, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Method
+from lwd.learner.sharding import Layout
 from lwd.learner.stages import LoopConfig, clone_stage
 from lwd.models.networks import MakePrompts
 from lwd.models.protocols import LearnedPolicy
@@ -117,9 +118,9 @@ def first_state(experiment: Experiment, learner: Method, reference: LearnedPolic
     return own(learner.start(reference, model_config(experiment), key))
 
 
-def offline_result(experiment: Experiment, services: Services) -> Any:
+def offline_result(experiment: Experiment, services: Services, layout: Layout | None = None) -> Any:
     """Networks and optimisers at the end of stage 2, from its last checkpoint."""
-    state = last_state(experiment, services, experiment.offline.learner, "offline")
+    state = last_state(experiment, services, experiment.offline.learner, "offline", layout)
     if int(state.step) < experiment.offline.steps:
         raise ConfigError(
             f"offline RL stopped at learner step {int(state.step)} of {experiment.offline.steps}. "
@@ -128,9 +129,12 @@ def offline_result(experiment: Experiment, services: Services) -> Any:
     return state
 
 
-def last_state(experiment: Experiment, services: Services, learner: Method, name: str) -> Any:
-    """The newest checkpoint under this name."""
+def last_state(
+    experiment: Experiment, services: Services, learner: Method, name: str, layout: Layout | None = None
+) -> Any:
+    """The newest checkpoint under this name; on the mesh where one is given."""
     template = first_state(experiment, learner, load_reference(experiment, services))
+    template = template if layout is None else layout.place(template)
     checkpoints = Checkpoints(services.folder.checkpoints(name))
     try:
         return checkpoints.restore(template)[0]

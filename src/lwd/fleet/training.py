@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from lwd.errors import ConfigError
+from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.divl import Metrics
-from lwd.learner.stages import LoopConfig, Stepped, Update, run_block
+from lwd.learner.stages import LoopConfig, Stepped, Update
 from lwd.replay.prefetch import Prefetcher
 from lwd.replay.sampler import Sampler
 from lwd.transition import Transition
@@ -24,7 +25,7 @@ State = TypeVar("State", bound=Stepped)
 
 
 class StageRun:
-    """One stage of one run: its name, its seed, where its metrics and checkpoints go."""
+    """One stage of one run: its name, its seed, where its metrics and checkpoints go, on which devices and hosts it runs."""
 
     def __init__(
         self,
@@ -35,40 +36,50 @@ class StageRun:
         metrics: MetricsLog,
         checkpoints: Checkpoints | None = None,
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+        team: Team | None = None,
     ) -> None:
         self.stage, self.seed, self.loop, self.metrics = stage, seed, loop, metrics
         self.checkpoints, self.progress = checkpoints, progress
-        self.key = stage_key(stage, seed)
+        self.team = team or Team()
+        self.key = self.team.layout.place(stage_key(stage, seed))
         self._began = time.monotonic()
 
     def restore(self, state: State) -> State:
-        """The newest checkpoint of this stage, or `state` where there is none."""
-        if self.checkpoints is None or self.checkpoints.latest_step() is None:
-            return own(state)
+        """The newest checkpoint of this stage, or `state` where there is none; on the mesh."""
+        state = self.team.layout.place(state)
+        if self.checkpoints is None:
+            return state
+        newest = self.checkpoints.latest_step()
+        self.team.agreement.same(-1 if newest is None else newest, "the newest checkpoint")
+        if newest is None:
+            return state
         restored, position = self.checkpoints.restore(state)
         if position["stage"] != self.stage or position["seed"] != self.seed:
             raise ConfigError(
                 f"checkpoint of stage {position['stage']!r} with seed {position['seed']} cannot resume stage "
                 f"{self.stage!r} with seed {self.seed}; use another run directory."
             )
-        return restored
+        return self.team.layout.place(restored)
 
     def train(
         self, one_update: Update[State], state: State, sampler: Sampler, *, batch: int, until_step: int
     ) -> State:
         """Learner steps up to `until_step`, in blocks; the last block may be cut short by it."""
         step, block = int(state.step), self.loop.block_steps
-        pending: tuple[int, Metrics] | None = None
-        with Prefetcher(sampler, step=step, count=block, batch=batch) as prefetch:
+        layout, pending = self.team.layout, None
+        one_update, rows = layout.place(one_update), layout.rows(batch)
+        self.team.beat(step)
+        with Prefetcher(sampler, step=step, count=block, batch=batch, rows=rows) as prefetch:
             while step < until_step:
                 batches = prefetch.next().batch
                 if until_step - step < block:
                     batches = _first(batches, until_step - step)
-                state, metrics = run_block(one_update, state, batches, self.key)
+                state, metrics = layout.run_block(one_update, state, batches, self.key)
                 if pending:
                     self._report(*pending, prefetch)
                 step = min(step + block, until_step)
                 pending = (step, metrics)
+                self.team.beat(step)
                 if (step // block) % self.loop.checkpoint_every_blocks == 0 or step >= until_step:
                     self._save(step, state, sampler.manifest)
             if pending:
@@ -83,6 +94,8 @@ class StageRun:
     def _report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
         """Log a block; called one block late, so that reading the numbers does not stop the dispatch of the next."""
         numbers = {name: float(value) for name, value in metrics.items()}
+        if not self.team.leads:
+            return
         numbers["replay/wait_fraction"] = prefetch.wait_fraction
         prefetch.reset_wait()
         elapsed = time.monotonic() - self._began

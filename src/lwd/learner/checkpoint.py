@@ -1,7 +1,9 @@
 """Checkpoints: the learner's own full state, written by orbax in the background, for an exact resume.
 
 A checkpoint holds the state's arrays and a small JSON of everything else that the next draw depends on: the stage, the
-seed, the manifest that batches were drawn from. The position in the replay is the learner step itself.
+seed, the manifest that batches were drawn from. The position in the replay is the learner step itself. What it holds does not
+depend on the mesh that wrote it: it is read into whatever shardings the template has. With several processes all of them save
+and restore, in one folder that they share.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from lwd.errors import CheckpointError
-from lwd.models.arrays import from_arrays, mismatches, to_arrays
+from lwd.models.arrays import mismatches, named_leaves, with_leaves
 
 State = TypeVar("State")
 
@@ -30,7 +33,7 @@ class Checkpoints:
 
     def save(self, step: int, state: object, position: dict[str, Any]) -> None:
         """Write state and position; returns once the arrays are copied, the disk is written in the background."""
-        arrays = {name: np.array(leaf) for name, leaf in to_arrays(state).items()}
+        arrays = {name: _held(leaf) for name, leaf in named_leaves(state).items()}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -43,7 +46,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore(self, template: State, step: int | None = None) -> tuple[State, dict[str, Any]]:
-        """The newest checkpoint (or that of `step`) and its position.
+        """The newest checkpoint (or that of `step`) under the template's shardings, and its position.
 
         Raises:
             CheckpointError: there is none, or it belongs to another model.
@@ -52,23 +55,33 @@ class Checkpoints:
         if step is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint. Run the stage that writes it first.")
         self._manager.wait_until_finished()  # the newest may still be on its way to disk
-        expected = to_arrays(template)
+        expected = named_leaves(template)
         problems = mismatches(expected, self._manager.item_metadata(step)["state"].tree)
         if problems:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} does not fit this run: {'; '.join(problems)}. "
                 "Resume with the settings it was made with, or start a new run directory."
             )
-        shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
+        shapes = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in expected.items()
+        }
         saved = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes), position=ocp.args.JsonRestore()),
         )
-        arrays = {name: np.asarray(leaf) for name, leaf in saved["state"].items()}
-        state = from_arrays(template, arrays, f"checkpoint {step} in {self.folder}")
-        return state, dict(saved["position"])
+        return with_leaves(template, saved["state"]), dict(saved["position"])
 
     def close(self) -> None:
         """Wait for the background write and release the folder."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _held(leaf: jax.Array) -> jax.Array | np.ndarray:
+    """A copy that training, which donates the state, cannot reach while it is on its way to disk."""
+    if leaf.is_fully_addressable:
+        return np.array(leaf)
+    # Orbax copies from a device before it returns; on a CPU that copy may be the buffer itself.
+    on_cpu = next(iter(leaf.sharding.device_set)).platform == "cpu"
+    return jnp.copy(leaf) if on_cpu else leaf

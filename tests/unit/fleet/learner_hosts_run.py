@@ -1,0 +1,32 @@
+"""One of two processes of the online learner on the toy fleet: `python learner_hosts_run.py FOLDER ID ADDRESS`.
+
+Only process 1 is told to stop; both must.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import toy_fleet
+
+from lwd.fleet.folder import RunFolder
+from lwd.fleet.hosts import HostsConfig, joined
+from lwd.fleet.learner import run_learner
+from lwd.fleet.service import ServiceContext
+from lwd.learner.sharding import MeshConfig
+
+
+def main(folder: Path, process_id: int, address: str) -> None:
+    jax.config.update("jax_disable_most_optimizations", True)
+    hosts = HostsConfig(processes=2, process_id=process_id, coordinator_address=address)
+    with joined(hosts, MeshConfig(fsdp=2, smallest=16)) as team:
+        context = ServiceContext(f"learner-{process_id}", "learner")
+        if process_id == 1:
+            context.stopping.set()
+        run_learner(context, toy_fleet.experiment(), RunFolder(folder), team=team)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

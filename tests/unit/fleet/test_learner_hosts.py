@@ -1,0 +1,77 @@
+"""The online learner as two processes: one publishes, both stop, and the policy is that of one process."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_fleet
+
+from lwd.fleet.folder import RunFolder, open_services
+from lwd.fleet.learner import run_learner
+from lwd.fleet.learner_job import free_port
+from lwd.fleet.metrics_log import read_metrics
+from lwd.fleet.process import ProcessContext
+
+PROGRAM = Path(__file__).with_name("learner_hosts_run.py")
+X = toy_fleet.experiment()
+
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.timeout(600)]
+
+
+def published(folder):
+    """The online snapshots' arrays, with their learner steps and manifests."""
+    with open_services(folder) as services:
+        rows = [row for row in services.snapshots.list() if row.meta["stage"] == "online"]
+        return [(row.learner_step, row.manifest, services.snapshots.load(row.number)[0]) for row in rows]
+
+
+def run_pair(folder, log):
+    """Both processes to their end; killed if they hang."""
+    address = f"127.0.0.1:{free_port()}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    with log.open("wb") as out:
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", str(PROGRAM), str(folder.path), str(i), address],
+                env=environment,
+                stdout=out,
+                stderr=out,
+            )
+            for i in range(2)
+        ]
+        try:
+            codes = [process.wait(280) for process in both]
+        finally:
+            for process in both:
+                process.kill()
+                process.wait()
+    assert codes == [0, 0], log.read_text()[-3000:]
+
+
+def test_two_processes_publish_once_what_one_process_publishes(trained_copy, tmp_path):
+    together = RunFolder(tmp_path / "together")
+    shutil.copytree(trained_copy.path, together.path)
+    stop = threading.Event()
+    stop.set()
+    receive, send = Pipe(duplex=False)
+    run_learner(ProcessContext("learner", stop, send), X, trained_copy)
+    receive.close()
+    run_pair(together, tmp_path / "log")
+
+    alone, both = published(trained_copy), published(together)
+    assert [row[:2] for row in both] == [row[:2] for row in alone]
+    assert [step for step, _, _ in both] == [5, 10]
+    for (_, _, expected), (_, _, found) in zip(alone, both, strict=True):
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-5, err_msg=name)
+    rows = read_metrics(together.metrics("online"))
+    assert [row["learner_step"] for row in rows] == [5, 10]
+    assert [path.name for path in together.metrics("online").parent.glob("online*")] == ["online.jsonl"]
+    assert (together.path / "replay" / "learner-1").is_dir()
+    assert (together.checkpoints("online") / "10").is_dir()
