@@ -37,7 +37,7 @@ def reference():
 
 def test_cloning_learns_what_the_picture_says(reference):
     clone, losses = reference
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
     seen = jax.tree.map(lambda x: x[0], batches(1, 12, seed=99))
 
     @eqx.filter_jit

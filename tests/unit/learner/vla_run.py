@@ -60,7 +60,7 @@ ONLINE = replace(OFFLINE, divl=DivlConfig(atoms=11, tau_base=0.9), trainable=Tra
 @functools.cache
 def policy(seed=0):
     """Random, with the expert's gates open: closed ones let no gradient through. Made in one compiled function."""
-    made = eqx.filter_jit(NETWORKS.make_policy)(jax.random.key(seed), NORMALIZER)
+    made = eqx.filter_jit(lambda key: NETWORKS.make_policy(key, NORMALIZER))(jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def open_gates(leaf):
@@ -73,7 +73,7 @@ def policy(seed=0):
 @functools.cache
 def critic(seed=9):
     """Value of 11 atoms, and critic."""
-    return eqx.filter_jit(NETWORKS.make_critic)(jax.random.key(seed), NORMALIZER, 11)
+    return eqx.filter_jit(lambda key: NETWORKS.make_critic(key, NORMALIZER, 11))(jax.random.key(seed))
 
 
 def batches(steps, size, seed=0):
