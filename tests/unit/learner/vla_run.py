@@ -77,7 +77,7 @@ def critic(seed=9):
 
 
 def batches(steps, size, seed=0):
-    """Pictures, prompts and actions that go together: the chunk points where the picture is bright."""
+    """Pictures, prompts and chunks; chunks are all at 0.7 or all at -0.7, and the picture is brighter on that side."""
     rng = np.random.default_rng(seed)
     axes = (steps, size)
     side = rng.integers(0, 2, axes)
