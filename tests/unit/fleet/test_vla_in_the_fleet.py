@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from multiprocessing import Pipe
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_fleet
@@ -72,9 +73,7 @@ def test_all_stages_and_the_robots(trained_copy, told_to_stop, console):
     with open_services(trained_copy) as services:
         newest = {stage: find_snapshot(services, stage) for stage in ("sft", "offline", "online")}
         policies = {stage: load_policy(TOY, services, s.number)[0] for stage, s in newest.items()}
-        episode = decode(
-            services.objects.get(next(services.catalogue.episodes(source="demo").__iter__()).key)
-        )
+        episode = decode(services.objects.get(next(iter(services.catalogue.episodes(source="demo"))).key))
         state = first_state(TOY, EXPERT, load_reference(TOY, services))
         with pytest.raises(SnapshotError, match="does not fit this model"):
             load_policy(toy_fleet.experiment(), services, newest["online"].number)
@@ -136,8 +135,8 @@ def test_quantile_statistics_by_hand(trained):
         demos = [decode(trained.objects.get(row.key)) for row in trained.catalogue.episodes(source="demo")]
         rows = np.concatenate([episode.proprio[: episode.steps] for episode in demos])
         low, high = np.quantile(rows, (0.01, 0.99), axis=0)
-        np.testing.assert_allclose(quantile(low.astype(np.float32)), -1.0, atol=1e-4)
-        np.testing.assert_allclose(quantile(high.astype(np.float32)), 1.0, atol=1e-4)
+        np.testing.assert_allclose(quantile(jnp.asarray(low, jnp.float32)), -1.0, atol=1e-4)
+        np.testing.assert_allclose(quantile(jnp.asarray(high, jnp.float32)), 1.0, atol=1e-4)
         for fits in (quantile, standard):
             check_statistics(fits, view)
         for off in (
@@ -153,5 +152,5 @@ def test_quantile_statistics_by_hand(trained):
 def test_published_formula_of_quantiles():
     x, low, high = np.float32([0.5, 3.0]), np.float32([0.0, 1.0]), np.float32([2.0, 1.0])
     published = 2.0 * (x - low) / (high - low + 1e-6) - 1.0
-    found = Normalizer.quantiles(low, high)(x)
+    found = Normalizer.quantiles(jnp.asarray(low), jnp.asarray(high))(jnp.asarray(x))
     np.testing.assert_allclose(found, np.clip(published, -10, 10), rtol=1e-4)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vla_run import NETWORKS, NORMALIZER, OFFLINE, ONLINE, one_batch, policy
+from vla_run import OFFLINE, ONLINE, critic, one_batch, policy
 
 from lwd.errors import ConfigError
 from lwd.learner.state import init_state
@@ -28,10 +28,6 @@ def trained_names(mask):
     """First names of the parts that have a trained leaf, and of those that have one that is not."""
     leaves = jax.tree_util.tree_leaves_with_path(mask)
     return tuple({path[0].name for path, leaf in leaves if leaf is which} for which in (True, False))
-
-
-def critic():
-    return NETWORKS.make_critic(jax.random.key(9), NORMALIZER, 11)
 
 
 @pytest.fixture(scope="module")

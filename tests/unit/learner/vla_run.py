@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,27 +57,27 @@ OFFLINE = Lwd(
 ONLINE = replace(OFFLINE, divl=DivlConfig(atoms=11, tau_base=0.9), trainable=Trainable(policy="expert"))
 
 
+@functools.cache
 def policy(seed=0):
-    """Random, with the expert's gates open: closed ones let no gradient through."""
-    made = NETWORKS.make_policy(jax.random.key(seed), NORMALIZER)
+    """Random, with the expert's gates open: closed ones let no gradient through. Made in one compiled function."""
+    made = eqx.filter_jit(lambda key: NETWORKS.make_policy(key, NORMALIZER))(jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def open_gates(leaf):
         drawn = 0.3 * rng.standard_normal(leaf.shape)
-        return jnp.asarray(drawn, leaf.dtype) if not np.any(leaf) else leaf
+        return leaf if np.any(leaf) else jnp.asarray(drawn, leaf.dtype)
 
-    opened = jax.tree.map(open_gates, made)
-    return replace_normalizer(opened)
+    return eqx.tree_at(lambda n: n.normalizer, jax.tree.map(open_gates, made), NORMALIZER)
 
 
-def replace_normalizer(network):
-    import equinox as eqx
-
-    return eqx.tree_at(lambda n: n.normalizer, network, NORMALIZER)
+@functools.cache
+def critic(seed=9):
+    """Value of 11 atoms, and critic."""
+    return eqx.filter_jit(lambda key: NETWORKS.make_critic(key, NORMALIZER, 11))(jax.random.key(seed))
 
 
 def batches(steps, size, seed=0):
-    """Pictures, prompts and actions that go together: the chunk points where the picture is bright."""
+    """Pictures, prompts and chunks; chunks are all at 0.7 or all at -0.7, and the picture is brighter on that side."""
     rng = np.random.default_rng(seed)
     axes = (steps, size)
     side = rng.integers(0, 2, axes)
