@@ -132,7 +132,7 @@ def differences(a, b):
     names = [name for name in a.files if name != "began"]
     assert sorted(names) == sorted(name for name in b.files if name != "began")
     for name in names:
-        np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_two_disturbed_processes_learn_what_one_undisturbed_learns(one, two):

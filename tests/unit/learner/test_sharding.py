@@ -21,7 +21,7 @@ from lwd.learner.sharding import Layout, MeshConfig
 from lwd.learner.stages import run_block
 from lwd.models.arrays import named_leaves, to_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.timeout(600)]
 
 DEVICES = 8
 
@@ -110,7 +110,7 @@ def eight(tmp_path_factory):
             env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
             stdout=out,
             stderr=out,
-            timeout=280,  # kills with SIGKILL: a hang must not outlive the test
+            timeout=580,  # kills with SIGKILL: a hang must not outlive the test
         )
     assert ended.returncode == 0, (folder / "log").read_text()[-3000:]
     return folder
