@@ -203,7 +203,10 @@ def _plain_put(made: Fleet, count: int = 20) -> float:
         data = os.urandom(EPISODE_BYTES)
         url = f"{made.s3.url}/{bucket}/{i}"
         began = time.perf_counter()
-        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=60).close()
+        # Without a type it is sent, and parsed there, as a form.
+        headers = {"content-type": "application/octet-stream"}
+        request = urllib.request.Request(url, data=data, headers=headers, method="PUT")
+        urllib.request.urlopen(request, timeout=600).close()
         took.append(time.perf_counter() - began)
     return quantile(took, 0.5)
 
