@@ -153,7 +153,7 @@ def _snapshots(made: Fleet, store: str, size: int, count: int, name: str) -> dic
     url, objects = made.database(f"{name}_{store}"), _objects(made, store, folder)
     service = {"catalogue": url, "objects": objects, "credential": made.credentials["coordinator"]}
     served = Part("coordinator", folder / "coordinator", service)
-    following = {"credentials": made.folder, "shared_folder": store == "folder"}
+    following = {"credentials": made.folder, "shared_folder": store == "folder", "count": count}
     groups = [made.robots[i::PROCESSES] for i in range(min(PROCESSES, len(made.robots)))]
     taking = [
         Part("followers", folder / f"followers-{i}", {**following, "robots": names})
@@ -171,7 +171,7 @@ def _snapshots(made: Fleet, store: str, size: int, count: int, name: str) -> dic
             channel.announce(snapshot)
             time.sleep(1.0 if size < 10_000_000 else 20.0)
         channel.close()
-        loaded = [times for part in taking for times in part.stop(600.0)["loaded"].values()]
+        loaded = [times for part in taking for times in part.result(600.0)["loaded"].values()]
     took = [times[number] - at for times in loaded for number, at in announced.items() if number in times]
     return {
         f"{name}_p50_s": quantile(took, 0.5),
@@ -203,7 +203,10 @@ def _plain_put(made: Fleet, count: int = 20) -> float:
         data = os.urandom(EPISODE_BYTES)
         url = f"{made.s3.url}/{bucket}/{i}"
         began = time.perf_counter()
-        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=60).close()
+        # Without a type it is sent, and parsed there, as a form.
+        headers = {"content-type": "application/octet-stream"}
+        request = urllib.request.Request(url, data=data, headers=headers, method="PUT")
+        urllib.request.urlopen(request, timeout=600).close()
         took.append(time.perf_counter() - began)
     return quantile(took, 0.5)
 

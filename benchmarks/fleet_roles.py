@@ -196,7 +196,7 @@ def _flat_out(clients: list[EdgeClient], config: Config, stop: threading.Event) 
 
 
 def followers(config: Config, stop: threading.Event, ready: Callable[[], None]) -> dict[str, Any]:
-    """Robots that follow the snapshots; notes when each number was verified and loaded."""
+    """Robots that follow the snapshots up to number `count`; notes when each was verified and loaded."""
     loaded: dict[str, dict[int, float]] = {name: {} for name in config["robots"]}
     with ExitStack() as stack:
         following: dict[str, PolicyFollower] = {}
@@ -212,11 +212,14 @@ def followers(config: Config, stop: threading.Event, ready: Callable[[], None]) 
             stack.callback(made.close)
             following[name] = made
         ready()
-        while not stop.wait(0.002):
-            for name, follower in following.items():
-                newest = follower.newest()
+        behind = set(following)
+        while behind and not stop.wait(0.002):
+            for name in list(behind):
+                newest = following[name].newest()
                 if newest is not None:
                     loaded[name].setdefault(newest.snapshot.number, time.time())
+                    if newest.snapshot.number >= config["count"]:
+                        behind.discard(name)
     return {"loaded": loaded, "memory_mib": _peak_mib()}
 
 
