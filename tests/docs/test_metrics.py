@@ -41,7 +41,8 @@ def counted() -> tuple[set[str], set[str]]:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             first = node.args[0] if node.args else None
-            if node.func.attr in ("gauge", "count", "observe") and isinstance(first, ast.Constant):
+            named = isinstance(first, ast.Constant) and re.fullmatch(r"[a-z0-9_]+", str(first.value))
+            if node.func.attr in ("gauge", "count", "observe") and named:
                 measured.add(f"lwd_{first.value}")
             if node.func.attr == "say":
                 said |= {f"lwd_{keyword.arg}" for keyword in node.keywords}

@@ -75,7 +75,7 @@ def test_all_stages_and_the_robots(trained_copy, told_to_stop, console):
         policies = {stage: load_policy(TOY, services, s.number)[0] for stage, s in newest.items()}
         episode = decode(services.objects.get(next(iter(services.catalogue.episodes(source="demo"))).key))
         state = first_state(TOY, EXPERT, load_reference(TOY, services))
-        with pytest.raises(SnapshotError, match="does not fit this model"):
+        with pytest.raises(SnapshotError, match="holds a PiPolicy"):
             load_policy(toy_fleet.experiment(), services, newest["online"].number)
         elsewhere = replace(TOY, model=replace(TOY.model, statistics="mean_std"))
         with pytest.raises(SnapshotError, match="has statistics 'quantile', this fleet has 'mean_std'"):
