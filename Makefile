@@ -16,7 +16,8 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= disabled
 export JAX_PLATFORMS ?= cpu
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+# A crashed worker is replaced at most twice: its tests run again, and a test that always crashes must not do so for ever.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart 2
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'

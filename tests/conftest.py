@@ -1,6 +1,10 @@
 """Settings of the whole test run. JAX is not imported here: most of lwd, and its tests, run without it."""
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +23,23 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # `pytest --hypothesis-profile=nightly`: for tests that can go on for hours.
 settings.register_profile("nightly", max_examples=2000, deadline=None)
+
+
+MOST_MAPPINGS = 12_000
+"""Memory mappings of a test process at which it forgets what XLA has compiled; Linux allows 65,530."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_functions() -> Iterator[None]:
+    """Each compiled function holds a few mappings as long as its process lives; without any left, the compiler crashes."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if "jax" in sys.modules and mappings.exists():
+        with mappings.open("rb") as lines:
+            count = sum(1 for _ in lines)
+        if count > MOST_MAPPINGS:
+            sys.modules["jax"].clear_caches()
+            gc.collect()
 
 
 @pytest.fixture(scope="module")

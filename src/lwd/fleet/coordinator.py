@@ -35,16 +35,18 @@ def run_coordinator(
     stop = threading.Event()
     context.stop_sets(stop)
     experiments = [experiment] if isinstance(experiment, Experiment) else list(experiment)
-    with open_services(folder) as services, watching(services, context.telemetry):
+    with open_services(folder) as services:
         coordinator = make_coordinator(experiments, services)
-        if services.link is None:
+        if services.link is None:  # embedded: nobody reads its telemetry
             coordinator.run(stop, commit_every_s=0.5)
             return
         # Imported here: the embedded mode needs no broker's client.
         from lwd.fleet.registry import registry
 
-        with registry(
-            services, services.link, experiments, context.telemetry, public_objects_url=public_objects_url
+        telemetry = context.telemetry
+        with (
+            watching(services, telemetry),
+            registry(services, services.link, experiments, telemetry, public_objects_url=public_objects_url),
         ):
             coordinator.run(stop, commit_every_s=COMMIT_EVERY_S)
 

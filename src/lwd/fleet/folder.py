@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from lwd.errors import ConfigError
 from lwd.log.bus import Bus, CatalogueBus
-from lwd.log.calls import Calls, LocalCalls
 from lwd.log.catalogue import Catalogue
 from lwd.log.objects import ObjectStore
 from lwd.snapshot.channel import CatalogueChannel, SnapshotChannel
@@ -79,7 +78,6 @@ class Services:
     bus: Bus
     snapshots: SnapshotStore
     channel: SnapshotChannel
-    calls: Calls = field(default_factory=LocalCalls)
     link: NatsLink | None = None
 
 
@@ -106,7 +104,6 @@ def open_services(folder: RunFolder) -> Generator[Services]:
 def _networked(folder: RunFolder, catalogue: Catalogue, objects: ObjectStore, stack: ExitStack) -> Services:
     # Imported here: the embedded mode needs no broker's client.
     from lwd.fleet.credential import load_credential
-    from lwd.log.calls import NatsCalls
     from lwd.log.nats_bus import NatsBus
     from lwd.log.nats_link import NatsLink
     from lwd.snapshot.nats_channel import NatsChannel
@@ -127,7 +124,7 @@ def _networked(folder: RunFolder, catalogue: Catalogue, objects: ObjectStore, st
     snapshots = SnapshotStore(objects, catalogue, key)
     channel = NatsChannel(link, public)
     stack.callback(channel.close)
-    return Services(folder, catalogue, objects, NatsBus(link), snapshots, channel, NatsCalls(link), link)
+    return Services(folder, catalogue, objects, NatsBus(link), snapshots, channel, link)
 
 
 def addresses(bus_url: str | None) -> list[str]:

@@ -21,7 +21,7 @@ from lwd.fleet.telemetry import Telemetry
 from lwd.log.calls import NatsCalls
 from lwd.log.grants import Grants
 from lwd.log.nats_link import NatsLink
-from lwd.log.robots import NotAllowedError, check_active, robots
+from lwd.log.robots import NotAllowedError, check_active
 from lwd.log.signals import NatsSignals
 from lwd.log.status import ALL_STATUSES, StatusRow, read_status, record_statuses
 
@@ -85,8 +85,7 @@ def robot_config(experiment: Experiment) -> RobotConfig:
 def configs_for(services: Services, configs: Mapping[str, RobotConfig], robot: str) -> RobotConfig:
     """The configuration of an invited robot; NotAllowedError if it is not one, or of a kind that nobody serves."""
     with services.catalogue.read() as connection:
-        check_active(connection, robot)
-    spec = next(row.spec for row in robots(services.catalogue) if row.name == robot)
+        spec = check_active(connection, robot).spec
     if spec not in configs:
         raise NotAllowedError(
             f"robot {robot!r} was invited as a {spec!r}, this coordinator serves {', '.join(sorted(configs))}. "

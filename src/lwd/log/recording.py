@@ -43,10 +43,8 @@ class EpisodeRecording:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.close()
-            with contextlib.suppress(
-                OSError
-            ):  # it holds no step, and nobody would look at it before the next start
-                self.path.unlink()
+            with contextlib.suppress(OSError):
+                self.path.unlink()  # it holds no step, and nobody would look at it before the next start
             raise spool_error(self.path, "write", error) from error
 
     def step(

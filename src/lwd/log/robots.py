@@ -76,13 +76,14 @@ def robots(catalogue: Catalogue) -> list[RobotRow]:
         return [RobotRow(**row) for row in rows]
 
 
-def check_active(connection: sa.Connection, name: str) -> None:
-    """RobotNotActiveError unless the robot was invited and not revoked; inside a transaction."""
+def check_active(connection: sa.Connection, name: str) -> RobotRow:
+    """The robot's row; RobotNotActiveError unless the robot was invited and not revoked; inside a transaction."""
     found = _find(connection, name)
     if found is None:
         raise RobotNotActiveError(f"robot {name!r:.80} was not invited; run: lwd fleet invite {name:.80}")
     if found.revoked_at is not None:
         raise RobotNotActiveError(f"robot {name!r} was revoked; invite its computer under another name.")
+    return found
 
 
 _FIND = sa.select(tables.robots).where(tables.robots.c.name == sa.bindparam("name"))

@@ -6,7 +6,6 @@ waited for between two chunks; an answer of another snapshot is never executed.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 import ssl
@@ -102,8 +101,10 @@ class Connection:
     def close(self) -> None:
         """Close it, if it is open."""
         if self._socket is not None:
-            with contextlib.suppress(Exception):
+            try:
                 self._socket.close()
+            except Exception as error:  # it is thrown away in any case
+                log.debug("policy_server_close_failed cause=%r", str(error))
             self._socket = None
 
     def _open(self) -> Any:

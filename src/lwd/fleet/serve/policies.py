@@ -82,7 +82,7 @@ def loader(experiment: Experiment, services: Services) -> Load:
     return lambda number: load_policy(experiment, services, number)
 
 
-class SnapshotFollower:
+class ServerFollower:
     """Loads the newest snapshot while the server answers; requests never wait for it.
 
     A snapshot that is refused is said once and not tried again; those that were overtaken meanwhile are skipped. While all
@@ -146,9 +146,7 @@ class SnapshotFollower:
             self._refused.add(number)
             return
         self._held.add(number, policy)
-        if (
-            snapshot.created_at > self._began
-        ):  # what was published before we came says nothing of the way here
+        if snapshot.created_at > self._began:  # older ones say nothing of the way here
             self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
         log.info("snapshot_loaded snapshot=%d learner_step=%d", number, snapshot.learner_step)
         self.waits_for = None

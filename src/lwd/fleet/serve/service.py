@@ -13,7 +13,7 @@ from lwd import __version__
 from lwd.config import Experiment
 from lwd.errors import ConfigError, RobotError
 from lwd.fleet.serve.held import HeldSnapshots, Runner
-from lwd.fleet.serve.policies import SnapshotFollower, loader, mlp_runner
+from lwd.fleet.serve.policies import ServerFollower, loader, mlp_runner
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.tokens import TokenFile
 from lwd.fleet.service import Context
@@ -87,7 +87,7 @@ def run_serve(
     with ExitStack() as stack:
         services = stack.enter_context(open_services(folder))
         newest = services.channel.newest if options.snapshot is None else lambda: options.snapshot
-        follower = SnapshotFollower(newest, loader(experiment, services), held, context.telemetry)
+        follower = ServerFollower(newest, loader(experiment, services), held, context.telemetry)
         stack.callback(follower.close)
         server = stack.enter_context(
             PolicyServer(
