@@ -4,47 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from lwd.errors import ConfigError
-from lwd.learner.divl import pessimistic_q
-from lwd.learner.flow import draw_chunk
+from lwd.learner.best_of_n import BestOfNPolicy
 from lwd.learner.method import Acting, from_scratch, go_on
 from lwd.learner.stages import Update, critic_stage
 from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.models.networks import Networks
-from lwd.models.normalizer import Normalizer
-from lwd.models.protocols import LearnedCritic, LearnedPolicy
+from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
-from lwd.transition import Observation
-
-
-class BestOfNPolicy(eqx.Module):
-    """Draws `n` chunks from a flow policy and executes the one that the critic values most; a `ChunkSampler`."""
-
-    policy: LearnedPolicy
-    critic: LearnedCritic
-    n: int = eqx.field(static=True)
-
-    @property
-    def normalizer(self) -> Normalizer:
-        """The policy's."""
-        return self.policy.normalizer
-
-    def sample(
-        self, observation: Observation, key: PRNGKeyArray, chunk_shape: tuple[int, int], flow_steps: int
-    ) -> Float[Array, "H A"]:
-        """The best of n chunks by the minimum of the critic's heads."""
-
-        def draw(key: PRNGKeyArray) -> Float[Array, "H A"]:
-            return draw_chunk(self.policy, observation, key, chunk_shape, flow_steps)
-
-        chunks = jax.vmap(draw)(jax.random.split(key, self.n))
-        values = jax.vmap(pessimistic_q, (None, None, 0))(self.critic, observation, chunks)
-        return chunks[jnp.argmax(values)]
 
 
 @dataclass(frozen=True, kw_only=True)

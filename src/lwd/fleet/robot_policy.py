@@ -201,15 +201,17 @@ class PolicyFollower:
         return self._announced() or self._kept
 
     def _run(self) -> None:
-        pause = RETRY_S[0]
+        failed, pause, again_at = 0, RETRY_S[0], 0.0
         while not self._ended.wait(POLL_S):
             row = self._row()
             if row is None or row.number <= (self._follower.number or 0):
                 continue
-            if self._poll():
-                pause = RETRY_S[0]
-            else:
-                self._ended.wait(pause)
+            if (
+                row.number != failed
+            ):  # announced since: it is tried at once, whatever the last one's pause has grown to
+                failed, pause, again_at = row.number, RETRY_S[0], 0.0
+            if time.monotonic() >= again_at and not self._poll():
+                again_at = time.monotonic() + pause
                 pause = min(2 * pause, RETRY_S[1])
 
     def _poll(self) -> bool:

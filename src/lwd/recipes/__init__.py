@@ -10,6 +10,7 @@ from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes.evidence import metaworld_quick, scene_evidence, scene_evidence_quick
 from lwd.recipes.fast import metaworld, metaworld50
 from lwd.recipes.pixels import scene_pixels, scene_pixels_quick
+from lwd.recipes.search import metaworld_search
 from lwd.recipes.sim import quick, scene
 
 RECIPES: Mapping[str, Callable[[int], Experiment]] = {
@@ -22,6 +23,7 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "metaworld": metaworld,
     "metaworld50": metaworld50,
     "metaworld_quick": metaworld_quick,
+    "metaworld_search": metaworld_search,
 }
 
 

@@ -13,9 +13,12 @@ from functools import partial
 
 from lwd.config import Experiment
 from lwd.episode import Outcome
+from lwd.learner.best_of_n import BestOfNLwd
+from lwd.learner.clone import CloneConfig
 from lwd.learner.divl import DivlConfig
 from lwd.learner.method import Lwd
 from lwd.learner.qam import QamConfig
+from lwd.learner.refit import RefitLwd
 from lwd.replay.mixture import Mixture
 
 CONSTANT_TAU = 0.52
@@ -126,6 +129,25 @@ def publish_every(x: Experiment, learner_steps: int) -> Experiment:
     return replace(x, online=replace(x.online, publish_every_learner_steps=learner_steps))
 
 
+def refitted_reference(x: Experiment) -> Experiment:
+    """The reference goes on learning online, from successes and corrections, at the policy's peak rate of the SFT stage."""
+    lwd = _online(x)
+    clone = x.clone.learner
+    schedule = replace(
+        clone.policy,
+        decay_steps=lwd.policy.decay_steps,
+        warmup_steps=lwd.policy.warmup_steps,
+        final_share=0.1,
+    )
+    reference = CloneConfig(policy=schedule, batch=lwd.batch, policy_ema_rate=clone.policy_ema_rate)
+    return replace(x, online=replace(x.online, learner=RefitLwd(**vars(lwd), reference=reference)))
+
+
+def best_of_n(x: Experiment, n: int) -> Experiment:
+    """Robots execute the best of several chunks of the trained policy, as the critic sees it."""
+    return replace(x, online=replace(x.online, learner=BestOfNLwd(**vars(_online(x)), n=n)))
+
+
 OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "constant_tau": constant_tau,
     "n_step_1": n_step_1,
@@ -150,3 +172,9 @@ ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "publish_250": partial(publish_every, learner_steps=250),
 }
 """They change the online stage only, and go on from LWD's own offline result."""
+
+BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
+    "refitted_reference": refitted_reference,
+    "best_of_4_acting": partial(best_of_n, n=4),
+}
+"""What might beat LWD as published; like the online ablations in everything else. Decision records 0021 and 0026."""

@@ -69,14 +69,14 @@ def _offline(critic_steps: int, policy_steps: int) -> OfflineStage:
 
 
 def _online(control_steps: int) -> OnlineStage:
-    rate = RateLimit(learner_steps_per_control_step=0.05, actor_slack_steps=400)
+    rate = RateLimit(learner_steps_per_control_step=0.1, actor_slack_steps=400)
     steps = round(rate.learner_steps_per_control_step * control_steps)
     return OnlineStage(
         learner=Lwd(
             policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=steps, final_share=0.1),
             critic=OptimizerConfig(learning_rate=3e-4, decay_steps=steps, final_share=0.2),
-            divl=DivlConfig(tau_base=0.9),
-            qam=QamConfig(temperature=0.01),
+            divl=DivlConfig(tau_base=0.6),
+            qam=QamConfig(temperature=0.02),
             batch=256,
             policy_batch=64,
         ),
@@ -84,8 +84,8 @@ def _online(control_steps: int) -> OnlineStage:
         rate=rate,
         takeover=TakeoverRule(stall_steps=60, max_steps=60),
         mixture=Mixture(
-            offline=Pool(balance="tasks"),
-            online=Pool(sources=(Source.ONLINE,), balance="tasks"),
+            offline=Pool(n_long=10, balance="tasks"),
+            online=Pool(sources=(Source.ONLINE,), n_long=10, balance="tasks"),
             online_share=0.5,
         ),
     )

@@ -112,6 +112,16 @@ ABLATIONS = (
         (("10", "publish_10"), ("50", "lwd_online"), ("250", "publish_250")),
         "lwd_online",
     ),
+    Ablation(
+        "Beyond the paper: the reference, online",
+        (("frozen", "lwd_online"), ("refitted", "refitted_reference")),
+        "lwd_online",
+    ),
+    Ablation(
+        "Beyond the paper: chunks that the robot chooses from, online",
+        (("1", "lwd_online"), ("4", "best_of_4_acting")),
+        "lwd_online",
+    ),
 )
 
 
@@ -156,17 +166,15 @@ class Board:
         return paired(left, right)
 
 
+def read_board(root: Path, benchmark: str) -> Board:
+    """A benchmark's board from its run files under `root`/results."""
+    wanted = {row.name: row.seeds for row in rows_of(benchmark)}
+    return Board(benchmark, wanted, read_run_files(root / "results" / "runs" / benchmark))
+
+
 def boards(root: Path) -> list[Board]:
-    """The benchmarks that belong into the tables, from the run files under `root`/results."""
-    return [
-        Board(
-            name,
-            {row.name: row.seeds for row in rows_of(name)},
-            read_run_files(root / "results" / "runs" / name),
-        )
-        for name, scope in BENCHMARKS.items()
-        if scope.shown
-    ]
+    """The benchmarks that belong into the tables."""
+    return [read_board(root, name) for name, scope in BENCHMARKS.items() if scope.shown]
 
 
 def _seed(run: RunFile) -> int:

@@ -32,7 +32,7 @@ How to read the numbers:
 """
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
     """A markdown table; the first `left` columns are text."""
     rule = ["---" if i < left else "--:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines)) + "\n"
@@ -47,9 +47,9 @@ def readme_part(board: Board) -> str:
         return (
             f"{title}None of the {wanted} runs is in yet; [results](docs/reference/results.md) lists them.\n"
         )
-    table = _table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])
+    methods = table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])
     return (
-        f"{title}{table}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
+        f"{title}{methods}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
         f"failures included. {done} of {wanted} runs are in. Per task, paired differences, ablations, costs and who ran what: "
         f"[results](docs/reference/results.md).\n\n{_claims_table(board)}"
     )
@@ -85,20 +85,20 @@ def _claims_table(board: Board) -> str:
         [claim.text, claim.measured or MISSING, "**no**" if claim.holds == "no" else claim.holds]
         for claim in claims(board)
     ]
-    return _table(["claim", "measured", "holds"], lines, left=3)
+    return table(["claim", "measured", "holds"], lines, left=3)
 
 
 def benchmark_page(board: Board) -> str:
     """Everything about one benchmark."""
     parts = [
         (f"## {board.benchmark}", ""),
-        ("### Methods", _table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
+        ("### Methods", table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
         ("### Claims", _claims_table(board)),
         ("### Success per task", _per_task(board, board.methods)),
         ("### Paired differences in success", _differences(board)),
         ("### Figures", _figures(board)),
         *([("### Ablations", "\n".join(_ablations(board)))] if board.ablations else []),
-        ("### What ran", _provenance(board)),
+        ("### What ran", provenance(board)),
     ]
     return "\n".join(f"{title}\n\n{content}" if content else f"{title}\n" for title, content in parts)
 
@@ -117,7 +117,7 @@ def _per_task(board: Board, names: Sequence[str]) -> str:
         ]
         for task in tasks
     ]
-    return _table(["task", *map(label, names)], lines)
+    return table(["task", *map(label, names)], lines)
 
 
 def _differences(board: Board) -> str:
@@ -132,7 +132,7 @@ def _differences(board: Board) -> str:
         [f"{label(above)} - {label(below)}", *_difference_cells(board, below, above)]
         for below, above in pairs
     ]
-    return _table(["difference", "seeds", "all", "short", "long", "cycle time, long"], lines)
+    return table(["difference", "seeds", "all", "short", "long", "cycle time, long"], lines)
 
 
 def _difference_cells(board: Board, below: str, above: str) -> list[str]:
@@ -164,14 +164,15 @@ def _ablations(board: Board) -> Iterator[str]:
             difference = ["0"] if same else _difference_cells(board, ablation.against, row)[1:2]
             lines.append([setting, *difference, *line[1:]])
         head = ["setting", f"all, minus {label(ablation.against)}, paired", *_MAIN_HEAD[1:]]
-        yield f"#### {ablation.title}\n\n{_table(head, lines)}"
+        yield f"#### {ablation.title}\n\n{table(head, lines)}"
 
 
-def _provenance(board: Board) -> str:
+def provenance(board: Board) -> str:
+    """Command, commit and machine of every row."""
     lines = [[f"`{row}`", *_made_by(runs, board.benchmark)] for row, runs in board.runs.items() if runs]
     if not lines:
         return "No run is committed yet.\n"
-    return _table(
+    return table(
         ["row", "command", "commit", "hardware", "jax", "minutes per run", "settings of its own"], lines, 7
     )
 

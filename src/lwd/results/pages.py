@@ -9,14 +9,17 @@ from typing import Any
 
 from lwd.errors import ConfigError
 from lwd.evaluate.table import between
-from lwd.results.board import Board, boards
+from lwd.results.board import Board, boards, read_board
 from lwd.results.markdown import PAGE_HEAD, benchmark_page, readme_part
+from lwd.results.plan import SEARCH
 from lwd.results.scores import AVERAGES, Measured, RowScore
+from lwd.results.search_page import search_page
 
 SUMMARY, PAGE, README = Path("results/summary.json"), Path("docs/reference/results.md"), Path("README.md")
+SEARCH_PAGE = Path("docs/reference/search.md")
 
 
-def pages(found: Sequence[Board], readme: str) -> dict[Path, str]:
+def pages(found: Sequence[Board], search: Board, readme: str) -> dict[Path, str]:
     """Path below the repository's root -> content, of everything that is made from run files."""
     summary = {
         board.benchmark: {row: _summary(score) for row, score in board.scores.items()} for board in found
@@ -24,6 +27,7 @@ def pages(found: Sequence[Board], readme: str) -> dict[Path, str]:
     return {
         SUMMARY: json.dumps(summary, indent=2) + "\n",
         PAGE: "\n".join([PAGE_HEAD, *(benchmark_page(board) for board in found)]),
+        SEARCH_PAGE: search_page(search),
         README: between(readme, "results", "\n".join(readme_part(board) for board in found), str(README)),
     }
 
@@ -63,7 +67,7 @@ def write_pages(root: Path) -> list[Path]:
     """
     if not (root / README).exists():
         raise ConfigError(f"{root.absolute()} has no {README}. Run this in the root of a checkout.")
-    made = pages(boards(root), (root / README).read_text(encoding="utf-8"))
+    made = pages(boards(root), read_board(root, SEARCH), (root / README).read_text(encoding="utf-8"))
     changed = [
         path
         for path, text in made.items()

@@ -12,8 +12,9 @@ from typing import Literal
 from lwd.config import Experiment
 from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
-from lwd.recipes.ablations import OFFLINE_ABLATIONS, ONLINE_ABLATIONS
+from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS
 from lwd.recipes.methods import METHODS
+from lwd.recipes.search import candidates, metaworld_search
 
 Stage = Literal["sft", "offline", "online"]
 Change = Callable[[Experiment], Experiment]
@@ -29,24 +30,30 @@ class Scope:
     Attributes:
         methods: name -> change from LWD's experiment, each with its offline and its online row.
         offline_ablations, online_ablations: rows of LWD with one thing changed.
+        candidates: rows of the search, one seed each, up to the first stage in which they learn.
         shown: whether it belongs into the committed tables.
     """
 
     methods: Mapping[str, Change] = field(default_factory=lambda: METHODS)
     offline_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
     online_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    candidates: Mapping[str, Change] = field(default_factory=dict[str, Change])
     shown: bool = True
 
 
-WHOLE = Scope(offline_ablations=OFFLINE_ABLATIONS, online_ablations=ONLINE_ABLATIONS)
+WHOLE = Scope(offline_ablations=OFFLINE_ABLATIONS, online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER})
+SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": WHOLE,
-    "metaworld": Scope(),
+    "metaworld": Scope(online_ablations=BEYOND_THE_PAPER),
     "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}),
     "scene_evidence_quick": replace(WHOLE, shown=False),
     "metaworld_quick": Scope(shown=False),
+    SEARCH: Scope(
+        methods={}, candidates={one.name: one for one in candidates(metaworld_search())}, shown=False
+    ),
 }
-"""Recipes that can be run as a benchmark; the quick ones only show that everything works."""
+"""Recipes that can be run as a benchmark; the quick ones only show that everything works, the search has a page of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +135,8 @@ class Places:
 
 def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
     """The rows of a benchmark, parents before those that go on from them."""
-    found = [Row(name="sft", stages=("sft",), parent=None, seeds=MAIN_SEEDS, change=lambda x: x)]
+    seeds = 1 if scope.candidates else MAIN_SEEDS
+    found = [Row(name="sft", stages=("sft",), parent=None, seeds=seeds, change=lambda x: x)]
     for name, change in scope.methods.items():
         found += _method_rows(name, change, make(0))
     for name, change in scope.offline_ablations.items():
@@ -137,6 +145,10 @@ def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
         found.append(
             Row(name=name, stages=("online",), parent="lwd_offline", seeds=OTHER_SEEDS, change=change)
         )
+    for name, change in scope.candidates.items():
+        learns_offline = change(make(0)).offline.steps > 0
+        stages: tuple[Stage, ...] = ("offline",) if learns_offline else ("offline", "online")
+        found.append(Row(name=name, stages=stages, parent="sft", seeds=1, change=change))
     return found
 
 

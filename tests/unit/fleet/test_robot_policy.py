@@ -8,6 +8,7 @@ import pytest
 import toy_fleet
 
 from lwd.errors import StoreError
+from lwd.fleet import robot_policy
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import model_config, publish
 from lwd.fleet.robot_policy import PolicyFollower, SnapshotCache
@@ -42,10 +43,11 @@ class Site:
 
     def __init__(self, services, folder):
         self.services, self.folder, self.cut, self.downloads = services, folder, False, 0
-        self.announced = None
+        self.announced, self.tries = None, 0
         self.key = load_private_key(services.folder.snapshot_key).public_key()
 
     def get(self, key, max_bytes=None):
+        self.tries += 1
         if self.cut:
             raise StoreError("the cable is out")
         self.downloads += 1
@@ -155,5 +157,20 @@ def test_a_cut_network_is_tried_again(site, published):
         assert robot.newest() is None
         site.cut = False
         until(lambda: robot.newest() is not None)
+    finally:
+        robot.close()
+
+
+def test_a_newer_announcement_does_not_wait_for_the_pause_after_a_failure(site, published, monkeypatch):
+    monkeypatch.setattr(robot_policy, "RETRY_S", (3600.0, 3600.0))
+    robot = site.robot()
+    try:
+        site.cut, site.announced = True, published()
+        until(lambda: site.tries > 0)
+        site.cut = False
+        time.sleep(0.3)
+        assert robot.newest() is None  # the first one is not tried again yet
+        site.announced = published()
+        until(lambda: robot.newest() is not None and robot.newest().snapshot.number == site.announced.number)
     finally:
         robot.close()

@@ -11,11 +11,11 @@ import pytest
 
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.table import between
-from lwd.results.board import ABLATIONS, Board, boards, label
+from lwd.results.board import ABLATIONS, Board, boards, label, read_board
 from lwd.results.claims import claims
 from lwd.results.figures import pictures, write_figures
-from lwd.results.pages import PAGE, README, SUMMARY, pages, write_pages
-from lwd.results.plan import rows_of
+from lwd.results.pages import PAGE, README, SEARCH_PAGE, SUMMARY, pages, write_pages
+from lwd.results.plan import SEARCH, rows_of
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL, HALF, NONE = ({"near": [a] * 8, "far": [b] * 8} for a, b in ((1, 1), (1, 0), (0, 0)))
@@ -30,7 +30,8 @@ def board(*runs, benchmark="scene_evidence"):
 
 
 def test_committed_tables_are_those_of_the_committed_run_files():
-    for path, text in pages(boards(ROOT), (ROOT / README).read_text(encoding="utf-8")).items():
+    readme = (ROOT / README).read_text(encoding="utf-8")
+    for path, text in pages(boards(ROOT), read_board(ROOT, SEARCH), readme).items():
         assert (ROOT / path).exists(), f"{path} is missing: run `make table`"
         assert (ROOT / path).read_text(encoding="utf-8") == text, (
             f"{path} is not up to date: run `make table`"
@@ -50,7 +51,7 @@ def test_summary_and_tables_hold_what_the_runs_say(tmp_path):
     root = made_up.write(
         tmp_path, [made_up.run("sft", s, HALF) for s in (0, 1)] + [made_up.run("lwd_online", 0, ALL)]
     )
-    assert set(write_pages(root)) == {SUMMARY, PAGE, README}
+    assert set(write_pages(root)) == {SUMMARY, PAGE, SEARCH_PAGE, README}
     assert write_pages(root) == [], "written again, nothing changes"
     found = json.loads((root / SUMMARY).read_text())["scene_evidence"]
     assert set(found) == {"sft", "lwd_online"}, "no row is invented"

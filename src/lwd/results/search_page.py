@@ -1,0 +1,41 @@
+"""The page of the search: what every method was tried with, and what became its default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lwd.recipes.search import Candidate, candidates, metaworld_search
+from lwd.results.board import LABELS, Board
+from lwd.results.claims import show
+from lwd.results.markdown import MISSING, provenance, table
+
+HEAD = """# The search behind the comparison
+
+Written by `make table` from the run files in `results/runs/metaworld_search`; `lwd results run --benchmark metaworld_search`
+makes them.
+
+Every method, LWD too, had the same budget: three values of the setting that matters most to it
+(`lwd.recipes.search.SPACE`), one training seed that no comparison uses, on the fast tier's eight tasks, up to the offline
+stage; HG-DAgger, which learns nothing offline, up to the online stage. Brackets hold 95 % intervals over the held-out starts
+of the one seed. "Used" is the method's default in every comparison: the best of its three on all tasks, or the value that it
+had before where the two intervals overlap.
+
+Beside it, LWD had the search of decision records [0019](../decisions/0019-the-demo-recipe.md) to
+[0023](../decisions/0023-online-returns-and-tau.md), on the scene: fleet, data, network sizes and schedules, which all methods
+share, and n, tau_base and temperature of its online stage, which IQL with QAM, AWAC and best of n share.
+"""
+
+
+def search_page(board: Board) -> str:
+    """The whole page."""
+    lines = [_line(board, one) for one in candidates(metaworld_search())]
+    head = ["method", "setting", "value", "all", "short", "long", "used"]
+    return "\n".join([HEAD, table(head, lines, left=2), "## What ran\n", provenance(board)])
+
+
+def _line(board: Board, one: Candidate) -> Sequence[str]:
+    score = board.scores.get(one.name)
+    means = [MISSING] * 3
+    if score is not None:
+        means = [show(score.means[name].success) for name in ("average", "short", "long")]
+    return [LABELS[one.method], one.setting, f"{one.value:g}", *means, "yes" if one.chosen else ""]
