@@ -41,7 +41,7 @@ def _measured_on(runs: Sequence[Summary]) -> str:
 
 
 def _alone(run: Summary) -> str:
-    means = ", ".join(f"{name.replace('_', ' ')} {run.methods[name].average.success:.2f}" for name in METHODS)
+    means = ", ".join(f"{label} {run.methods[name].average.success:.2f}" for name, label in METHODS.items())
     return (
         f"They shared the machine with other work. With nothing beside it, `{run.command}` of commit `{run.commit}` took "
         f"{run.wall_s / 60:.1f} minutes after installation (seed {run.seed}: {means}; `{QUIET}`).\n"
