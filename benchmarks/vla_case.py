@@ -1,7 +1,5 @@
-"""A learner step of the VLA made of the learner's own losses, with random weights and pictures.
-
-The seam: `learner_step` and `start` stand in for `lwd.learner.update` and `lwd.learner.state` until those take a VLA; what
-`bench_vla_step` and the tests of `lwd plan` measure goes through these two alone.
+"""A learner step of the VLA on random weights and pictures, by the learner's own functions: what `bench_vla_step` times and
+what the tests of `lwd plan` count.
 """
 
 from __future__ import annotations
@@ -10,14 +8,15 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lwd.learner import divl, qam
-from lwd.learner.flow import flow_matching_loss
-from lwd.learner.optimizers import OptimizerConfig, ema, make_optimizer
+from lwd.learner.clone import CloneConfig, CloneState, clone_loss, clone_update, init_clone
+from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.plan.networks import Stage
+from lwd.learner.qam import QamConfig
+from lwd.learner.state import LearnerConfig, LearnerState, init_state
+from lwd.learner.trainable import Trainable
+from lwd.learner.update import update
 from lwd.models.mlp import Normalizer
 from lwd.models.vla.config import PiConfig, VlaCriticConfig
 from lwd.models.vla.critic import VlaCritic
@@ -25,106 +24,36 @@ from lwd.models.vla.pi05 import PiPolicy
 from lwd.transition import Observation, Transition
 
 OPTIMIZER = OptimizerConfig(learning_rate=2e-5, decay_steps=40_000)
-EMA_RATE = 0.005
+CLONE = CloneConfig(policy=OPTIMIZER, policy_ema_rate=0.005)
+
+sft_loss = clone_loss
+"""The SFT stage's loss: policy, batch, key -> mean over the batch."""
 
 
-class State(eqx.Module):
-    """What changes in a learner step; the SFT stage has no critic."""
-
-    policy: PiPolicy
-    policy_opt: Any
-    average: PiPolicy
-    critic: VlaCritic | None = None
-    value_opt: Any = None
-    critic_opt: Any = None
-    target: VlaCritic | None = None
-
-
-def trained_policy(policy: PiPolicy, stage: Stage) -> Any:
-    """True where a leaf trains: everything but the statistics, online the action expert."""
-    mask = jax.tree.map(eqx.is_inexact_array, policy)
-    frozen = (
-        ["normalizer", "vision", "project", "tokens", "language"] if stage == "online" else ["normalizer"]
+def settings(stage: Stage, batch: int = 1, flow_steps: int = 10) -> LearnerConfig:
+    """Algorithm 2 on whole batches; online only the action expert trains."""
+    return LearnerConfig(
+        policy=OPTIMIZER,
+        critic=OPTIMIZER,
+        qam=QamConfig(flow_steps=flow_steps),
+        batch=batch,
+        policy_batch=batch,
+        trainable=Trainable(policy="expert" if stage == "online" else "all"),
     )
-    for name in frozen:
-        mask = eqx.tree_at(
-            lambda m, name=name: getattr(m, name), mask, jax.tree.map(lambda _: False, getattr(policy, name))
-        )
-    return mask
 
 
-def trained_critic(critic: VlaCritic, *, value: bool) -> Any:
-    """True for the backbone with the value head, or with the critic's heads."""
-    mask = jax.tree.map(lambda _: False, critic)
-    names = ["backbone", "value"] if value else ["backbone", "pool", "heads"]
-    for name in names:
-        part = jax.tree.map(eqx.is_inexact_array, getattr(critic, name))
-        mask = eqx.tree_at(lambda m, name=name: getattr(m, name), mask, part)
-    return mask
-
-
-def start(policy: PiPolicy, critic: VlaCritic, stage: Stage) -> State:
-    """Optimisers at their beginning, averages equal to what they follow."""
-    optimizer = make_optimizer(OPTIMIZER)
-
-    def fresh(module: Any, mask: Any) -> Any:
-        return optimizer.init(eqx.filter(module, mask))
-
-    def copied(module: Any) -> Any:
-        return jax.tree.map(jnp.copy, module)
-
-    state = State(policy, fresh(policy, trained_policy(policy, stage)), copied(policy))
-    if stage == "sft":
-        return state
-    return State(
-        *(state.policy, state.policy_opt, state.average),
-        critic=critic,
-        value_opt=fresh(critic, trained_critic(critic, value=True)),
-        critic_opt=fresh(critic, trained_critic(critic, value=False)),
-        target=copied(critic),
-    )
+def start(policy: PiPolicy, critic: VlaCritic, stage: Stage) -> CloneState | LearnerState:
+    """Where a stage begins; the SFT stage has no critic."""
+    return init_clone(CLONE, policy) if stage == "sft" else init_state(settings(stage), policy, critic)
 
 
 def learner_step(
-    state: State,
-    reference: PiPolicy,
-    batch: Transition,
-    key: jax.Array,
-    *,
-    stage: Stage,
-    flow_steps: int,
-) -> tuple[State, dict[str, jax.Array]]:
-    """One learner step: flow matching, or Algorithm 2 on the whole batch."""
+    state: Any, reference: PiPolicy, batch: Transition, key: jax.Array, *, stage: Stage, flow_steps: int
+) -> tuple[Any, dict[str, jax.Array]]:
+    """One learner step: flow matching, or Algorithm 2."""
     if stage == "sft":
-        return _policy_step(state, stage, lambda policy: (sft_loss(policy, batch, key), {}))
-    state, metrics = _critic_steps(state, batch)
-    config = qam.QamConfig(flow_steps=flow_steps)
-
-    def loss(policy: PiPolicy) -> tuple[jax.Array, Any]:
-        shape = batch.chunk.shape[-2:]
-        return qam.policy_loss(policy, reference, state.target, batch.observation, shape, key, config)
-
-    state, policy_metrics = _policy_step(state, stage, loss)
-    return state, {**metrics, **policy_metrics}
-
-
-def sft_loss(policy: PiPolicy, batch: Transition, key: jax.Array) -> jax.Array:
-    """Flow matching over a batch, mean."""
-    keys = jax.random.split(key, batch.reward.shape[0])
-    losses = jax.vmap(flow_matching_loss, (None, 0, 0, 0, 0))(
-        policy, batch.observation, batch.chunk, batch.valid, keys
-    )
-    return jnp.mean(losses)
-
-
-def descend(module: Any, mask: Any, opt_state: Any, loss: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
-    """One optimiser step on the trained leaves; the others are constants of the gradient."""
-    trained, frozen = eqx.partition(module, mask)
-    (_, metrics), gradients = eqx.filter_value_and_grad(
-        lambda trained: loss(eqx.combine(trained, frozen)), has_aux=True
-    )(trained)
-    updates, opt_state = make_optimizer(OPTIMIZER).update(gradients, opt_state, trained)
-    return eqx.combine(optax.apply_updates(trained, updates), frozen), opt_state, metrics
+        return clone_update(CLONE, state, batch, key)
+    return update(settings(stage, batch.reward.shape[0], flow_steps), reference, state, batch, key)
 
 
 def random_batch(policy: PiConfig, critic: VlaCriticConfig, size: int, prompt_tokens: int) -> Transition:
@@ -169,38 +98,3 @@ def make_policy(config: PiConfig, proprio_dim: int) -> PiPolicy:
 def make_critic(config: VlaCriticConfig) -> VlaCritic:
     """Random weights, made on the device."""
     return eqx.filter_jit(VlaCritic.init)(jax.random.key(1), config, Normalizer.identity(config.proprio_dim))
-
-
-def _policy_step(state: State, stage: Stage, loss: Any) -> tuple[State, dict[str, jax.Array]]:
-    mask = trained_policy(state.policy, stage)
-    policy, policy_opt, metrics = descend(state.policy, mask, state.policy_opt, loss)
-    average = ema(state.average, policy, EMA_RATE)
-    return (
-        eqx.tree_at(lambda s: (s.policy, s.policy_opt, s.average), state, (policy, policy_opt, average)),
-        metrics,
-    )
-
-
-def _critic_steps(state: State, batch: Transition) -> tuple[State, dict[str, jax.Array]]:
-    """Lines 1 to 4 of Algorithm 2."""
-    config, critic = divl.DivlConfig(), state.critic
-    critic, value_opt, value_metrics = descend(
-        critic,
-        trained_critic(critic, value=True),
-        state.value_opt,
-        lambda c: divl.value_loss(c, state.target, batch, config),
-    )
-    y, _ = divl.bootstrap_target(critic, batch, config)
-    critic, critic_opt, critic_metrics = descend(
-        critic,
-        trained_critic(critic, value=False),
-        state.critic_opt,
-        lambda c: divl.critic_loss(c, batch, y),
-    )
-    target = ema(state.target, critic, EMA_RATE)
-    state = eqx.tree_at(
-        lambda s: (s.critic, s.value_opt, s.critic_opt, s.target),
-        state,
-        (critic, value_opt, critic_opt, target),
-    )
-    return state, {**value_metrics, **critic_metrics}

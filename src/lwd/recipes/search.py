@@ -1,7 +1,8 @@
 """The search behind the comparison: every method with three values of the setting that matters most to it, LWD too.
 
-Each is run on a training seed that no comparison uses, up to its offline stage (HG-DAgger, which has none, through its online
-stage). The best value is the method's default in `lwd.recipes.methods`; docs/reference/search.md shows all of them.
+Where the best of the three lies at the edge, one value beyond it is tried as well. Each is run on a training seed that no
+comparison uses, up to its offline stage (HG-DAgger, which has none, through its online stage). The best value is the method's
+default in `lwd.recipes.methods`; docs/reference/search.md shows all of them.
 """
 
 from __future__ import annotations
@@ -85,15 +86,15 @@ SETTINGS: Mapping[str, Callable[[Any, float], Any]] = {
 """Setting -> (learner, value) -> the learner with it."""
 
 SPACE: Mapping[tuple[str, str], tuple[float, ...]] = {
-    ("lwd", "temperature"): (0.01, 0.02, 0.04),
+    ("lwd", "temperature"): (0.01, 0.02, 0.04, 0.08),
     ("iql_qam", "expectile"): (0.6, 0.75, 0.9),
     ("awac", "beta"): (0.02, 0.05, 0.15),
     ("best_of_n", "n"): (4.0, 8.0, 16.0),
-    ("rft", "learning_rate"): (1e-4, 3e-4, 1e-3),
+    ("rft", "learning_rate"): (1e-4, 3e-4, 1e-3, 3e-3),
     ("hg_dagger", "learning_rate"): (1e-4, 3e-4, 1e-3),
     ("recap", "guidance"): (1.0, 1.5, 2.5),
 }
-"""(method, setting) -> what is tried: each method's setting, three values."""
+"""(method, setting) -> what is tried: each method's setting, three values, and one beyond an edge that was best."""
 
 
 def candidates(x: Experiment) -> list[Candidate]:

@@ -15,10 +15,10 @@ Written by `make table` from the run files in `results/runs/metaworld_search`; `
 makes them.
 
 Every method, LWD too, had the same budget: three values of the setting that matters most to it
-(`lwd.recipes.search.SPACE`), one training seed that no comparison uses, on the fast tier's eight tasks, up to the offline
-stage; HG-DAgger, which learns nothing offline, up to the online stage. Brackets hold 95 % intervals over the held-out starts
-of the one seed. "Used" is the method's default in every comparison: the best of its three on all tasks, or the value that it
-had before where the two intervals overlap.
+(`lwd.recipes.search.SPACE`), and one beyond the edge of the three where that edge was best; one training seed that no
+comparison uses; the fast tier's eight tasks; up to the offline stage, HG-DAgger, which learns nothing offline, up to the online
+stage. Brackets hold 95 % intervals over the held-out starts of the one seed. "Used" is the method's default in every
+comparison: the best of its values on all tasks, or the value that it had before where the two intervals overlap widely.
 
 Beside it, LWD had the search of decision records [0019](../decisions/0019-the-demo-recipe.md) to
 [0023](../decisions/0023-online-returns-and-tau.md), on the scene: fleet, data, network sizes and schedules, which all methods
