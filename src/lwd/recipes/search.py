@@ -91,8 +91,8 @@ SPACE: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("awac", "beta"): (0.02, 0.05, 0.15),
     ("best_of_n", "n"): (4.0, 8.0, 16.0),
     ("rft", "learning_rate"): (1e-4, 3e-4, 1e-3, 3e-3),
-    ("hg_dagger", "learning_rate"): (1e-4, 3e-4, 1e-3),
-    ("recap", "guidance"): (1.0, 1.5, 2.5),
+    ("hg_dagger", "learning_rate"): (1e-4, 3e-4, 1e-3, 3e-3),
+    ("recap", "guidance"): (1.0, 1.5, 2.5, 5.0),
 }
 """(method, setting) -> what is tried: each method's setting, three values, and one beyond an edge that was best."""
 
