@@ -58,7 +58,7 @@ def _offline(critic_steps: int, policy_steps: int) -> OfflineStage:
         learner=Lwd(
             policy=OptimizerConfig(learning_rate=3e-4, decay_steps=policy_steps, final_share=0.1),
             critic=OptimizerConfig(learning_rate=5e-4, decay_steps=steps, final_share=0.2),
-            qam=QamConfig(temperature=0.02),
+            qam=QamConfig(temperature=0.04),
             batch=256,
             policy_batch=64,
         ),
@@ -76,7 +76,7 @@ def _online(control_steps: int) -> OnlineStage:
             policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=steps, final_share=0.1),
             critic=OptimizerConfig(learning_rate=3e-4, decay_steps=steps, final_share=0.2),
             divl=DivlConfig(tau_base=0.6),
-            qam=QamConfig(temperature=0.02),
+            qam=QamConfig(temperature=0.04),
             batch=256,
             policy_batch=64,
         ),

@@ -1,9 +1,12 @@
-"""The option of a reference that goes on learning: who moves, from what, and what a later stage starts from."""
+"""The options beyond the paper: a reference that goes on learning, and robots that choose among chunks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from lwd.errors import ConfigError
+from lwd.learner.best_of_n import BestOfNLwd, BestOfNPolicy
 from lwd.learner.clone import CloneConfig
 from lwd.learner.method import Lwd
 from lwd.learner.optimizers import OptimizerConfig
@@ -53,3 +56,17 @@ def test_it_goes_on_from_plain_lwd_and_has_lwds_critic():
     state = METHOD.continued(REFERENCE, plain)
     assert same(state.reference.acting_policy, REFERENCE)
     assert same(state.critic, plain.critic)  # what the report's value traces read
+
+
+def test_robots_of_best_of_n_lwd_choose_among_the_trained_policys_chunks():
+    method = BestOfNLwd(**SETTINGS, n=3)
+    state = method.start(REFERENCE, SIZES, KEY)
+    acting = method.acting(method.update(REFERENCE)(state, random_batch(4, 6), KEY)[0])
+    assert isinstance(acting, BestOfNPolicy)
+    assert acting.n == 3
+    assert not same(acting.policy, REFERENCE)
+
+
+def test_best_of_none_is_refused():
+    with pytest.raises(ConfigError, match="BestOfNLwd.n must be at least 1"):
+        BestOfNLwd(**SETTINGS, n=0)
