@@ -68,5 +68,5 @@ def test_robots_of_best_of_n_lwd_choose_among_the_trained_policys_chunks():
 
 
 def test_best_of_none_is_refused():
-    with pytest.raises(ConfigError, match="BestOfNLwd.n must be at least 1"):
+    with pytest.raises(ConfigError, match=r"BestOfNLwd\.n must be at least 1"):
         BestOfNLwd(**SETTINGS, n=0)
