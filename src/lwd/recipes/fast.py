@@ -46,7 +46,7 @@ def _fleet(tasks: tuple[str, ...]) -> FleetConfig:
 
 def _clone(steps: int) -> CloneStage:
     return CloneStage(
-        learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=steps)),
+        learner=CloneConfig(policy=OptimizerConfig(learning_rate=3e-3, decay_steps=steps)),
         steps=steps,
         loop=LoopConfig(block_steps=500, checkpoint_every_blocks=20),
     )
