@@ -31,8 +31,8 @@ from lwd.robot.sim.style import EXPERT, ExpertStyle
 
 LEISURELY = ExpertStyle(noise=(0.1, 0.25), speed=(0.4, 1.0), pause_probability=0.01, pause_steps=(5, 10))
 """A demonstrator who takes time: moves slowly, stops now and then. A clone copies that; outcomes tell that haste pays."""
-PACE = 0.85
-"""The deployment's time limits, as a share of the tasks' own: 1.7 to 2 times what the expert needs on the long tasks."""
+PACE = 0.7
+"""The deployment's time limits, as a share of the tasks' own: 1.4 to 1.65 times what the expert needs on the long tasks."""
 PATIENCE = 2
 """Demonstrations may take this many times the tasks' own limits: people take their time, a deployment does not."""
 
@@ -43,8 +43,8 @@ def scene(seed: int = 0) -> Experiment:
     limits = {name: task.spec.time_limit_steps for name, task in SCENE_TASKS.items()}
     pace = {name: round(PACE * limit) for name, limit in limits.items()}
     patience = {name: PATIENCE * limit for name, limit in limits.items()}
-    policy = OptimizerConfig(learning_rate=3e-4, decay_steps=8_000, final_share=0.1)
-    critic = OptimizerConfig(learning_rate=5e-4, decay_steps=16_000, final_share=0.2)
+    policy = OptimizerConfig(learning_rate=1e-3, decay_steps=8_000, final_share=0.1)
+    critic = OptimizerConfig(learning_rate=1.5e-3, decay_steps=16_000, final_share=0.2)
     return Experiment(
         name="scene",
         fleet=FleetConfig(
@@ -54,7 +54,7 @@ def scene(seed: int = 0) -> Experiment:
         collect=CollectConfig(demos={"leisurely": 72}, play=4, rollouts=40, rollout_noise=0.3),
         model=ModelConfig(flow_steps=5),
         clone=CloneStage(
-            learner=CloneConfig(policy=OptimizerConfig(learning_rate=1e-3, decay_steps=30_000)),
+            learner=CloneConfig(policy=OptimizerConfig(learning_rate=3e-3, decay_steps=30_000)),
             steps=30_000,
             loop=LoopConfig(block_steps=500, checkpoint_every_blocks=20),
         ),
@@ -72,8 +72,8 @@ def scene(seed: int = 0) -> Experiment:
         ),
         online=OnlineStage(
             learner=Lwd(
-                policy=OptimizerConfig(learning_rate=1.5e-4, decay_steps=13_000, final_share=0.1),
-                critic=OptimizerConfig(learning_rate=3e-4, decay_steps=13_000, final_share=0.2),
+                policy=OptimizerConfig(learning_rate=3e-4, decay_steps=13_000, final_share=0.1),
+                critic=OptimizerConfig(learning_rate=6e-4, decay_steps=13_000, final_share=0.2),
                 divl=DivlConfig(tau_base=0.6),
                 qam=QamConfig(temperature=0.03, flow_steps=5),
                 batch=256,
