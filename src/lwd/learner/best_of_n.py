@@ -50,7 +50,7 @@ class BestOfNPolicy(eqx.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class BestOfNLwd(Lwd):
-    """LWD whose robots choose among chunks of the trained policy. Decision record 0026.
+    """LWD whose robots choose among chunks of the trained policy. Decision record 0027.
 
     Attributes:
         n: chunks to choose from. Robots carry the target critic as well as the policy.
