@@ -10,50 +10,39 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lwd.evaluate.summary import METHODS, Summary, read_summary
+from lwd.evaluate.summary import Summary, read_summary
 from lwd.evaluate.table import between, seeds_markdown, table_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
 RESULTS = Path("results/demo")
-QUIET = Path("results/demo_quiet")
-"""One run on a machine that did nothing else, where those of `RESULTS` shared it with other work."""
 EMPTY = "No run is committed yet; `make results-demo` writes `results/demo/*/summary.json` and this table.\n"
 
 
-def summaries(root: Path = ROOT, folder: Path = RESULTS) -> list[Summary]:
+def summaries(root: Path = ROOT) -> list[Summary]:
     """The committed runs."""
-    return [read_summary(path) for path in sorted((root / folder).glob("*/summary.json"))]
+    return [read_summary(path) for path in sorted((root / RESULTS).glob("*/summary.json"))]
 
 
 def _measured_on(runs: Sequence[Summary]) -> str:
     machines = sorted(
         {f"{run.hardware.get('processor', '?')}, {run.hardware.get('cores', '?')} cores" for run in runs}
     )
-    minutes = [run.wall_s / 60 for run in runs]
-    span = f"{min(minutes):.0f}" if len(runs) == 1 else f"{min(minutes):.0f} to {max(minutes):.0f}"
+    minutes = ", ".join(f"{run.wall_s / 60:.1f} (seed {run.seed})" for run in runs)
     commits = sorted({run.commit for run in runs})
     jax = sorted({run.software.get("jax", "?") for run in runs})
     return (
-        f"Measured on {'; '.join(machines)}; {span} minutes per run; jax {', '.join(jax)}; "
+        f"Measured on {'; '.join(machines)}; minutes per run: {minutes}; jax {', '.join(jax)}; "
         f"commit {', '.join(f'`{commit}`' for commit in commits)}. Command: `{runs[0].command}`.\n"
     )
 
 
-def _alone(run: Summary) -> str:
-    means = ", ".join(f"{label} {run.methods[name].average.success:.2f}" for name, label in METHODS.items())
-    return (
-        f"They shared the machine with other work. With nothing beside it, `{run.command}` of commit `{run.commit}` took "
-        f"{run.wall_s / 60:.1f} minutes after installation (seed {run.seed}: {means}; `{QUIET}`).\n"
-    )
-
-
-def section(runs: Sequence[Summary], alone: Sequence[Summary] = ()) -> str:
+def section(runs: Sequence[Summary]) -> str:
     """What stands between the markers."""
     if not runs:
         return EMPTY
     table = table_markdown(runs[0]) if len(runs) == 1 else seeds_markdown(runs)
-    return "\n".join([table, _measured_on(runs), *(_alone(run) for run in alone)])
+    return f"{table}\n{_measured_on(runs)}"
 
 
 def fill(text: str, content: str) -> str:
@@ -70,7 +59,7 @@ def main() -> int:
     arguments = parser.parse_args()
     path = ROOT / README
     old = path.read_text(encoding="utf-8")
-    new = fill(old, section(summaries(), summaries(folder=QUIET)))
+    new = fill(old, section(summaries()))
     if arguments.check:
         return 0 if old == new else 1
     path.write_text(new, encoding="utf-8")
