@@ -26,6 +26,18 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def wait(pid: int, limit_s: float) -> int | None:
+    """Reap whatever ends, this child among it: its exit code (negative: the signal), or None when time is up."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
+        if ended == 0:
+            time.sleep(0.1)
+    return None
+
+
 def descendants(pid: int) -> list[int]:
     """Every process below this one, as far as /proc tells."""
     children: dict[int, list[int]] = {}
@@ -41,39 +53,49 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def end_descendants() -> int:
-    """Kill everything below this process; how many there were."""
-    ended: set[int] = set()
+def command_line(pid: int) -> str:
+    """The beginning of what a process was started with; "" for one that has ended and only waits to be reaped."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+    return ""
+
+
+def end_descendants() -> list[str]:
+    """Kill everything below this process; the command lines of those that still ran."""
+    ended: dict[int, str] = {}
     for _ in range(100):
         left = descendants(os.getpid())
         for pid in left:
+            ended.setdefault(pid, command_line(pid))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        ended |= set(left)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         if not left:
             break
         time.sleep(0.05)
-    return len(ended)
+    return [command for command in ended.values() if command]
 
 
 def main(arguments: list[str]) -> int:
     """Run it."""
     limit, command = float(arguments[0]), arguments[1:]
     adopt_orphans()
+    # A shell that runs this in the background has it ignore SIGINT, and the command would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True)
-    try:
-        status = process.wait(limit)
-    except subprocess.TimeoutExpired:
+    status = wait(process.pid, limit)
+    if status is None:
         print(f"bounded: {limit:.0f} s are over, interrupting: {' '.join(command)}", file=sys.stderr)
         os.killpg(process.pid, signal.SIGINT)  # the test runner then says what it was doing
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+        wait(process.pid, GRACE_S)
         status = TIMED_OUT
+    process.returncode = status  # reaped above, not by it
     if left := end_descendants():
-        print(f"bounded: ended {left} processes that were left behind", file=sys.stderr)
+        print(
+            f"bounded: ended {len(left)} processes that were left behind:", *left, sep="\n  ", file=sys.stderr
+        )
     return status if status >= 0 else 128 - status
 
 

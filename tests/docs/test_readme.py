@@ -72,10 +72,8 @@ def test_section_says_how_much_on_what_and_by_which_command() -> None:
     text = make_table.section(runs)
     assert re.search(r"\| \*\*LWD online\*\*, mean \| 0\.90 ", text)
     assert "over 2 seeds" in text
-    assert (
-        "Test CPU, 2 cores; minutes per run: 10.0 (seed 0), 11.0 (seed 1); jax 0.10.2; commit `0123456789ab`. Command: `lwd demo`."
-        in text
-    )
+    assert "Test CPU, 2 cores; minutes per run: 10.0 (seed 0), 11.0 (seed 1); jax 0.10.2;" in text
+    assert "commit `0123456789ab`. Command: `lwd demo`." in text
 
 
 def test_section_of_one_run_is_its_own_table() -> None:

@@ -117,8 +117,10 @@ def test_a_torn_upload_arrives_in_part_and_the_next_one_whole(proxy: Proxy):
         put(proxy)
     assert proxy.torn == 1
     assert put(proxy) == 200
-    assert (Keeper.got[0], Keeper.got[-1]) == (100_000, 100_000)
-    assert all(size < 100_000 for size in Keeper.got[1:-1])
+    # The server may come to the torn one after the one behind it.
+    *torn, one, another = sorted(Keeper.got)
+    assert (one, another) == (100_000, 100_000)
+    assert all(size < 100_000 for size in torn)
 
 
 def test_a_half_open_link_takes_everything_and_answers_nothing(proxy: Proxy):

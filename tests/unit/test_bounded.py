@@ -37,3 +37,10 @@ def test_what_takes_too_long_is_interrupted():
     assert done.returncode == 124
     assert "interrupted" in done.stdout
     assert "interrupting: sh -c" in done.stderr
+
+
+def test_orphans_that_end_are_not_left_as_zombies():
+    orphan = "(setsid sh -c 'echo $$; exec sleep 0.2' &)"
+    done = bounded(30, f"pid=$( {orphan} ); sleep 1; ! kill -0 $pid")
+    assert done.returncode == 0, "an orphan that has ended still has a pid"
+    assert "left behind" not in done.stderr
