@@ -22,7 +22,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart 2
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (17 minutes on two cores that do nothing else)
+demo: $(READY)  ## a simulated fleet that learns: collect, SFT, LWD offline, LWD online, report (16 minutes on two cores that do nothing else)
 	$(BIN)/lwd demo
 
 test: $(READY)  ## all tests but the slow tier
