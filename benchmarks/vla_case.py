@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from lwd.learner.clone import CloneConfig, CloneState, clone_loss, clone_update, init_clone
+from lwd.learner.clone import CloneConfig, CloneState, clone_update, init_clone
 from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.plan.networks import Stage
 from lwd.learner.qam import QamConfig
@@ -25,9 +25,6 @@ from lwd.transition import Observation, Transition
 
 OPTIMIZER = OptimizerConfig(learning_rate=2e-5, decay_steps=40_000)
 CLONE = CloneConfig(policy=OPTIMIZER, policy_ema_rate=0.005)
-
-sft_loss = clone_loss
-"""The SFT stage's loss: policy, batch, key -> mean over the batch."""
 
 
 def settings(stage: Stage, batch: int = 1, flow_steps: int = 10) -> LearnerConfig:

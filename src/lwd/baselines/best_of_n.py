@@ -6,30 +6,17 @@ from dataclasses import dataclass
 
 from jaxtyping import PRNGKeyArray
 
-from lwd.errors import ConfigError
-from lwd.learner.best_of_n import BestOfNPolicy
-from lwd.learner.method import Acting, from_scratch, go_on
+from lwd.learner.best_of_n import ChoosingRobots
+from lwd.learner.method import from_scratch, go_on
 from lwd.learner.stages import Update, critic_stage
-from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.state import LearnerState
 from lwd.models.networks import Networks
 from lwd.models.protocols import LearnedPolicy
-from lwd.models.vla.lora import merged
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOfN(LearnerConfig):
-    """DIVL for value and critic; nothing trains the policy, so `policy`, `qam` and `policy_batch` are not read.
-
-    Attributes:
-        n: chunks to choose from. Robots carry the target critic as well as the policy.
-    """
-
-    n: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n < 1:
-            raise ConfigError(f"BestOfN.n must be at least 1, got {self.n}.")
+class BestOfN(ChoosingRobots):
+    """DIVL for value and critic; nothing trains the policy, so `policy`, `qam` and `policy_batch` are not read."""
 
     def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
         """As LWD: value and critic from scratch; the policy is the reference and stays it."""
@@ -46,7 +33,3 @@ class BestOfN(LearnerConfig):
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic, as in the warm-up."""
         return critic_stage(self)
-
-    def acting(self, state: LearnerState) -> Acting:
-        """The reference with the target critic beside it."""
-        return BestOfNPolicy(merged(state.acting_policy), state.target, self.n)

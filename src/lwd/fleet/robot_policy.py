@@ -206,9 +206,7 @@ class PolicyFollower:
             row = self._row()
             if row is None or row.number <= (self._follower.number or 0):
                 continue
-            if (
-                row.number != failed
-            ):  # announced since: it is tried at once, whatever the last one's pause has grown to
+            if row.number != failed:  # announced since: tried at once, whatever the last one's pause is
                 failed, pause, again_at = row.number, RETRY_S[0], 0.0
             if time.monotonic() >= again_at and not self._poll():
                 again_at = time.monotonic() + pause

@@ -16,7 +16,7 @@ from lwd.errors import ConfigError
 from lwd.learner.divl import pessimistic_q
 from lwd.learner.flow import draw_chunk
 from lwd.learner.method import Acting, Lwd
-from lwd.learner.state import LearnerState
+from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.models.normalizer import Normalizer
 from lwd.models.protocols import LearnedCritic, LearnedPolicy
 from lwd.models.vla.lora import merged
@@ -49,8 +49,8 @@ class BestOfNPolicy(eqx.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOfNLwd(Lwd):
-    """LWD whose robots choose among chunks of the trained policy. Decision record 0027.
+class ChoosingRobots(LearnerConfig):
+    """The part of a method whose robots choose among chunks.
 
     Attributes:
         n: chunks to choose from. Robots carry the target critic as well as the policy.
@@ -61,8 +61,13 @@ class BestOfNLwd(Lwd):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n < 1:
-            raise ConfigError(f"BestOfNLwd.n must be at least 1, got {self.n}.")
+            raise ConfigError(f"{type(self).__name__}.n must be at least 1, got {self.n}.")
 
     def acting(self, state: LearnerState) -> Acting:
         """The averaged policy with the target critic beside it."""
         return BestOfNPolicy(merged(state.acting_policy), state.target, self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfNLwd(ChoosingRobots, Lwd):
+    """LWD whose robots choose among chunks of the trained policy. Decision record 0027."""

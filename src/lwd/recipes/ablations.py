@@ -14,7 +14,6 @@ from functools import partial
 from lwd.config import Experiment
 from lwd.episode import Outcome
 from lwd.learner.best_of_n import BestOfNLwd
-from lwd.learner.clone import CloneConfig
 from lwd.learner.divl import DivlConfig
 from lwd.learner.method import Lwd
 from lwd.learner.qam import QamConfig
@@ -139,7 +138,7 @@ def refitted_reference(x: Experiment) -> Experiment:
         warmup_steps=lwd.policy.warmup_steps,
         final_share=0.1,
     )
-    reference = CloneConfig(policy=schedule, batch=lwd.batch, policy_ema_rate=clone.policy_ema_rate)
+    reference = replace(clone, policy=schedule, batch=lwd.batch)
     return replace(x, online=replace(x.online, learner=RefitLwd(**vars(lwd), reference=reference)))
 
 

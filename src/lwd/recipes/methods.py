@@ -26,8 +26,6 @@ from lwd.replay.mixture import ALL_OUTCOMES, Mixture, Pool
 
 CLONING_PACE, RECAP_PACE = 7, 4
 """Learner steps of flow matching, and of RECAP, for one of Algorithm 2: as much processor time, measured on the scene."""
-FINE_TUNING = 1.0
-"""Peak learning rate of cloning that goes on, as a share of the SFT stage's. A gentler restart, 0.3 or 0.1, learned less."""
 ROUNDS = 2
 """Of RECAP, as in the paper's comparison."""
 WHOLE_EPISODE = 10_000
@@ -219,9 +217,8 @@ def _cloning(x: Experiment, steps: int) -> Cloning:
 
 
 def _fine_tuning(x: Experiment, steps: int) -> OptimizerConfig:
-    """The SFT stage's optimiser, started lower, for this many learner steps."""
-    optimizer = x.clone.learner.policy
-    return _lasting(replace(optimizer, learning_rate=FINE_TUNING * optimizer.learning_rate), steps)
+    """The SFT stage's optimiser for this many learner steps. A gentler restart, 0.3 or 0.1 of its rate, learned less."""
+    return _lasting(x.clone.learner.policy, steps)
 
 
 def _lasting(optimizer: OptimizerConfig, steps: int) -> OptimizerConfig:

@@ -7,7 +7,7 @@ default in `lwd.recipes.methods`; docs/reference/search.md shows all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +25,12 @@ class Candidate:
     """One method with one value of its setting.
 
     Attributes:
-        method, setting, value: what is tried; chosen: whether it is what the comparison uses.
+        method, setting, value: what is tried.
     """
 
     method: str
     setting: str
     value: float
-    chosen: bool = False
 
     @property
     def name(self) -> str:
@@ -97,19 +96,28 @@ SPACE: Mapping[tuple[str, str], tuple[float, ...]] = {
 """(method, setting) -> what is tried: each method's setting, three values, and one beyond an edge that was best."""
 
 
-def candidates(x: Experiment) -> list[Candidate]:
-    """All of them; `chosen` where a method's own experiment has the value.
+CANDIDATES = [
+    Candidate(method=method, setting=setting, value=value)
+    for (method, setting), values in SPACE.items()
+    for value in values
+]
+
+
+def used(x: Experiment, tried: Sequence[Candidate] = tuple(CANDIDATES)) -> list[Candidate]:
+    """The candidates that comparisons use: those whose value is the method's own in this experiment, one for each method.
 
     Raises:
         ConfigError: none of a method's values is its own, so that the comparison would use what was not tried.
     """
-    found: list[Candidate] = []
-    for (method, setting), values in SPACE.items():
-        plain = METHODS[method](x).online.learner
-        own = [value for value in values if SETTINGS[setting](plain, value) == plain]
-        if len(own) != 1:
+
+    def is_own(one: Candidate) -> bool:
+        plain = METHODS[one.method](x).online.learner
+        return SETTINGS[one.setting](plain, one.value) == plain
+
+    found = [one for one in tried if is_own(one)]
+    for method in dict.fromkeys(one.method for one in tried):
+        if sum(one.method == method for one in found) != 1:
+            values = [one.value for one in tried if one.method == method]
+            setting = next(one.setting for one in tried if one.method == method)
             raise ConfigError(f"{method}'s own {setting} is not among the values searched, {values}.")
-        found += [
-            Candidate(method=method, setting=setting, value=value, chosen=value == own[0]) for value in values
-        ]
     return found

@@ -14,7 +14,7 @@ from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
 from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS
 from lwd.recipes.methods import METHODS
-from lwd.recipes.search import candidates, metaworld_search
+from lwd.recipes.search import CANDIDATES
 
 Stage = Literal["sft", "offline", "online"]
 Change = Callable[[Experiment], Experiment]
@@ -49,9 +49,7 @@ BENCHMARKS: Mapping[str, Scope] = {
     "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}),
     "scene_evidence_quick": replace(WHOLE, shown=False),
     "metaworld_quick": Scope(shown=False),
-    SEARCH: Scope(
-        methods={}, candidates={one.name: one for one in candidates(metaworld_search())}, shown=False
-    ),
+    SEARCH: Scope(methods={}, candidates={one.name: one for one in CANDIDATES}, shown=False),
 }
 """Recipes that can be run as a benchmark; the quick ones only show that everything works, the search has a page of its own."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lwd.recipes.search import Candidate, candidates, metaworld_search
+from lwd.recipes.search import CANDIDATES, Candidate, metaworld_search, used
 from lwd.results.board import LABELS, Board
 from lwd.results.claims import show
 from lwd.results.markdown import MISSING, provenance, table
@@ -14,13 +14,15 @@ HEAD = """# The search behind the comparison
 Written by `make table` from the run files in `results/runs/metaworld_search`; `lwd results run --benchmark metaworld_search`
 makes them.
 
-Every method, LWD too, had the same budget: three values of the setting that matters most to it
+Every method, LWD too, has the same budget: three values of the setting that matters most to it
 (`lwd.recipes.search.SPACE`), and one beyond the edge of the three where that edge was best; one training seed that no
 comparison uses; the fast tier's eight tasks; up to the offline stage, HG-DAgger, which learns nothing offline, up to the online
 stage. Brackets hold 95 % intervals over the held-out starts of the one seed. "Used" is the method's default in every
-comparison: the best of its values on all tasks, or the value that it had before where the two intervals overlap widely.
+comparison, to be the best of its values on all tasks, or the value that it had before where the two intervals overlap widely.
+A dash has not been run with the present recipe: what is used was chosen with an earlier one, whose clone had not converged
+(decision [0026](../decisions/0026-the-clones-learning-rate.md)).
 
-Beside it, LWD had the search of decision records [0019](../decisions/0019-the-demo-recipe.md) to
+Besides, LWD had the search of decision records [0019](../decisions/0019-the-demo-recipe.md) to
 [0023](../decisions/0023-online-returns-and-tau.md), on the scene: fleet, data, network sizes and schedules, which all methods
 share, and n, tau_base and temperature of its online stage, which IQL with QAM, AWAC and best of n share.
 """
@@ -28,14 +30,15 @@ share, and n, tau_base and temperature of its online stage, which IQL with QAM, 
 
 def search_page(board: Board) -> str:
     """The whole page."""
-    lines = [_line(board, one) for one in candidates(metaworld_search())]
+    own = used(metaworld_search())
+    lines = [_line(board, one, one in own) for one in CANDIDATES]
     head = ["method", "setting", "value", "all", "short", "long", "used"]
     return "\n".join([HEAD, table(head, lines, left=2), "## What ran\n", provenance(board)])
 
 
-def _line(board: Board, one: Candidate) -> Sequence[str]:
+def _line(board: Board, one: Candidate, is_used: bool) -> Sequence[str]:
     score = board.scores.get(one.name)
     means = [MISSING] * 3
     if score is not None:
         means = [show(score.means[name].success) for name in ("average", "short", "long")]
-    return [LABELS[one.method], one.setting, f"{one.value:g}", *means, "yes" if one.chosen else ""]
+    return [LABELS[one.method], one.setting, f"{one.value:g}", *means, "yes" if is_used else ""]

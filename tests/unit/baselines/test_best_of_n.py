@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lwd.baselines.best_of_n import BestOfN, BestOfNPolicy
+from lwd.baselines.best_of_n import BestOfN
 from lwd.errors import ConfigError
+from lwd.learner.best_of_n import BestOfNPolicy
 from lwd.learner.divl import pessimistic_q
 from lwd.learner.flow import draw_chunk
 from lwd.learner.method import Method, act

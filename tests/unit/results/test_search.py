@@ -6,19 +6,17 @@ from dataclasses import replace
 import pytest
 
 from lwd.errors import ConfigError
-from lwd.recipes import search
 from lwd.recipes.fast import metaworld
 from lwd.recipes.methods import METHODS
-from lwd.recipes.search import SPACE, candidates, metaworld_search
+from lwd.recipes.search import CANDIDATES, metaworld_search, used
 from lwd.results.plan import MAIN_SEEDS, SEARCH, plan
 
 
 def test_every_method_has_the_same_budget_and_one_value_is_its_own():
-    found = candidates(metaworld_search())
-    tried = Counter(one.method for one in found)
+    tried = Counter(one.method for one in CANDIDATES)
     assert set(tried) == set(METHODS)
     assert set(tried.values()) <= {3, 4}
-    assert Counter(one.method for one in found if one.chosen) == dict.fromkeys(METHODS, 1)
+    assert Counter(one.method for one in used(metaworld_search())) == dict.fromkeys(METHODS, 1)
 
 
 def test_nothing_is_chosen_on_a_seed_that_is_compared():
@@ -29,13 +27,14 @@ def test_nothing_is_chosen_on_a_seed_that_is_compared():
 
 def test_a_candidate_changes_its_setting_in_both_stages_and_nothing_else():
     x = metaworld_search()
-    for one in candidates(x):
+    own = used(x)
+    for one in CANDIDATES:
         found, plain = one(x), METHODS[one.method](x)
         changed = (
             found.offline.learner != plain.offline.learner,
             found.online.learner != plain.online.learner,
         )
-        assert changed == (not one.chosen, not one.chosen), one.name
+        assert changed == (one not in own, one not in own), one.name
         offline, online = (
             replace(found.offline, learner=plain.offline.learner),
             replace(found.online, learner=plain.online.learner),
@@ -49,7 +48,7 @@ def test_what_learns_offline_is_searched_offline_alone():
     assert stages["hg_dagger-learning_rate-0.001"] == ("offline", "online")
 
 
-def test_a_default_that_was_not_searched_is_refused(monkeypatch):
-    monkeypatch.setattr(search, "SPACE", {**SPACE, ("awac", "beta"): (7.0, 8.0, 9.0)})
+def test_a_default_that_was_not_searched_is_refused():
+    others = [replace(one, value=7.0) if one.method == "awac" else one for one in CANDIDATES]
     with pytest.raises(ConfigError, match="awac's own beta is not among"):
-        candidates(metaworld())
+        used(metaworld(), others)

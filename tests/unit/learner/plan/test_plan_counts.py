@@ -13,6 +13,7 @@ import pytest
 from jax.interpreters import partial_eval
 
 from benchmarks import vla_case
+from lwd.learner.clone import clone_loss
 from lwd.learner.divl import DivlConfig, value_loss
 from lwd.learner.plan.activations import decoder_layers, vision_layers
 from lwd.learner.plan.memory import gradient_items, gradients, state_items
@@ -114,7 +115,7 @@ def compiled_gradient(loss, module, *others):
 def flow_matching():
     """XLA's program of the SFT stage's gradient at a batch of 8."""
     nets = networks()
-    return compiled_gradient(vla_case.sft_loss, nets.policy, batch_shapes(nets, 8))
+    return compiled_gradient(clone_loss, nets.policy, batch_shapes(nets, 8))
 
 
 @pytest.fixture(scope="module")
