@@ -4,12 +4,14 @@ learner share it and see the same pixels; simplejpeg and Pillow are imported whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lwd.errors import ConfigError, PictureError
+from lwd.spec import CameraSpec
 
 Pixels = NDArray[np.uint8]
 """uint8 [h, w, 3], red, green, blue."""
@@ -110,6 +112,11 @@ def prepare(jpeg: bytes, height: int, width: int, side: int | None) -> Pixels:
     """
     pixels = decode(jpeg, height, width)
     return pixels if side is None else resize_with_pad(pixels, side, side)
+
+
+def prepare_all(jpegs: Sequence[bytes], camera: CameraSpec, side: int | None) -> Pixels:
+    """Recorded pictures of one camera as a network sees them, uint8 [B, h, w, 3]; see `prepare`."""
+    return np.stack([prepare(jpeg, camera.height, camera.width, side) for jpeg in jpegs])
 
 
 def _check_header(jpeg: bytes, height: int, width: int) -> None:

@@ -15,7 +15,7 @@ from lwd.config import Experiment
 from lwd.errors import RobotError
 from lwd.fleet.policies import prompts_of
 from lwd.fleet.services import encoder, fleet_description
-from lwd.image import prepare
+from lwd.image import prepare_all
 from lwd.learner.method import Acting, act
 from lwd.models.networks import MakePrompts
 from lwd.robot.sim.run import ActBatch
@@ -124,12 +124,7 @@ class PolicyDriver:
 
     def _see(self, images: Mapping[str, Sequence[bytes]]) -> dict[str, NDArray[np.uint8]]:
         """The pictures [B, h, w, 3] exactly as the replay makes them."""
-        return {
-            camera.name: np.stack(
-                [prepare(jpeg, camera.height, camera.width, self._side) for jpeg in images[camera.name]]
-            )
-            for camera in self._cameras
-        }
+        return {camera.name: prepare_all(images[camera.name], camera, self._side) for camera in self._cameras}
 
 
 def fleet_driver(experiment: Experiment) -> PolicyDriver:

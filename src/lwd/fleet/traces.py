@@ -14,17 +14,18 @@ from lwd.config import Experiment
 from lwd.episode import Episode
 from lwd.fleet.policies import prompts_of
 from lwd.fleet.services import encoder, fleet_description
+from lwd.image import prepare_all
 from lwd.learner.divl import DivlConfig, read_value
-from lwd.models.protocols import LearnedCritic
+from lwd.models.protocols import Value
 from lwd.transition import Observation
 
 
 def value_traces(
-    experiment: Experiment, critic: LearnedCritic, episodes: Sequence[Episode], config: DivlConfig
+    experiment: Experiment, critic: Value, episodes: Sequence[Episode], config: DivlConfig
 ) -> list[dict[str, Any]]:
     """One success and one failure of the same long task, of median length each, value read at every chunk boundary."""
     pair = _pair(experiment, episodes)
-    return [_trace(experiment, critic, episode, config) for episode in pair]
+    return [read_trace(experiment, critic, episode, config) for episode in pair]
 
 
 def _pair(experiment: Experiment, episodes: Sequence[Episode]) -> list[Episode]:
@@ -44,24 +45,29 @@ def _typical(episodes: list[Episode]) -> Episode:
 
 @eqx.filter_jit
 def _read(
-    critic: LearnedCritic, observations: Observation, config: DivlConfig
+    critic: Value, observations: Observation, config: DivlConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     logits = jax.vmap(lambda o: critic.value_logits(critic.encode(o)))(observations)
     quantile, tau, entropy = jax.vmap(read_value, (0, None))(logits, config)
     return quantile, tau, entropy, jax.nn.softmax(logits)
 
 
-def _trace(
-    experiment: Experiment, critic: LearnedCritic, episode: Episode, config: DivlConfig
-) -> dict[str, Any]:
+def read_trace(experiment: Experiment, critic: Value, episode: Episode, config: DivlConfig) -> dict[str, Any]:
+    """The value at every chunk boundary of an episode, as the report's value_traces.json holds it."""
     spec, _ = fleet_description(experiment)
     rows = np.arange(0, episode.steps, spec.chunk_steps)
     text = encoder(experiment)(episode.header.instruction)
     proprio = np.asarray(episode.proprio[rows], np.float32)
     prompts = prompts_of(experiment, critic)
     ids = None if prompts is None else prompts([episode.header.instruction] * len(rows), proprio)
-    texts = jnp.asarray(np.tile(text, (len(rows), 1)))
-    observations = Observation(jnp.asarray(proprio), texts, {}, jax.tree.map(jnp.asarray, ids))
+    texts = np.tile(text, (len(rows), 1))
+    seen = {
+        camera.name: prepare_all(
+            [episode.images[camera.name][int(row)] for row in rows], camera, experiment.model.image_side
+        )
+        for camera in spec.cameras
+    }
+    observations = jax.tree.map(jnp.asarray, Observation(proprio, texts, seen, ids))
     quantile, tau, entropy, probabilities = _read(critic, observations, config)
     return {
         "task": episode.header.task,

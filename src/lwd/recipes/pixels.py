@@ -1,7 +1,8 @@
 """The demo's tasks through a camera: nobody tells the robot where the objects are.
 
-Collection, log and replay are complete. The learner's part is sized for a vision-language-action policy and waits for one: the
-MLP of `ModelConfig` sees no pictures, so what it learns here is what can be done blind.
+`scene_vla` is the whole loop with a vision-language-action policy small enough for two cores. `scene_pixels` has the demo's
+robots and pictures at 224, and the MLP of `ModelConfig`, which sees none of them: replace its `model` by a `VlaModel` and give
+it a GPU.
 """
 
 from __future__ import annotations
@@ -10,9 +11,15 @@ from dataclasses import replace
 
 from lwd.config import CollectConfig, EvaluateConfig, Experiment, FleetConfig
 from lwd.learner.augment import AugmentConfig
+from lwd.learner.clone import CloneConfig
 from lwd.learner.method import Lwd
+from lwd.learner.optimizers import OptimizerConfig
+from lwd.learner.qam import QamConfig
 from lwd.learner.stages import LoopConfig
+from lwd.learner.trainable import Trainable
+from lwd.models.vla.networks import VlaModel
 from lwd.recipes.sim import scene
+from lwd.replay.rate import RateLimit
 from lwd.spec import CameraSpec
 
 FRONT = CameraSpec(name="front_pixels", height=224, width=224)
@@ -73,4 +80,54 @@ def scene_pixels_quick(seed: int = 0) -> Experiment:
         offline=replace(x.offline, critic_steps=20, steps=40),
         online=replace(x.online, control_steps=400),
         evaluate=EvaluateConfig(episodes=1),
+    )
+
+
+def scene_vla(seed: int = 0) -> Experiment:
+    """The dummy-size VLA through the whole loop: two short tasks by a camera at 56, about ten minutes on two cores.
+
+    As in the paper, everything trains offline and only the action expert online. It shows that the networks learn from pictures
+    and prompts, not how well a policy of this size can act.
+    """
+    x = scene_pixels(seed)
+    eye = replace(FRONT, height=56, width=56)
+    tasks = ("press_button", "open_drawer")
+    loop = LoopConfig(block_steps=20, checkpoint_every_blocks=25)
+    policy = OptimizerConfig(learning_rate=1e-3, decay_steps=3_000, final_share=0.1)
+    critic = OptimizerConfig(learning_rate=1e-3, decay_steps=1_600, final_share=0.2)
+    learner = Lwd(
+        policy=replace(policy, learning_rate=3e-4, decay_steps=800),
+        critic=critic,
+        qam=QamConfig(temperature=0.03, flow_steps=5),
+        batch=BATCH,
+        policy_batch=8,
+        augment=AugmentConfig(),
+    )
+    expert = replace(learner, trainable=Trainable(policy="expert"))
+    return replace(
+        x,
+        name="scene_vla",
+        fleet=FleetConfig(
+            deployed=replace(x.fleet.deployed, cameras=(eye,), tasks=tasks),
+            demonstrated=replace(x.fleet.demonstrated, cameras=(eye,), tasks=tasks),
+            robots=8,
+            workers=2,
+        ),
+        collect=CollectConfig(demos={"leisurely": 40}, play=4, rollouts=20, rollout_noise=0.3),
+        model=VlaModel(flow_steps=5),
+        clone=replace(
+            x.clone,
+            learner=CloneConfig(policy=policy, batch=BATCH, policy_ema_rate=0.005, augment=AugmentConfig()),
+            steps=policy.decay_steps,
+            loop=loop,
+        ),
+        offline=replace(x.offline, learner=learner, critic_steps=1_200, steps=1_600, loop=loop),
+        online=replace(
+            x.online,
+            learner=expert,
+            control_steps=6_000,
+            rate=RateLimit(learner_steps_per_control_step=0.05),
+            publish_every_learner_steps=20,
+        ),
+        evaluate=EvaluateConfig(episodes=20),
     )

@@ -9,11 +9,13 @@ import numpy as np
 import seeing_fleet
 
 from lwd import image
-from lwd.episode import Source
+from lwd.episode import Episode, EpisodeHeader, Outcome, Source, Verdict
 from lwd.fleet.acting import PolicyDriver
 from lwd.fleet.collect import collect
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.services import open_replay
+from lwd.fleet.traces import read_trace
+from lwd.learner.divl import DivlConfig
 from lwd.models.protocols import ChunkSampler
 from lwd.replay.mixture import demonstrations
 
@@ -71,3 +73,44 @@ def test_the_policy_sees_what_the_replay_would_have_shown():
     )
     expected = [image.prepare(jpeg, 8, 16, 12).mean() for jpeg in jpegs]
     np.testing.assert_allclose(chunks[:, 0, 0], expected, rtol=1e-4)
+
+
+class Judges(eqx.Module):
+    """A value that is the brightness that it sees, and certain."""
+
+    support: jax.Array
+
+    def encode(self, observation):
+        return jnp.atleast_1d(observation.images["eye"].astype(jnp.float32).mean() / 255.0)
+
+    def value_logits(self, seen):
+        return -((50.0 * (self.support - seen[0])) ** 2)
+
+
+def test_the_value_along_an_episode_sees_its_pictures():
+    """Every fourth control step begins a chunk of four: the value there is the brightness of that step's picture."""
+    x, divl = seeing_fleet.experiment(), DivlConfig(atoms=101)
+    shades = np.arange(10) * 20
+    header = EpisodeHeader(
+        task="far",
+        instruction="Walk far.",
+        source=Source.ONLINE,
+        robot="r",
+        spec="seeing-line",
+        control_hz=10.0,
+        snapshot=1,
+        software="lwd",
+    )
+    episode = Episode(
+        header=header,
+        verdict=Verdict(outcome=Outcome.FAILURE, stage_score=0.0),
+        proprio=np.zeros((10, 2), np.float32),
+        actions=np.zeros((9, 2), np.float32),
+        interventions=np.zeros(9, bool),
+        times_s=np.arange(10) / 10.0,
+        images={"eye": [image.encode(np.full((8, 16, 3), shade, np.uint8)) for shade in shades]},
+    )
+    trace = read_trace(x, Judges(divl.support()), episode, divl)
+    assert trace["times_s"] == [0.0, 0.4, 0.8]
+    # The square picture has a quarter of its rows black above and below: half of its brightness counts.
+    np.testing.assert_allclose(trace["quantile"], shades[[0, 4, 8]] / 255.0 / 2, atol=0.03)
