@@ -17,6 +17,7 @@ from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.qam import QamConfig
 from lwd.learner.stages import LoopConfig
 from lwd.learner.trainable import Trainable
+from lwd.models.vla.config import DUMMY
 from lwd.models.vla.networks import VlaModel
 from lwd.recipes.sim import scene
 from lwd.replay.rate import RateLimit
@@ -114,7 +115,7 @@ def scene_vla(seed: int = 0) -> Experiment:
             workers=2,
         ),
         collect=CollectConfig(demos={"leisurely": 40}, play=4, rollouts=20, rollout_noise=0.3),
-        model=VlaModel(flow_steps=5),
+        model=VlaModel(policy=replace(DUMMY, prompt_tokens=160), flow_steps=5),  # bytes, so prompts are long
         clone=replace(
             x.clone,
             learner=CloneConfig(policy=policy, batch=BATCH, policy_ema_rate=0.005, augment=AugmentConfig()),
