@@ -3,8 +3,8 @@
 Each robot asks again as soon as it has its answer, so that 16 robots are a full load and not sixteen arms at their pace. The
 weights are random, at the recipe's sizes. Clients run in a process of their own and speak the protocol as openpi's does.
 
-    python -m benchmarks vla_serve                                          the numbers that are kept
-    python -m benchmarks.bench_vla_serve --model mlp --recipe metaworld     others, printed
+    python -m benchmarks vla_serve                              the numbers that are kept: the VLA at dummy size
+    python -m benchmarks.bench_vla_serve --recipe metaworld     others, printed
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -23,13 +23,13 @@ import numpy as np
 from lwd.config import Experiment
 from lwd.fleet.policies import model_config
 from lwd.fleet.serve.batcher import BatchSettings
-from lwd.fleet.serve.held import HeldSnapshots, Runner
-from lwd.fleet.serve.policies import mlp_runner
+from lwd.fleet.serve.held import HeldSnapshots
+from lwd.fleet.serve.policies import driver_runner
 from lwd.fleet.serve.protocol import pack, unpack
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.services import fleet_description
 from lwd.fleet.telemetry import Telemetry
-from lwd.models.mlp import MlpPolicy, Normalizer
+from lwd.models.normalizer import Normalizer
 from lwd.recipes import recipe
 from lwd.spec import RobotSpec
 
@@ -38,21 +38,12 @@ MAX_BATCH = 16
 SECONDS, WARM_UP_S = 5.0, 1.0
 
 
-def mlp(experiment: Experiment) -> tuple[Runner, object]:
-    """A runner and a policy of random weights."""
-    config = model_config(experiment)
-    policy = MlpPolicy.init(jax.random.key(0), config, Normalizer.identity(config.proprio_dim))
-    return mlp_runner(experiment, MAX_BATCH), policy
-
-
-MODELS: Mapping[str, Callable[[Experiment], tuple[Runner, object]]] = {"mlp": mlp}
-"""A model of another kind is one more entry: how to make its runner and a policy for it."""
-
-
-def main(model: str = "mlp", recipe_name: str = "scene") -> dict[str, float]:
+def main(recipe_name: str = "scene_vla") -> dict[str, float]:
     experiment = recipe(recipe_name)
     spec, _ = fleet_description(experiment)
-    runner, policy = MODELS[model](experiment)
+    runner = driver_runner(experiment, MAX_BATCH)
+    normalizer = Normalizer.identity(spec.proprio_dim)
+    policy = model_config(experiment).without_weights().make_policy(jax.random.key(0), normalizer)
     held = HeldSnapshots(runner)
     held.add(1, policy)
     numbers: dict[str, float] = {"max_batch": MAX_BATCH, "seconds_each": SECONDS}
@@ -118,12 +109,11 @@ async def _clients(about: Mapping[str, object]) -> list[float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Requests per second and latency of lwd serve.")
-    parser.add_argument("--model", choices=sorted(MODELS), default="mlp")
-    parser.add_argument("--recipe", default="scene")
+    parser.add_argument("--recipe", default="scene_vla")
     parser.add_argument("--clients", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.clients is not None:
         print(json.dumps(asyncio.run(_clients(json.loads(options.clients)))))
     else:
-        for key, value in main(options.model, options.recipe).items():
+        for key, value in main(options.recipe).items():
             print(f"{key:32} {value:.4g}")

@@ -114,9 +114,15 @@ def prepare(jpeg: bytes, height: int, width: int, side: int | None) -> Pixels:
     return pixels if side is None else resize_with_pad(pixels, side, side)
 
 
-def prepare_all(jpegs: Sequence[bytes], camera: CameraSpec, side: int | None) -> Pixels:
-    """Recorded pictures of one camera as a network sees them, uint8 [B, h, w, 3]; see `prepare`."""
-    return np.stack([prepare(jpeg, camera.height, camera.width, side) for jpeg in jpegs])
+def prepare_all(pictures: Sequence[bytes | Pixels], camera: CameraSpec, side: int | None) -> Pixels:
+    """Pictures of one camera, JPEG as recorded or pixels, as a network sees them: uint8 [B, h, w, 3]; see `prepare`."""
+
+    def prepared(picture: bytes | Pixels) -> Pixels:
+        if isinstance(picture, bytes):
+            return prepare(picture, camera.height, camera.width, side)
+        return picture if side is None else resize_with_pad(picture, side, side)
+
+    return np.stack([prepared(picture) for picture in pictures])
 
 
 def _check_header(jpeg: bytes, height: int, width: int) -> None:

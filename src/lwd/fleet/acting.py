@@ -15,7 +15,7 @@ from lwd.config import Experiment
 from lwd.errors import RobotError
 from lwd.fleet.policies import prompts_of
 from lwd.fleet.services import encoder, fleet_description
-from lwd.image import prepare_all
+from lwd.image import Pixels, prepare_all
 from lwd.learner.method import Acting, act
 from lwd.models.networks import MakePrompts
 from lwd.robot.sim.run import ActBatch
@@ -92,9 +92,9 @@ class PolicyDriver:
         snapshots: Sequence[int],
         seeds: NDArray[np.int64],
         chunk_index: NDArray[np.int64],
-        images: Mapping[str, Sequence[bytes]] | None = None,
+        images: Mapping[str, Sequence[bytes | Pixels]] | None = None,
     ) -> NDArray[np.float32]:
-        """Chunks [B, H, A] for B robots, each under its own snapshot; images: per camera a JPEG of each robot."""
+        """Chunks [B, H, A] for B robots, each under its own snapshot; images: per camera a picture of each robot."""
         seen = self._see(images or {})
         result = np.empty((len(proprio), *self._shape), np.float32)
         embedded = np.stack([self._embed(text) for text in instructions])
@@ -122,20 +122,20 @@ class PolicyDriver:
                 result[part] = np.asarray(chunks)[: len(part)]
         return result
 
-    def _see(self, images: Mapping[str, Sequence[bytes]]) -> dict[str, NDArray[np.uint8]]:
+    def _see(self, images: Mapping[str, Sequence[bytes | Pixels]]) -> dict[str, NDArray[np.uint8]]:
         """The pictures [B, h, w, 3] exactly as the replay makes them."""
         return {camera.name: prepare_all(images[camera.name], camera, self._side) for camera in self._cameras}
 
 
-def fleet_driver(experiment: Experiment) -> PolicyDriver:
-    """A driver for this experiment's robots; `pad_to` is a worker's share of the fleet, the usual batch."""
+def fleet_driver(experiment: Experiment, pad_to: int | None = None) -> PolicyDriver:
+    """A driver for this experiment's robots; `pad_to` is by default a worker's share of the fleet, the usual batch."""
     spec, _ = fleet_description(experiment)
     fleet = experiment.fleet
     return PolicyDriver(
         encoder(experiment),
         (spec.chunk_steps, spec.action_dim),
         experiment.model.flow_steps,
-        pad_to=-(-fleet.robots // fleet.workers),
+        pad_to=pad_to or -(-fleet.robots // fleet.workers),
         cameras=spec.cameras,
         image_side=experiment.model.image_side,
         prompts=partial(prompts_of, experiment),

@@ -7,21 +7,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import seeing_fleet
 import toy_fleet
 from serving import KEYS, SETTINGS, SPEC, Client, MarkedRunner, serving, until
 
+from lwd import image
 from lwd.errors import ConfigError, RobotError
-from lwd.fleet.acting import PolicyDriver
+from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import model_config, publish
 from lwd.fleet.robot import Robot, RobotOptions
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.robot_policy import View
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
-from lwd.fleet.serve.policies import mlp_runner
+from lwd.fleet.serve.policies import driver_runner
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.service import ServeOptions, run_serve
 from lwd.fleet.serve.tokens import TokenFile, new_token
@@ -30,6 +33,7 @@ from lwd.fleet.services import encoder
 from lwd.fleet.telemetry import Telemetry
 from lwd.log.writer import EdgeClient
 from lwd.models.mlp import MlpPolicy, Normalizer
+from lwd.models.vla.networks import VlaModel
 from lwd.robot.memory import MemoryRecorder
 
 FAST = {"answer_s": 5.0, "patience_s": 20.0}
@@ -65,7 +69,7 @@ def test_a_served_chunk_is_the_local_one_bit_for_bit(policies, quick_compilation
         state = np.array([proprio], np.float32)
         return local.act(state, ["Walk far."], [number], np.array([seed]), np.array([index]))[0]
 
-    with serving([], runner=mlp_runner(x, 16)) as s:
+    with serving([], runner=driver_runner(x, 16)) as s:
         s.held.add(1, policies[0])
         robot, other = remote(s.url), Client(s.url)
         episode = robot.newest()
@@ -81,6 +85,37 @@ def test_a_served_chunk_is_the_local_one_bit_for_bit(policies, quick_compilation
         assert not np.array_equal(other.ask()["actions"], other.ask()["actions"])
         robot.close()
         other.socket.close()
+
+
+def test_a_served_vla_sees_the_pictures_and_reads_the_prompt(quick_compilation):
+    """As pixels by openpi's client and as JPEG by a robot of ours: the same chunk as computed here from the same pixels."""
+    x = replace(seeing_fleet.experiment(), model=VlaModel(policy=toy_fleet.VLA, flow_steps=2))
+    policy = model_config(x).make_policy(jax.random.key(0), Normalizer.identity(2))
+    rng = np.random.default_rng(0)
+    # Fresh gates are closed; open ones let the prefix through.
+    policy = jax.tree.map(
+        lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape).astype(leaf.dtype), policy
+    )
+    policy = eqx.tree_at(lambda p: p.normalizer, policy, Normalizer.identity(2))
+    jpeg = image.encode(rng.integers(0, 256, (8, 16, 3)).astype(np.uint8))
+    local = fleet_driver(x, pad_to=4)
+    local.load(1, policy)
+    expected = local.act(
+        np.array([[0.5, 0.0]], np.float32), ["Go."], [1], np.array([3]), np.array([0]), {"eye": [jpeg]}
+    )[0]
+    with serving([], runner=driver_runner(x, 4), spec=seeing_fleet.SPEC) as s:
+        s.held.add(1, policy)
+        with Client(s.url) as client:
+
+            def chunk(picture, prompt="Go."):
+                more = {"observation/eye": picture, "lwd_seed": 3, "lwd_chunk": 0}
+                return client.ask(prompt=prompt, **more)["actions"]
+
+            pixels = image.decode(jpeg, 8, 16)
+            np.testing.assert_array_equal(chunk(pixels), expected)
+            np.testing.assert_array_equal(chunk(jpeg), expected)
+            assert np.any(chunk(255 - pixels) != expected)
+            assert np.any(chunk(pixels, prompt="Stop.") != expected)
 
 
 # ---- the service -----------------------------------------------------------------------------------------

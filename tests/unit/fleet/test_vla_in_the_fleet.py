@@ -24,22 +24,12 @@ from lwd.fleet.traces import value_traces
 from lwd.learner.trainable import Trainable
 from lwd.log.codec import decode
 from lwd.models.normalizer import Normalizer
-from lwd.models.vla.config import GemmaConfig, PiConfig, SiglipConfig
 from lwd.models.vla.networks import VlaModel
 from lwd.models.vla.pi05 import PiPolicy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SIZES = PiConfig(
-    vision=SiglipConfig(image=28, patch=14, width=16, depth=1, mlp=24, heads=2),
-    language=GemmaConfig(width=16, depth=1, mlp=24, heads=2, kv_heads=1, head_dim=8),
-    expert=GemmaConfig(width=16, depth=1, mlp=24, heads=2, kv_heads=1, head_dim=8),
-    vocabulary=260,
-    action_dim=4,
-    prompt="bytes",
-    prompt_tokens=56,
-)
-TOY = toy_fleet.experiment(model=VlaModel(policy=SIZES, flow_steps=3))
+TOY = toy_fleet.experiment(model=VlaModel(policy=toy_fleet.VLA, flow_steps=3))
 EXPERT = replace(TOY.offline.learner, trainable=Trainable(policy="expert", shared_prefix=True))
 TOY = replace(
     TOY,

@@ -32,6 +32,7 @@ from lwd.learner.method import Lwd
 from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.qam import QamConfig
 from lwd.learner.stages import LoopConfig
+from lwd.models.vla.config import GemmaConfig, PiConfig, SiglipConfig
 from lwd.replay.rate import RateLimit
 from lwd.robot.environment import Sensed
 from lwd.robot.operator import TakeoverRule
@@ -47,6 +48,16 @@ TASKS = {
         name="far", instruction="Walk far.", milestones=("half", "there"), time_limit_steps=40, horizon="long"
     ),
 }
+VLA = PiConfig(
+    vision=SiglipConfig(image=28, patch=14, width=16, depth=1, mlp=24, heads=2),
+    language=GemmaConfig(width=16, depth=1, mlp=24, heads=2, kv_heads=1, head_dim=8),
+    expert=GemmaConfig(width=16, depth=1, mlp=24, heads=2, kv_heads=1, head_dim=8),
+    vocabulary=260,
+    action_dim=4,
+    prompt="bytes",
+    prompt_tokens=56,
+)
+"""A VLA for the robot that compiles in seconds."""
 GOAL = {"near": 1.0, "far": 2.0}
 
 

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from lwd.config import Experiment
 from lwd.errors import LwdError, SnapshotError
-from lwd.fleet.acting import PolicyDriver
+from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.policies import load_policy
 from lwd.fleet.serve.held import HeldSnapshots, Row
-from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.fleet.serve.observation import Seen
+from lwd.fleet.services import Services, fleet_description
 from lwd.fleet.telemetry import Telemetry
 from lwd.learner.method import Acting
 from lwd.snapshot.store import Snapshot
+from lwd.spec import RobotSpec
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +32,17 @@ Load = Callable[[int], tuple[Acting, Snapshot]]
 
 
 class DriverRunner:
-    """A `Runner` for policies of state observations.
+    """A `Runner` for the networks of an experiment, MLP or VLA.
 
     Rows are padded to `max_batch`, so a chunk does not depend on the rows beside it, bit for bit (`PolicyDriver`).
 
     Args:
         driver: makes the chunks.
-        proprio_dim: of a row to warm up with.
+        spec: of the robot, for a row to warm up with.
     """
 
-    def __init__(self, driver: PolicyDriver, proprio_dim: int) -> None:
-        self._driver, self._proprio_dim = driver, proprio_dim
+    def __init__(self, driver: PolicyDriver, spec: RobotSpec) -> None:
+        self._driver, self._spec = driver, spec
         self._numbers: set[int] = set()
         self._guard = threading.Lock()
 
@@ -49,8 +51,8 @@ class DriverRunner:
         with self._guard:
             self._driver.load(number, policy)
             self._numbers.add(number)
-        one = np.zeros(1, np.int64)
-        self._driver.act(np.zeros((1, self._proprio_dim), np.float32), ["warm up"], [number], one, one)
+        dark = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self._spec.cameras}
+        self.chunks([Row(number, Seen(np.zeros(self._spec.proprio_dim, np.float32), "warm up", dark), 0, 0)])
 
     def drop(self, number: int) -> None:
         """See `Runner.drop`."""
@@ -66,15 +68,13 @@ class DriverRunner:
             [row.snapshot for row in rows],
             np.array([row.seed for row in rows], np.int64),
             np.array([row.chunk for row in rows], np.int64),
+            {camera.name: [row.seen.images[camera.name] for row in rows] for camera in self._spec.cameras},
         )
 
 
-def mlp_runner(experiment: Experiment, max_batch: int) -> DriverRunner:
-    """The runner of an experiment with an MLP policy."""
-    spec, _ = fleet_description(experiment)
-    shape = (spec.chunk_steps, spec.action_dim)
-    driver = PolicyDriver(encoder(experiment), shape, experiment.model.flow_steps, pad_to=max_batch)
-    return DriverRunner(driver, spec.proprio_dim)
+def driver_runner(experiment: Experiment, max_batch: int) -> DriverRunner:
+    """The runner of an experiment's networks."""
+    return DriverRunner(fleet_driver(experiment, pad_to=max_batch), fleet_description(experiment)[0])
 
 
 def loader(experiment: Experiment, services: Services) -> Load:

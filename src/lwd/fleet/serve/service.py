@@ -13,7 +13,7 @@ from lwd import __version__
 from lwd.config import Experiment
 from lwd.errors import ConfigError, RobotError
 from lwd.fleet.serve.held import HeldSnapshots, Runner
-from lwd.fleet.serve.policies import ServerFollower, loader, mlp_runner
+from lwd.fleet.serve.policies import ServerFollower, driver_runner, loader
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.tokens import TokenFile
 from lwd.fleet.service import Context
@@ -64,7 +64,7 @@ def run_serve(
     experiment: Experiment,
     folder: RunFolder,
     options: ServeOptions,
-    make_runner: MakeRunner = mlp_runner,
+    make_runner: MakeRunner = driver_runner,
 ) -> None:
     """Serve the fleet's policy until told to stop.
 
