@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -136,3 +137,13 @@ def find_episode(catalogue: Catalogue, beginning: str) -> EpisodeRow:
         some = ", ".join(row.episode_id for row in rows[:3])
         raise LwdError(f"{len(rows)} episodes begin with {beginning!r} ({some}, ...); give more characters.")
     return rows[0]
+
+
+def log_to_stderr() -> None:
+    """One line per event, for a log file or the journal."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+        force=True,
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lwd.cli.options import RUN
+from lwd.cli.job import JobOptions, joined, watch
+from lwd.cli.options import RUN, log_to_stderr
 from lwd.cli.upkeep import parse_bytes
 from lwd.errors import ConfigError
 
@@ -75,68 +74,21 @@ class CoordinatorCommand(Service):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnerCommand(Service):
-    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint.
-
-    Attributes:
-        fsdp: devices that share one copy of parameters and optimiser; what is left is used for data parallelism.
-        processes: of the learner, on all hosts. More than one are watched: one that dies or hangs restarts all.
-        process_id: which of them this host runs, from 0; without it all of them run here.
-        coordinator_address: host:port that process 0 opens for the others, inside a closed network.
-        silent_s: seconds without a sign of life after which a process that learns is taken for hung; more than a block takes.
-        starting_s: the same before the first learner step, which compiles.
-        heartbeat: file that the watchdog reads; it is the one that gives it.
-    """
-
-    fsdp: int = 1
-    processes: int = 1
-    process_id: int | None = None
-    coordinator_address: str | None = None
-    silent_s: float = 300.0
-    starting_s: float = 1800.0
-    heartbeat: Path | None = None
+class LearnerCommand(JobOptions, Service):
+    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint."""
 
     def run(self) -> None:
         """Run it, or watch over the processes that do."""
-        if self.processes > 1 and self.heartbeat is None:
-            watch_learner(self)
+        if self.is_watched:
+            watch(self, self.out)
             return
-        from lwd.fleet.hosts import HostsConfig, joined
         from lwd.fleet.learner import run_learner
-        from lwd.learner.sharding import MeshConfig
 
-        number = self.process_id or 0
-        place = HostsConfig(
-            processes=self.processes, process_id=number, coordinator_address=self.coordinator_address
-        )
         with (
-            joined(place, MeshConfig(fsdp=self.fsdp), self.heartbeat) as team,
-            _serving(self, "learner", number) as (context, run_folder),
+            joined(self) as team,
+            _serving(self, "learner", self.process_id or 0) as (context, run_folder),
         ):
             run_learner(context, _experiment(self), run_folder, catch_up=False, team=team)
-
-
-def watch_learner(options: LearnerCommand) -> None:
-    """Run this host's processes of a learner of several, until it is told to stop."""
-    from lwd.fleet.learner_job import LearnerJob
-    from lwd.fleet.service import ServiceContext
-    from lwd.fleet.supervisor import stop_with_parent
-    from lwd.fleet.watchdog import Watchdog, WatchdogConfig
-
-    _log_to_stderr()
-    job = LearnerJob(
-        arguments=sys.argv[1:],
-        processes=options.processes,
-        process_id=options.process_id,
-        coordinator_address=options.coordinator_address,
-        beats=options.out.absolute() / "heartbeats",
-    )
-    config = WatchdogConfig(silent_s=options.silent_s, starting_s=options.starting_s)
-    watchdog = Watchdog(job.members, options.processes, job.beats, options.out.absolute() / "logs", config)
-    context = ServiceContext("learner", "watchdog")
-    stop_with_parent(context.stopping)
-    with context.signals():
-        watchdog.run(context.stopping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +209,7 @@ class RobotJoin:
             raise ConfigError(
                 f"{self.file} is the credential of a {credential.role}; a robot needs one of role robot."
             )
-        _log_to_stderr()
+        log_to_stderr()
         options = RobotOptions(
             folder=self.out or Path.home() / ".lwd" / credential.fleet / credential.name,
             environment=self.environment,
@@ -327,7 +279,7 @@ def _serving(
                 f"{options.credential} is the credential of a {credential.role}, not of a {role}."
             )
         name = credential.name
-    _log_to_stderr()
+    log_to_stderr()
     run_folder = RunFolder(
         options.out.absolute(),
         options.catalogue,
@@ -347,13 +299,3 @@ def _experiment(options: Service) -> Experiment:
     from lwd.recipes import recipe
 
     return recipe(options.recipe, options.seed)
-
-
-def _log_to_stderr() -> None:
-    """One line per event, for a log file or the journal."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-        force=True,
-    )

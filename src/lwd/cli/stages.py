@@ -10,7 +10,8 @@ import tyro
 from rich.console import Console
 from rich.pretty import pretty_repr
 
-from lwd.cli.options import RUN, RunOptions, command, experiment, folder, print_json
+from lwd.cli.job import JobOptions, joined, watch
+from lwd.cli.options import RUN, RunOptions, command, experiment, folder, log_to_stderr, print_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,30 +53,39 @@ class Collect(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSft(RunOptions):
+class TrainSft(JobOptions, RunOptions):
     """Clone the demonstrations: the SFT policy, which is the reference of everything after it. Resumes."""
 
     def run(self) -> None:
-        """Run it."""
-        from lwd.fleet.folder import open_services
-        from lwd.fleet.offline import train_sft
-
-        with open_services(folder(self.out)) as services:
-            snapshot = train_sft(experiment(self), services, Console())
-        print(f"published snapshot {snapshot.number}")
+        """Run it, or watch over the processes that do."""
+        _train(self, "sft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOffline(RunOptions):
+class TrainOffline(JobOptions, RunOptions):
     """Offline RL (DIVL and QAM) from the SFT policy on everything collected. Resumes."""
 
     def run(self) -> None:
-        """Run it."""
-        from lwd.fleet.folder import open_services
-        from lwd.fleet.offline import train_offline
+        """Run it, or watch over the processes that do."""
+        _train(self, "offline")
 
-        with open_services(folder(self.out)) as services:
-            snapshot = train_offline(experiment(self), services, Console())
+
+def _train(options: TrainSft | TrainOffline, stage: Literal["sft", "offline"]) -> None:
+    """All of a stage, as one process or as one of several."""
+    if options.is_watched:
+        print(f"{options.processes} processes train; their logs are in {options.out / 'logs'}")
+        watch(options, options.out)
+        return
+    if options.heartbeat is not None:
+        log_to_stderr()
+    with joined(options) as team:
+        from lwd.fleet import offline
+        from lwd.fleet.folder import open_services
+
+        train = {"sft": offline.train_sft, "offline": offline.train_offline}[stage]
+        with open_services(folder(options.out)) as services:
+            snapshot = train(experiment(options), services, Console(), team)
+    if snapshot is not None:
         print(f"published snapshot {snapshot.number}")
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from lwd.config import Experiment
@@ -20,7 +18,7 @@ from lwd.fleet.offline import first_state, offline_result
 from lwd.fleet.policies import load_reference, prompts_of, publish
 from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, open_replay, open_services
-from lwd.fleet.training import stage_key
+from lwd.fleet.training import open_checkpoints, open_metrics, stage_key
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.method import Acting
 from lwd.replay.reader import Reader
@@ -51,29 +49,11 @@ def run_learner(
     with (
         open_services(folder) as services,
         open_replay(experiment, services, team.replay_name("learner")) as (replay, reader),
-        _metrics(folder, team) as metrics,
-        _checkpoints(folder, team) as checkpoints,
+        open_metrics(folder, "online", team) as metrics,
+        open_checkpoints(folder, "online", team) as checkpoints,
     ):
         learner = OnlineLearner(context, experiment, services, replay, reader, metrics, checkpoints, team)
         learner.run(catch_up)
-
-
-def _metrics(folder: RunFolder, team: Team) -> AbstractContextManager[MetricsLog | None]:
-    """Of the process that leads; the others would write the same."""
-    return MetricsLog(folder.metrics("online")) if team.leads else nullcontext()
-
-
-@contextmanager
-def _checkpoints(folder: RunFolder, team: Team) -> Generator[Checkpoints]:
-    """Closed at the end; after an error only where that does not mean to wait for the other processes."""
-    checkpoints = Checkpoints(folder.checkpoints("online"))
-    try:
-        yield checkpoints
-    except BaseException:
-        if team.alone:
-            checkpoints.close()
-        raise
-    checkpoints.close()
 
 
 class Drawn(NamedTuple):

@@ -9,44 +9,48 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lwd.config import Experiment, OfflineStage
+from lwd.config import CloneStage, Experiment, OfflineStage
 from lwd.errors import ConfigError
-from lwd.fleet.metrics_log import MetricsLog
+from lwd.fleet.hosts import Team
 from lwd.fleet.policies import load_reference, model_config, prompts_of, publish
-from lwd.fleet.progress import Task, progress
+from lwd.fleet.progress import progress
 from lwd.fleet.services import Services, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
-from lwd.fleet.training import StageRun, own
+from lwd.fleet.training import StageRun, open_checkpoints, open_metrics, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Method
 from lwd.learner.sharding import Layout
-from lwd.learner.stages import LoopConfig, clone_stage
-from lwd.models.networks import MakePrompts
+from lwd.learner.stages import clone_stage
 from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
-from lwd.replay.mixture import Mixture
+from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
-from lwd.replay.sampler import Sampler
+from lwd.replay.view import View
 from lwd.snapshot.store import Snapshot
 
 _SFT_STREAM, _CRITIC_STREAM = 1, 2
 
 
-def train_sft(experiment: Experiment, services: Services, console: Console) -> Snapshot:
-    """Clone the demonstrations; the result is published and is pi_beta from then on. Resumes from its checkpoints."""
-    stage = experiment.clone
-    with open_replay(experiment, services, "learner") as (replay, reader):
-        reader.refresh()
+def train_sft(
+    experiment: Experiment, services: Services, console: Console, team: Team | None = None
+) -> Snapshot | None:
+    """Clone the demonstrations; the result is published and is pi_beta from then on. Resumes from its checkpoints.
+
+    Several processes call it together, each with its own place in the `team`; the one that leads publishes, and the others get
+    None.
+    """
+    stage, team = experiment.clone, team or Team()
+    with open_replay(experiment, services, team.replay_name("learner")) as (replay, reader):
+        view = _common_view(replay, reader, team)
         networks = model_config(experiment)
-        normalizer = demonstration_normalizer(replay.view(), networks.statistics)
+        normalizer = demonstration_normalizer(view, networks.statistics)
         key = jax.random.fold_in(jax.random.key(experiment.seed), _SFT_STREAM)
         policy = networks.make_policy(key, normalizer)
-        sampler = _sampler(replay, stage.mixture, experiment, networks.prompts(policy))
-        with (
-            progress(console, "train sft", stage.steps) as bar,
-            _stage_run("sft", experiment, services, stage.loop, bar, "policy/flow_matching_loss") as run,
-        ):
+        sampler = replay.sampler(view, stage.mixture, experiment.seed, networks.prompts(policy))
+        with _stage_run(
+            "sft", experiment, services, stage, console, "policy/flow_matching_loss", team
+        ) as run:
             state = run.restore(init_clone(stage.learner, policy))
             state = run.train(
                 clone_stage(stage.learner),
@@ -55,33 +59,43 @@ def train_sft(experiment: Experiment, services: Services, console: Console) -> S
                 batch=stage.learner.batch,
                 until_step=stage.steps,
             )
+        acting = team.layout.whole(merged(state.acting_policy))
+        if not team.leads:
+            return None
         return publish(
             experiment,
             services,
-            merged(state.acting_policy),
+            acting,
             stage="sft",
             learner_step=stage.steps,
             manifest=sampler.manifest,
         )
 
 
-def train_offline(experiment: Experiment, services: Services, console: Console) -> Snapshot:
-    """Offline learning from the SFT snapshot; publishes what the stage ends with. Resumes from its checkpoints."""
-    stage = experiment.offline
+def train_offline(
+    experiment: Experiment, services: Services, console: Console, team: Team | None = None
+) -> Snapshot | None:
+    """Offline learning from the SFT snapshot; publishes what the stage ends with. Resumes from its checkpoints.
+
+    `team` as in `train_sft`.
+    """
+    stage, team = experiment.offline, team or Team()
     state = first_state(experiment, stage.learner, load_reference(experiment, services))
-    state, manifest = train_on_replay(experiment, services, console, stage, state, "offline")
-    return publish(
-        experiment,
-        services,
-        stage.learner.acting(state),
-        stage="offline",
-        learner_step=stage.steps,
-        manifest=manifest,
-    )
+    state, manifest = train_on_replay(experiment, services, console, stage, state, "offline", team)
+    acting = team.layout.whole(stage.learner.acting(state))
+    if not team.leads:
+        return None
+    return publish(experiment, services, acting, stage="offline", learner_step=stage.steps, manifest=manifest)
 
 
 def train_on_replay(
-    experiment: Experiment, services: Services, console: Console, stage: OfflineStage, state: Any, name: str
+    experiment: Experiment,
+    services: Services,
+    console: Console,
+    stage: OfflineStage,
+    state: Any,
+    name: str,
+    team: Team | None = None,
 ) -> tuple[Any, int]:
     """The value alone, then the method's whole update, on what the log holds now. Resumes from its checkpoints.
 
@@ -89,17 +103,14 @@ def train_on_replay(
     is that of its checkpoints, its metrics and its stream of random numbers. Returns the state after the last learner step, and
     the number of the manifest.
     """
-    reference = load_reference(experiment, services)
-    with open_replay(experiment, services, "learner") as (replay, reader):
-        reader.refresh()
-        check_statistics(reference.normalizer, replay.view())
+    reference, team = load_reference(experiment, services), team or Team()
+    with open_replay(experiment, services, team.replay_name("learner")) as (replay, reader):
+        view = _common_view(replay, reader, team)
+        check_statistics(reference.normalizer, view)
         prompts = prompts_of(experiment, reference)
-        sampler = _sampler(replay, stage.mixture, experiment, prompts)
-        warm_up = _sampler(replay, stage.warm_up_mixture or stage.mixture, experiment, prompts)
-        with (
-            progress(console, f"train {name}", stage.steps) as bar,
-            _stage_run(name, experiment, services, stage.loop, bar, "value/quantile") as run,
-        ):
+        sampler = replay.sampler(view, stage.mixture, experiment.seed, prompts)
+        warm_up = replay.sampler(view, stage.warm_up_mixture or stage.mixture, experiment.seed, prompts)
+        with _stage_run(name, experiment, services, stage, console, "value/quantile", team) as run:
             state = run.restore(state)
             batch = stage.learner.batch
             state = run.train(
@@ -142,30 +153,37 @@ def last_state(
         checkpoints.close()
 
 
-def _sampler(
-    replay: Replay, mixture: Mixture, experiment: Experiment, prompts: MakePrompts | None
-) -> Sampler:
-    return replay.sampler(replay.view(), mixture, experiment.seed, prompts)
+def _common_view(replay: Replay, reader: Reader, team: Team) -> View:
+    """What all processes of the learner hold of the log."""
+    reader.refresh()
+    return replay.view(team.agreement.least(replay.manifest))
 
 
 @contextmanager
 def _stage_run(
-    stage: str, experiment: Experiment, services: Services, loop: LoopConfig, bar: Task, shown: str
+    name: str,
+    experiment: Experiment,
+    services: Services,
+    stage: CloneStage | OfflineStage,
+    console: Console,
+    shown: str,
+    team: Team,
 ) -> Generator[StageRun]:
-    checkpoints = Checkpoints(services.folder.checkpoints(stage))
+    with (
+        progress(console if team.leads else Console(quiet=True), f"train {name}", stage.steps) as bar,
+        open_checkpoints(services.folder, name, team) as checkpoints,
+        open_metrics(services.folder, name, team) as metrics,
+    ):
 
-    def show(step: int, metrics: dict[str, float]) -> None:
-        bar.to(step, f"{shown} {metrics[shown]:.3f}" if shown in metrics else "")
+        def show(step: int, numbers: dict[str, float]) -> None:
+            bar.to(step, f"{shown} {numbers[shown]:.3f}" if shown in numbers else "")
 
-    try:
-        with MetricsLog(services.folder.metrics(stage)) as metrics:
-            yield StageRun(
-                stage,
-                seed=experiment.seed,
-                loop=loop,
-                metrics=metrics,
-                checkpoints=checkpoints,
-                progress=show,
-            )
-    finally:
-        checkpoints.close()
+        yield StageRun(
+            name,
+            seed=experiment.seed,
+            loop=stage.loop,
+            metrics=metrics,
+            checkpoints=checkpoints,
+            progress=show,
+            team=team,
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from lwd.errors import ConfigError
+from lwd.fleet.folder import RunFolder
 from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.learner.checkpoint import Checkpoints
@@ -33,7 +35,7 @@ class StageRun:
         *,
         seed: int,
         loop: LoopConfig,
-        metrics: MetricsLog,
+        metrics: MetricsLog | None,
         checkpoints: Checkpoints | None = None,
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
         team: Team | None = None,
@@ -94,7 +96,7 @@ class StageRun:
     def _report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
         """Log a block; called one block late, so that reading the numbers does not stop the dispatch of the next."""
         numbers = {name: float(value) for name, value in metrics.items()}
-        if not self.team.leads:
+        if self.metrics is None:  # another process speaks for all
             return
         numbers["replay/wait_fraction"] = prefetch.wait_fraction
         prefetch.reset_wait()
@@ -106,6 +108,26 @@ class StageRun:
         if self.checkpoints is not None:
             position = {"stage": self.stage, "seed": self.seed, "manifest": manifest}
             self.checkpoints.save(step, state, position)
+
+
+def open_metrics(
+    folder: RunFolder, stage: str, team: Team
+) -> AbstractContextManager[MetricsLog] | AbstractContextManager[None]:
+    """Of the process that leads; the others would write the same."""
+    return MetricsLog(folder.metrics(stage)) if team.leads else nullcontext()
+
+
+@contextmanager
+def open_checkpoints(folder: RunFolder, stage: str, team: Team) -> Generator[Checkpoints]:
+    """Closed at the end; after an error only where that does not mean to wait for the other processes."""
+    checkpoints = Checkpoints(folder.checkpoints(stage))
+    try:
+        yield checkpoints
+    except BaseException:
+        if team.alone:
+            checkpoints.close()
+        raise
+    checkpoints.close()
 
 
 def _first(batches: Transition, count: int) -> Transition:

@@ -1,4 +1,4 @@
-"""The online learner as two processes: one publishes, both stop, and the policy is that of one process."""
+"""A learner as two processes, offline and online: one publishes, both end, and the policy is that of one process."""
 
 import os
 import shutil
@@ -16,7 +16,8 @@ from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.learner import run_learner
 from lwd.fleet.learner_job import free_port
 from lwd.fleet.metrics_log import read_metrics
-from lwd.fleet.offline import last_state
+from lwd.fleet.offline import last_state, train_offline, train_sft
+from lwd.fleet.policies import find_snapshot
 from lwd.fleet.process import ProcessContext
 from lwd.models.arrays import to_arrays
 
@@ -88,3 +89,39 @@ def test_two_processes_publish_once_what_one_process_publishes(trained_copy, tmp
     assert [path.name for path in together.metrics("online").parent.glob("online*")] == ["online.jsonl"]
     assert (together.path / "replay" / "learner-1").is_dir()
     assert (together.checkpoints("online") / "10").is_dir()
+
+
+def newest(folder, stage):
+    """The arrays of a stage's newest snapshot."""
+    with open_services(folder) as services:
+        return services.snapshots.load(find_snapshot(services, stage).number)[0]
+
+
+def count(folder):
+    with open_services(folder) as services:
+        return len(services.snapshots.list())
+
+
+def test_a_pair_of_processes_trains_what_one_trains(trained_copy, tmp_path, console):
+    """`lwd train` with a watchdog around two processes, started as a user does: the numbers of `train_sft` and `train_offline`."""
+    for stage in ("sft", "offline"):
+        shutil.rmtree(trained_copy.checkpoints(stage))
+    together = RunFolder(tmp_path / "together")
+    shutil.copytree(trained_copy.path, together.path)
+    before = count(together)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    for stage, train in (("sft", train_sft), ("offline", train_offline)):
+        with open_services(trained_copy) as services:
+            train(X, services, console)
+        asked = ["train", stage, "--recipe", "toy_fleet:experiment", "--out", str(together.path)]
+        command = [sys.executable, "-W", "ignore", "-m", "lwd.cli", *asked, "--processes", "2"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "2 processes train" in done.stdout
+        expected, found = newest(trained_copy, stage), newest(together, stage)
+        assert set(found) == set(expected)
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        metrics = together.metrics(stage)
+        assert [path.name for path in metrics.parent.glob(f"{stage}*")] == [metrics.name]
+    assert count(together) == before + 2
