@@ -85,13 +85,13 @@ SETTINGS: Mapping[str, Callable[[Any, float], Any]] = {
 """Setting -> (learner, value) -> the learner with it."""
 
 SPACE: Mapping[tuple[str, str], tuple[float, ...]] = {
-    ("lwd", "temperature"): (0.02, 0.04, 0.08),
+    ("lwd", "temperature"): (0.01, 0.02, 0.04, 0.08),
     ("iql_qam", "expectile"): (0.6, 0.75, 0.9),
-    ("awac", "beta"): (0.02, 0.05, 0.15),
-    ("best_of_n", "n"): (4.0, 8.0, 16.0),
-    ("rft", "learning_rate"): (3e-4, 1e-3, 3e-3),
-    ("hg_dagger", "learning_rate"): (3e-4, 1e-3, 3e-3),
-    ("recap", "guidance"): (1.0, 2.5, 5.0),
+    ("awac", "beta"): (0.01, 0.02, 0.05, 0.15),
+    ("best_of_n", "n"): (4.0, 8.0, 16.0, 32.0),
+    ("rft", "learning_rate"): (1e-4, 3e-4, 1e-3, 3e-3),
+    ("hg_dagger", "learning_rate"): (3e-4, 1e-3, 3e-3, 1e-2),
+    ("recap", "guidance"): (1.0, 2.5, 5.0, 10.0),
 }
 """(method, setting) -> what is tried: each method's setting, three values, and one beyond an edge that was best."""
 
