@@ -56,7 +56,7 @@ class ChoosingRobots(LearnerConfig):
         n: chunks to choose from. Robots carry the target critic as well as the policy.
     """
 
-    n: int = 8
+    n: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -107,6 +107,7 @@ def recap(x: Experiment) -> Experiment:
             value_high=config.divl.value_high,
             batch=config.batch,
             policy_ema_rate=x.clone.learner.policy_ema_rate,
+            guidance=10.0,
         )
 
     return replace(
@@ -138,7 +139,7 @@ def iql_qam(x: Experiment) -> Experiment:
 
 def awac(x: Experiment) -> Experiment:
     """LWD with advantage-weighted flow matching in place of QAM."""
-    return _with_learner(x, "awac", lambda c: Awac(**_settings(c)))
+    return _with_learner(x, "awac", lambda c: Awac(**_settings(c), beta=0.02))
 
 
 def best_of_n(x: Experiment) -> Experiment:

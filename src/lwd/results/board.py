@@ -119,7 +119,7 @@ ABLATIONS = (
     ),
     Ablation(
         "Beyond the paper: chunks that the robot chooses from, online",
-        (("1", "lwd_online"), ("8", "best_of_8_acting")),
+        (("1", "lwd_online"), ("16", "best_of_16_acting")),
         "lwd_online",
     ),
 )

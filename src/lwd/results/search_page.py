@@ -19,8 +19,6 @@ Every method, LWD too, has the same budget: three values of the setting that mat
 comparison uses; the fast tier's eight tasks; up to the offline stage, HG-DAgger, which learns nothing offline, up to the online
 stage. Brackets hold 95 % intervals over the held-out starts of the one seed. "Used" is the method's default in every
 comparison, to be the best of its values on all tasks, or the value that it had before where the two intervals overlap widely.
-A dash has not been run with the present recipe: what is used was chosen with an earlier one, whose clone had not converged
-(decision [0026](../decisions/0026-the-clones-learning-rate.md)).
 
 Besides, LWD had the search of decision records [0019](../decisions/0019-the-demo-recipe.md) to
 [0023](../decisions/0023-online-returns-and-tau.md), on the scene: fleet, data, network sizes and schedules, which all methods

@@ -103,7 +103,7 @@ def count(folder):
 
 
 def test_a_pair_of_processes_trains_what_one_trains(trained_copy, tmp_path, console):
-    """`lwd train` with a watchdog around two processes, started as a user does: the numbers of `train_sft` and `train_offline`."""
+    """`lwd train` with a watchdog around two processes, as a user starts it: the numbers of `train_sft` and `train_offline`."""
     for stage in ("sft", "offline"):
         shutil.rmtree(trained_copy.checkpoints(stage))
     together = RunFolder(tmp_path / "together")
