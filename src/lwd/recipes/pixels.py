@@ -94,10 +94,10 @@ def scene_vla(seed: int = 0) -> Experiment:
     eye = replace(FRONT, height=56, width=56)
     tasks = ("press_button", "open_drawer")
     loop = LoopConfig(block_steps=20, checkpoint_every_blocks=25)
-    policy = OptimizerConfig(learning_rate=1e-3, decay_steps=3_000, final_share=0.1)
-    critic = OptimizerConfig(learning_rate=1e-3, decay_steps=1_600, final_share=0.2)
+    policy = OptimizerConfig(learning_rate=1e-3, decay_steps=1_500, final_share=0.1)
+    critic = OptimizerConfig(learning_rate=1e-3, decay_steps=900, final_share=0.2)
     learner = Lwd(
-        policy=replace(policy, learning_rate=3e-4, decay_steps=800),
+        policy=replace(policy, learning_rate=3e-4, decay_steps=300),
         critic=critic,
         qam=QamConfig(temperature=0.03, flow_steps=5),
         batch=BATCH,
@@ -122,11 +122,11 @@ def scene_vla(seed: int = 0) -> Experiment:
             steps=policy.decay_steps,
             loop=loop,
         ),
-        offline=replace(x.offline, learner=learner, critic_steps=1_200, steps=1_600, loop=loop),
+        offline=replace(x.offline, learner=learner, critic_steps=600, steps=900, loop=loop),
         online=replace(
             x.online,
             learner=expert,
-            control_steps=6_000,
+            control_steps=4_000,
             rate=RateLimit(learner_steps_per_control_step=0.05),
             publish_every_learner_steps=20,
         ),
