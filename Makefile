@@ -1,6 +1,6 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11 or newer and make are all they need.
 .DEFAULT_GOAL := help
-.PHONY: help parity demo test test-slow record-slow check fix bench chaos results results-demo table docs lock venv
+.PHONY: help parity demo test test-slow test-vla record-slow check fix bench chaos results results-demo table docs lock venv
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -29,7 +29,10 @@ test: $(READY)  ## all tests but the slow tier
 	$(PYTEST)
 
 test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (minutes; the limit is ten)
-	$(BIN)/pytest -m slow tests/slow
+	$(BIN)/pytest -m slow tests/slow/test_regression_gate.py
+
+test-vla: $(READY)  ## the VLA at dummy size learns from pictures through the whole loop (about half an hour)
+	$(BIN)/pytest -m slow tests/slow/test_vla_learns.py
 
 record-slow: $(READY)  ## record the slow tier's curves anew; the change belongs into CHANGELOG.md under "Numbers"
 	$(BIN)/python -m tests.slow.record

@@ -123,7 +123,7 @@ Written by `python -m tools.vla_learns` from `{RESULT}`. One run, seed {result["
 The recipe `scene_vla` is the whole loop with the VLA of [the paper's Section 6](../reference/vla_plan.md) at dummy size:
 pi0.5's policy and the Gemma 3 critic with random weights, one camera at 56 x 56, two tasks, prompts read as bytes. The robot is
 told its own joints only, so where the drawer is and whether the button is lit can only be seen. Everything trains offline, the
-action expert alone online. `make test-slow` runs it and checks what this page shows.
+action expert alone online. `make test-vla` runs it and checks what this page shows.
 
 ![SFT loss and value](../{FIGURE.relative_to("docs")})
 
@@ -138,8 +138,9 @@ Success on {result["episodes"]} held-out episodes, mean of tasks, 95 % intervals
 | --- | --: |
 {told}
 
-A policy of this size, trained for minutes from random weights, says nothing about how well pi0.5 acts. What it shows is that
-pictures, prompts, critic, adjoint matching and the frozen backbone work together.
+Acting does not get better here: {result["episodes"]} attempts are few, and a policy of this size, trained for minutes from
+random weights, says nothing about how well pi0.5 acts. What the run shows is that pictures, prompts, value, critic, adjoint
+matching and the frozen backbone work together, and that what the value has learned holds on new episodes.
 """
 
 
@@ -163,6 +164,7 @@ def main() -> int:
         (ROOT / RESULT).parent.mkdir(parents=True, exist_ok=True)
         write_json(ROOT / RESULT, {**about, **run(x, asked.out, Console())})
     result: dict[str, Any] = json.loads((ROOT / RESULT).read_text(encoding="utf-8"))
+    (ROOT / FIGURE).parent.mkdir(parents=True, exist_ok=True)
     draw.save(partial(figure, result), (8.8, 2.8), ROOT / FIGURE)
     (ROOT / PAGE).write_text(page(result), encoding="utf-8")
     print(f"wrote {PAGE} and {FIGURE}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,18 @@ def test_arithmetic_of_scale() -> None:
     assert rows["catalogue growth in a day"][2] == "29 GB"
     assert rows["statuses on the broker = robots / 2 s"] == ["8 /s", "500 /s", "50,000 /s"]
     assert rows["coordinator, cores for statuses"] == ["-", "-", "-"]  # not measured here
+
+
+def test_the_page_of_the_small_vla_is_what_its_result_says():
+    from tools import vla_learns
+
+    result = json.loads((vla_learns.ROOT / vla_learns.RESULT).read_text(encoding="utf-8"))
+    assert (vla_learns.ROOT / vla_learns.PAGE).read_text(encoding="utf-8") == vla_learns.page(result)
+
+
+def test_the_chance_that_a_success_has_more_value_by_hand():
+    from tools.vla_learns import area_under_curve
+
+    value = {"success": [[0.1, 0.9], [0.5, 0.8]], "failure": [[0.1, 0.2], [0.3, 0.9]]}
+    assert area_under_curve(value, 0) == (0.5 + 0 + 1 + 1) / 4  # a tie, a loss, two wins
+    assert area_under_curve(value, 1) == (1 + 0.5 + 1 + 0) / 4

@@ -1,4 +1,4 @@
-"""The slow tier: a dummy-size VLA goes through the whole loop on pictures, and learns. `make test-slow`."""
+"""The slow tier: a dummy-size VLA goes through the whole loop on pictures, and learns. `make test-vla`."""
 
 from __future__ import annotations
 

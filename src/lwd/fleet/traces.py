@@ -19,6 +19,9 @@ from lwd.learner.divl import DivlConfig, read_value
 from lwd.models.protocols import Value
 from lwd.transition import Observation
 
+_PADDED_TO = 32
+"""Chunks of an episode are padded to a multiple of it."""
+
 
 def value_traces(
     experiment: Experiment, critic: Value, episodes: Sequence[Episode], config: DivlConfig
@@ -55,7 +58,9 @@ def _read(
 def read_trace(experiment: Experiment, critic: Value, episode: Episode, config: DivlConfig) -> dict[str, Any]:
     """The value at every chunk boundary of an episode, as the report's value_traces.json holds it."""
     spec, _ = fleet_description(experiment)
-    rows = np.arange(0, episode.steps, spec.chunk_steps)
+    boundaries = np.arange(0, episode.steps, spec.chunk_steps)
+    count = len(boundaries)
+    rows = np.pad(boundaries, (0, -count % _PADDED_TO), mode="edge")  # few lengths, so few compilations
     text = encoder(experiment)(episode.header.instruction)
     proprio = np.asarray(episode.proprio[rows], np.float32)
     prompts = prompts_of(experiment, critic)
@@ -68,14 +73,15 @@ def read_trace(experiment: Experiment, critic: Value, episode: Episode, config: 
         for camera in spec.cameras
     }
     observations = jax.tree.map(jnp.asarray, Observation(proprio, texts, seen, ids))
-    quantile, tau, entropy, probabilities = _read(critic, observations, config)
+    found = _read(critic, observations, config)
+    quantile, tau, entropy, probabilities = (np.asarray(array)[:count] for array in found)
     return {
         "task": episode.header.task,
         "outcome": episode.verdict.outcome.value,
-        "times_s": episode.times_s[rows].tolist(),
-        "quantile": np.asarray(quantile).tolist(),
-        "entropy": np.asarray(entropy).tolist(),
-        "tau": np.asarray(tau).tolist(),
-        "probabilities": np.round(np.asarray(probabilities), 5).tolist(),
+        "times_s": episode.times_s[boundaries].tolist(),
+        "quantile": quantile.tolist(),
+        "entropy": entropy.tolist(),
+        "tau": tau.tolist(),
+        "probabilities": np.round(probabilities, 5).tolist(),
         "atoms": np.asarray(config.support()).tolist(),
     }

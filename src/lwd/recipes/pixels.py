@@ -85,7 +85,7 @@ def scene_pixels_quick(seed: int = 0) -> Experiment:
 
 
 def scene_vla(seed: int = 0) -> Experiment:
-    """The dummy-size VLA through the whole loop: two short tasks by a camera at 56, about ten minutes on two cores.
+    """The dummy-size VLA through the whole loop: two short tasks by a camera at 56, about half an hour on two cores.
 
     As in the paper, everything trains offline and only the action expert online. It shows that the networks learn from pictures
     and prompts, not how well a policy of this size can act.
