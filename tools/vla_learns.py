@@ -24,7 +24,7 @@ from lwd.evaluate.provenance import current_commit, describe_hardware, describe_
 from lwd.evaluate.records import read_records
 from lwd.evaluate.report import draw
 from lwd.evaluate.scores import score
-from lwd.fleet.demo import METHOD_OF_STAGE, horizons, offline_phases, online_phases, sft_phases
+from lwd.fleet.demo import METHOD_OF_STAGE, all_phases, horizons
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.metrics_log import read_metrics
 from lwd.fleet.offline import offline_result
@@ -45,9 +45,7 @@ _SHARES = np.linspace(0.0, 1.0, 11)
 def run(experiment: Experiment, folder: Path, console: Console) -> dict[str, Any]:
     """All stages that are not done yet, and what they show."""
     place = RunFolder(folder)
-    parts = (sft_phases, offline_phases, online_phases)
-    phases = {name: phase for part in parts for name, phase in part(experiment, place, console).items()}
-    timing = run_phases(place, phases, console)
+    timing = run_phases(place, all_phases(experiment, place, console), console)
     return {"minutes": {name: round(s / 60, 2) for name, s in timing.items()}, **read(experiment, place)}
 
 

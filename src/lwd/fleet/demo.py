@@ -46,12 +46,7 @@ class Demo:
             ConfigError: the folder belongs to another experiment.
         """
         claim(self._folder.path, repr(self._x), self._command, self._x.seed)
-        parts = (sft_phases, offline_phases, online_phases)
-        phases = {
-            name: phase
-            for part in parts
-            for name, phase in part(self._x, self._folder, self._console).items()
-        }
+        phases = all_phases(self._x, self._folder, self._console)
         summary = self._summarise(run_phases(self._folder, phases, self._console))
         print_results(self._console, summary)
         return summary
@@ -79,6 +74,12 @@ class Demo:
         )
         write_summary(self._folder.path / "summary.json", summary)
         return summary
+
+
+def all_phases(experiment: Experiment, folder: RunFolder, console: Console) -> Phases:
+    """Algorithm 1, each stage evaluated."""
+    asked = (experiment, folder, console)
+    return {**sft_phases(*asked), **offline_phases(*asked), **online_phases(*asked)}
 
 
 def sft_phases(experiment: Experiment, folder: RunFolder, console: Console) -> Phases:

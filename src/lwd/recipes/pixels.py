@@ -63,18 +63,10 @@ def scene_pixels(seed: int = 0) -> Experiment:
 def scene_pixels_quick(seed: int = 0) -> Experiment:
     """The same robots with small pictures, two short tasks and hardly any steps: shows that pictures pass through the loop."""
     x = scene_pixels(seed)
-    eye = replace(FRONT, height=64, width=64)
-    tasks = ("press_button", "open_drawer")
-
     return replace(
         x,
         name="scene_pixels_quick",
-        fleet=FleetConfig(
-            deployed=replace(x.fleet.deployed, cameras=(eye,), tasks=tasks),
-            demonstrated=replace(x.fleet.demonstrated, cameras=(eye,), tasks=tasks),
-            robots=4,
-            workers=2,
-        ),
+        fleet=_two_tasks(x.fleet, side=64, robots=4),
         collect=replace(x.collect, demos={"leisurely": 2}, play=1, rollouts=1),
         model=replace(x.model, image_side=64),
         clone=replace(x.clone, steps=40),
@@ -91,8 +83,6 @@ def scene_vla(seed: int = 0) -> Experiment:
     and prompts, not how well a policy of this size can act.
     """
     x = scene_pixels(seed)
-    eye = replace(FRONT, height=56, width=56)
-    tasks = ("press_button", "open_drawer")
     loop = LoopConfig(block_steps=20, checkpoint_every_blocks=25)
     policy = OptimizerConfig(learning_rate=1e-3, decay_steps=1_500, final_share=0.1)
     critic = OptimizerConfig(learning_rate=1e-3, decay_steps=900, final_share=0.2)
@@ -108,12 +98,7 @@ def scene_vla(seed: int = 0) -> Experiment:
     return replace(
         x,
         name="scene_vla",
-        fleet=FleetConfig(
-            deployed=replace(x.fleet.deployed, cameras=(eye,), tasks=tasks),
-            demonstrated=replace(x.fleet.demonstrated, cameras=(eye,), tasks=tasks),
-            robots=8,
-            workers=2,
-        ),
+        fleet=_two_tasks(x.fleet, side=56, robots=8),
         collect=CollectConfig(demos={"leisurely": 40}, play=4, rollouts=20, rollout_noise=0.3),
         model=VlaModel(policy=replace(DUMMY, prompt_tokens=160), flow_steps=5),  # bytes, so prompts are long
         clone=replace(
@@ -131,4 +116,16 @@ def scene_vla(seed: int = 0) -> Experiment:
             publish_every_learner_steps=20,
         ),
         evaluate=EvaluateConfig(episodes=20),
+    )
+
+
+def _two_tasks(fleet: FleetConfig, side: int, robots: int) -> FleetConfig:
+    """A smaller fleet with smaller pictures, on two short tasks."""
+    eye, tasks = replace(FRONT, height=side, width=side), ("press_button", "open_drawer")
+    return replace(
+        fleet,
+        deployed=replace(fleet.deployed, cameras=(eye,), tasks=tasks),
+        demonstrated=replace(fleet.demonstrated, cameras=(eye,), tasks=tasks),
+        robots=robots,
+        workers=2,
     )
