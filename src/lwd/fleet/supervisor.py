@@ -178,13 +178,19 @@ def _signal(item: _Running, number: int) -> None:
         item.process.send_signal(number)
 
 
+STARTED_BY = '[ "$PPID" = "$0" ] && exec "$@"'
+"""Shell: become the command, unless the parent named first is gone already; the kernel signals only deaths to come."""
+
+
 def ends_with_parent(command: Sequence[str]) -> list[str]:
-    """The command of a program that is not ours, such that a killed supervisor does not leave it behind (Linux).
+    """The command of a program that is not ours, such that a killed supervisor, this process, does not leave it behind (Linux).
 
     Our own processes look themselves, see `stop_with_parent`.
     """
     setpriv = shutil.which("setpriv")
-    return [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), *command]
+    if setpriv is None:
+        return [*command]
+    return [setpriv, "--pdeathsig", "TERM", "sh", "-c", STARTED_BY, str(os.getpid()), *command]
 
 
 def stop_with_parent(stop: threading.Event, poll_s: float = 1.0) -> None:

@@ -1,5 +1,6 @@
 """A killed supervisor leaves no program of others behind, such as the broker."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,12 @@ print(supervisor.pids["broker"], flush=True)
 time.sleep(600)
 """
 
+WRAP = """
+import json
+from lwd.fleet.supervisor import ends_with_parent
+print(json.dumps(ends_with_parent(["echo", "started"])))
+"""
+
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
 def test_what_the_supervisor_started_ends_when_it_is_killed(tmp_path):
@@ -36,6 +43,16 @@ def test_what_the_supervisor_started_ends_when_it_is_killed(tmp_path):
         finally:
             if alive(child):
                 os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
+def test_what_starts_only_after_the_supervisor_was_killed_ends_at_once():
+    """The kernel tells of deaths that are to come, so a supervisor killed in between would leave its child for ever."""
+    supervisor = subprocess.Popen([sys.executable, "-c", WRAP], stdout=subprocess.PIPE, text=True)
+    wrapped, _ = supervisor.communicate(timeout=60)  # it has ended before its child starts
+    child = subprocess.run(json.loads(wrapped), timeout=60, capture_output=True, check=False)
+    assert child.returncode != 0
+    assert child.stdout == b""
 
 
 def alive(pid):
