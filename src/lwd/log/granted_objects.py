@@ -21,7 +21,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from lwd.errors import StoreError
-from lwd.log.calls import CALL_TIMEOUT_S, CallRefusedError, Calls
+from lwd.log.calls import CALL_TIMEOUT_S, CallBusyError, CallRefusedError, Calls
 from lwd.log.grants import GET, PUT
 from lwd.log.objects import MissingObjectError, ObjectStore, TooLargeError, check_key
 
@@ -43,7 +43,7 @@ class Transfer:
     Attributes:
         timeout_s: for all of it, with its repetitions.
         tries: failures in a row, without a byte of progress, after which it is an error.
-        pause_s: shortest and longest pause after a failure.
+        pause_s: shortest and longest pause after a failure; the longest where the coordinator is busy.
         stall_s: how long the server may send or take nothing.
     """
 
@@ -107,7 +107,7 @@ class GrantedObjects:
                     return self._folder(grant.files).put_once(key, data)
                 status, code = self._send(grant, data, tries)
             except _TryAgainError as error:
-                tries.failed(str(error))
+                tries.failed(str(error), seldom=error.seldom)
                 continue
             if status in (200, 201, 204):
                 return True
@@ -132,7 +132,7 @@ class GrantedObjects:
                     )
                 status, code = self._receive(grant, data, size, tries)
             except _TryAgainError as error:
-                tries.failed(str(error), progress=len(data) > before)
+                tries.failed(str(error), progress=len(data) > before, seldom=error.seldom)
                 continue
             if status == 404:
                 raise MissingObjectError(f"object {key!r} does not exist.")
@@ -164,6 +164,8 @@ class GrantedObjects:
             answer = self._calls.call(f"calls.{self._robot}.{verb}", payload, timeout)
         except CallRefusedError:
             raise
+        except CallBusyError as error:
+            raise _TryAgainError(str(error), seldom=True) from error
         except StoreError as error:
             raise _TryAgainError(str(error)) from error
         if answer.get("later") is True:
@@ -259,7 +261,11 @@ class GrantedObjects:
 
 
 class _TryAgainError(Exception):
-    """A transfer that is worth another try."""
+    """A transfer that is worth another try; `seldom` where trying is itself the trouble."""
+
+    def __init__(self, text: str, *, seldom: bool = False) -> None:
+        self.seldom = seldom
+        super().__init__(text)
 
 
 class _Tries:
@@ -279,8 +285,12 @@ class _Tries:
             )
         return left
 
-    def failed(self, cause: str, progress: bool = False) -> None:
-        """Wait before the next try, or raise StoreError if this was the last one."""
+    def failed(self, cause: str, progress: bool = False, seldom: bool = False) -> None:
+        """Wait before the next try, or raise StoreError if this was the last one.
+
+        `seldom` waits as long as after the worst failure: a thousand robots that return at once must not spend the
+        coordinator's time, and theirs, on being told to wait.
+        """
         self._failures = 1 if progress else self._failures + 1
         if self._failures >= self._limits.tries:
             raise StoreError(
@@ -288,7 +298,7 @@ class _Tries:
                 "and whether coordinator and object store run."
             )
         low, high = self._limits.pause_s
-        pause = min(low * 2 ** (self._failures - 1), high) * random.uniform(0.5, 1.0)
+        pause = (high if seldom else min(low * 2 ** (self._failures - 1), high)) * random.uniform(0.5, 1.0)
         log.info("transfer_failed what=%r seconds=%.1f cause=%r", self.what, pause, cause)
         time.sleep(min(pause, self.left()))
 

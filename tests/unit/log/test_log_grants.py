@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from strict_s3 import StrictS3
 from lwd.errors import ConfigError, StoreError
 from lwd.log import codec, tables
 from lwd.log.bus import CatalogueBus
-from lwd.log.calls import CallRefusedError, LocalCalls
+from lwd.log.calls import CallBusyError, CallRefusedError, LocalCalls
 from lwd.log.catalogue import Catalogue
 from lwd.log.coordinator import Coordinator
 from lwd.log.deletion import delete
@@ -268,6 +269,33 @@ def test_the_time_of_a_call_is_bounded(site: Site):
     with pytest.raises(StoreError, match="took more than 2 s"):
         site.robot(limits=limits).put_once(named(b"x"), b"x")
     assert time.monotonic() - began < 10
+
+
+class BusyCalls(LocalCalls):
+    """Says that too many wait, so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left, self.asked = times, []
+
+    def call(self, subject: str, payload: Mapping[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
+        self.asked.append(time.monotonic())
+        if self.left:
+            self.left -= 1
+            raise CallBusyError("too many calls wait here")
+        return super().call(subject, payload, timeout_s)
+
+
+def test_a_busy_coordinator_is_asked_seldom(site: Site):
+    """A thousand robots that ask again at once would keep it busy with telling them so."""
+    limits = Transfer(timeout_s=60.0, tries=4, pause_s=(0.001, 0.2), stall_s=10.0)
+    calls = BusyCalls(3)
+    site.grants.serve(calls)
+    assert GrantedObjects(calls, "robot-1", limits=limits).put_once(named(b"x"), b"x") is True
+    assert len(calls.asked) == 4
+    assert all(later - one >= 0.1 for one, later in pairwise(calls.asked))
+    with pytest.raises(StoreError, match="too many calls wait"):
+        GrantedObjects(BusyCalls(4), "robot-1", limits=limits).get(named(b"x"))
 
 
 def test_robots_elsewhere_use_another_address(site: Site):
