@@ -97,6 +97,11 @@ ABLATIONS = (
         "lwd_offline",
     ),
     Ablation(
+        "Flow steps, offline",
+        (("3", "flow_steps_3"), ("5", "flow_steps_5"), ("10", "lwd_offline")),
+        "lwd_offline",
+    ),
+    Ablation(
         "Offline data",
         (("with failures", "lwd_offline"), ("successes only", "without_failures")),
         "lwd_offline",

@@ -41,11 +41,20 @@ class Scope:
     shown: bool = True
 
 
-WHOLE = Scope(offline_ablations=OFFLINE_ABLATIONS, online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER})
+def _whole(own_flow_steps: int) -> Scope:
+    """Everything, for a recipe with so many flow steps."""
+    own = f"flow_steps_{own_flow_steps}"
+    return Scope(
+        offline_ablations={name: change for name, change in OFFLINE_ABLATIONS.items() if name != own},
+        online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
+    )
+
+
+WHOLE = _whole(own_flow_steps=5)
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": WHOLE,
-    "metaworld": Scope(online_ablations=BEYOND_THE_PAPER),
+    "metaworld": _whole(own_flow_steps=10),
     "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}),
     "scene_evidence_quick": replace(WHOLE, shown=False),
     "metaworld_quick": Scope(shown=False),
