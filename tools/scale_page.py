@@ -100,9 +100,8 @@ def section(root: Path = ROOT) -> str:
         value = f"{_short(found[key])} {unit}".strip() if key in found else "not measured yet"
         lines.append(f"| {what} | {value} | `{(RESULTS / file).as_posix()}.json`, `{number}` |")
     for value, unit, what in ASSUMED.values():
-        lines.append(
-            f"| {what} | {_short(value)} {unit}".rstrip() + " | {'its code' if '`' in what else 'assumed'} |"
-        )
+        where = "its code" if "`" in what else "assumed"
+        lines.append(f"| {what} | {f'{_short(value)} {unit}'.strip()} | {where} |")
     for name, content in files.items():
         load = content.get("load", {})
         lines += [

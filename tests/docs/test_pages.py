@@ -75,6 +75,10 @@ def test_page_of_scale_is_what_the_benchmarks_measured() -> None:
 
     page = (DOCS / "explanation/scale.md").read_text(encoding="utf-8")
     assert page == scale_page.fill(page, scale_page.section())
+    sources = [
+        line.split("|")[3].strip() for line in scale_page.section().splitlines() if line.count("|") == 4
+    ]
+    assert {one for one in sources[2:] if not one.startswith("`")} == {"its code", "assumed"}
 
 
 def test_arithmetic_of_scale() -> None:
