@@ -133,12 +133,12 @@ CHANGED = {
     "no_interventions": {"online.takeover": "None (TakeoverRule)"},
     "fleet_1": {
         "fleet.robots": "1 (16)",
-        "online.control_steps": "16250 (260000)",
+        "online.control_steps": "8125 (130000)",
         "online.rate.learner_steps_per_control_step": "1.6 (0.1)",
     },
     "fleet_4": {
         "fleet.robots": "4 (16)",
-        "online.control_steps": "65000 (260000)",
+        "online.control_steps": "32500 (130000)",
         "online.rate.learner_steps_per_control_step": "0.4 (0.1)",
     },
     "publish_10": {"online.publish_every_learner_steps": "10 (50)"},
