@@ -350,6 +350,7 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch):
     sa.event.remove(sa.pool.Pool, "connect", no_sync)
 
 
+@pytest.mark.timeout(6 * 3600 if NIGHTLY else 300)
 def test_any_interleaving_counts_each_episode_once(quick_disk):
     limits: dict[str, Any] = (
         {"max_examples": 500, "stateful_step_count": 60}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lwd.results.board import Board, label
-from lwd.results.claims import claims, show
+from lwd.results.claims import Claim, claims, show
 from lwd.results.figures import pictures
 from lwd.results.runfile import RunFile
 from lwd.results.scores import AVERAGES
@@ -39,7 +39,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) ->
 
 
 def readme_part(board: Board) -> str:
-    """The methods in one table, and the claims."""
+    """The methods that have a run in one table, and the claims that are measured; the results page has all of them."""
     done = sum(len(runs) for runs in board.runs.values())
     wanted = sum(board.wanted.values())
     title = f"#### {board.benchmark}\n\n"
@@ -47,11 +47,13 @@ def readme_part(board: Board) -> str:
         return (
             f"{title}None of the {wanted} runs is in yet; [results](docs/reference/results.md) lists them.\n"
         )
-    methods = table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])
+    methods = table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods if row in board.scores])
+    measured = [claim for claim in claims(board) if claim.measured]
+    told = f"\n{_claims_table(measured)}" if measured else ""
     return (
         f"{title}{methods}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
         f"failures included. {done} of {wanted} runs are in. Per task, paired differences, ablations, costs and who ran what: "
-        f"[results](docs/reference/results.md).\n\n{_claims_table(board)}"
+        f"[results](docs/reference/results.md).\n{told}"
     )
 
 
@@ -80,10 +82,10 @@ def _main_line(board: Board, row: str) -> list[str]:
     ]
 
 
-def _claims_table(board: Board) -> str:
+def _claims_table(shown: Sequence[Claim]) -> str:
     lines = [
         [claim.text, claim.measured or MISSING, "**no**" if claim.holds == "no" else claim.holds]
-        for claim in claims(board)
+        for claim in shown
     ]
     return table(["claim", "measured", "holds"], lines, left=3)
 
@@ -93,7 +95,7 @@ def benchmark_page(board: Board) -> str:
     parts = [
         (f"## {board.benchmark}", ""),
         ("### Methods", table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
-        ("### Claims", _claims_table(board)),
+        ("### Claims", _claims_table(claims(board))),
         ("### Success per task", _per_task(board, board.methods)),
         ("### Paired differences in success", _differences(board)),
         ("### Figures", _figures(board)),
