@@ -51,6 +51,7 @@ POLL_S = 0.02
 SMALL_STEPS = 10
 DRAIN_S = 600.0
 LOOK_S = 0.002
+"""Between two looks at the spools of a process, for each of its clients."""
 
 Config = Mapping[str, Any]
 

@@ -178,7 +178,7 @@ def _signal(item: _Running, number: int) -> None:
         item.process.send_signal(number)
 
 
-STARTED_BY = '[ "$PPID" = "$0" ] && exec "$@"'
+_STARTED_BY = '[ "$PPID" = "$0" ] && exec "$@"'
 """Shell: become the command, unless the parent named first is gone already; the kernel signals only deaths to come."""
 
 
@@ -190,7 +190,7 @@ def ends_with_parent(command: Sequence[str]) -> list[str]:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return [*command]
-    return [setpriv, "--pdeathsig", "TERM", "sh", "-c", STARTED_BY, str(os.getpid()), *command]
+    return [setpriv, "--pdeathsig", "TERM", "sh", "-c", _STARTED_BY, str(os.getpid()), *command]
 
 
 def stop_with_parent(stop: threading.Event, poll_s: float = 1.0) -> None:

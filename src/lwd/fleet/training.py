@@ -96,7 +96,7 @@ class StageRun:
     def _report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
         """Log a block; called one block late, so that reading the numbers does not stop the dispatch of the next."""
         numbers = {name: float(value) for name, value in metrics.items()}
-        if self.metrics is None or not self.team.leads:
+        if self.metrics is None or not self.team.leads:  # another process speaks for all
             return
         numbers["replay/wait_fraction"] = prefetch.wait_fraction
         prefetch.reset_wait()

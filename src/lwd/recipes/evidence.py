@@ -10,15 +10,14 @@ from lwd.learner.stages import LoopConfig
 from lwd.recipes.fast import metaworld
 from lwd.recipes.sim import scene
 
-ONLINE_CONTROL_STEPS = 130_000
-"""Online budget of every method, the demo's: at 20 control steps a second 1.8 robot-hours."""
 LONGEST_BLOCK = 250
 """Learner steps between snapshots in the slowest ablation. Every learner may be this far ahead, so that none differs in it."""
 
 
 def scene_evidence(seed: int = 0) -> Experiment:
     """Eight tasks, sixteen robots, identical offline data and online budget for every method. One core per run."""
-    return replace(_with_budget(scene(seed), ONLINE_CONTROL_STEPS), name="scene_evidence")
+    x = scene(seed)
+    return replace(_with_budget(x, x.online.control_steps), name="scene_evidence")
 
 
 def scene_evidence_quick(seed: int = 0) -> Experiment:
