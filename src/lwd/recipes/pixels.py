@@ -89,7 +89,7 @@ def scene_vla(seed: int = 0) -> Experiment:
     learner = Lwd(
         policy=replace(policy, learning_rate=3e-4, decay_steps=300),
         critic=critic,
-        qam=QamConfig(temperature=0.03, flow_steps=5),
+        qam=QamConfig(temperature=0.1, flow_steps=5),  # the demo's is 0.03; a young critic is followed less
         batch=BATCH,
         policy_batch=8,
         augment=AugmentConfig(),
@@ -112,10 +112,10 @@ def scene_vla(seed: int = 0) -> Experiment:
             x.online,
             learner=expert,
             control_steps=4_000,
-            rate=RateLimit(learner_steps_per_control_step=0.05),
+            rate=RateLimit(learner_steps_per_control_step=0.05, learner_slack_steps=40, actor_slack_steps=40),
             publish_every_learner_steps=20,
         ),
-        evaluate=EvaluateConfig(episodes=20),
+        evaluate=EvaluateConfig(episodes=50),
     )
 
 
