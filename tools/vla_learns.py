@@ -24,7 +24,7 @@ from lwd.evaluate.provenance import current_commit, describe_hardware, describe_
 from lwd.evaluate.records import read_records
 from lwd.evaluate.report import draw
 from lwd.evaluate.scores import score
-from lwd.fleet.demo import METHOD_OF_STAGE, all_phases, horizons
+from lwd.fleet.demo import METHOD_OF_STAGE, STAGES, all_phases, horizons
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.metrics_log import read_metrics
 from lwd.fleet.offline import offline_result
@@ -53,8 +53,10 @@ def read(experiment: Experiment, place: RunFolder) -> dict[str, Any]:
     """SFT's loss, success after each stage, and the value along episodes that it was not trained on."""
     rows = [row for row in read_metrics(place.metrics("sft")) if row.get(LOSS) is not None]
     success = {}
-    for stage, method in METHOD_OF_STAGE.items():
-        found = score(read_records(place.path / "evaluations" / f"{method}.json"), horizons(experiment))
+    for stage in STAGES:
+        found = score(
+            read_records(place.path / "evaluations" / f"{METHOD_OF_STAGE[stage]}.json"), horizons(experiment)
+        )
         interval = found.average.success
         success[stage] = [round(x, 4) for x in (interval.value, interval.low, interval.high)]
     return {

@@ -189,6 +189,8 @@ class Experiment:
 
     Attributes:
         model: sizes of the networks, MLP or VLA; `model.for_robot(spec)` makes either.
+        consolidated: learning once more after the online stage, on everything recorded; None, as in the paper, for none.
+            It begins with the SFT policy, as the offline stage does (decision record 0028).
         gamma: discount per control step.
         takeover_fails: whether an operator's takeover counts as the policy's failure (decision record 0022); the paper
             bootstraps from the state that the human takes over in.
@@ -203,6 +205,7 @@ class Experiment:
     clone: CloneStage
     offline: OfflineStage
     online: OnlineStage
+    consolidated: OfflineStage | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gamma: float = 0.998
     takeover_fails: bool = False

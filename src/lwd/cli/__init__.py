@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "collect": stages.Collect,
     "train sft": stages.TrainSft,
     "train offline": stages.TrainOffline,
+    "train consolidated": stages.TrainConsolidated,
     "fleet up": fleet.FleetUp,
     "fleet init": fleet.FleetInit,
     "fleet invite": fleet.FleetInvite,

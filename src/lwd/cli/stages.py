@@ -70,7 +70,18 @@ class TrainOffline(JobOptions, RunOptions):
         _train(self, "offline")
 
 
-def _train(options: TrainSft | TrainOffline, stage: Literal["sft", "offline"]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainConsolidated(JobOptions, RunOptions):
+    """Learn once more after the online stage, on everything recorded, as the recipe's `consolidated` says. Resumes."""
+
+    def run(self) -> None:
+        """Run it, or watch over the processes that do."""
+        _train(self, "consolidated")
+
+
+def _train(
+    options: TrainSft | TrainOffline | TrainConsolidated, stage: Literal["sft", "offline", "consolidated"]
+) -> None:
     """All of a stage, as one process or as one of several."""
     if options.is_watched:
         print(f"{options.processes} processes train; their logs are in {options.out / 'logs'}")
@@ -82,7 +93,11 @@ def _train(options: TrainSft | TrainOffline, stage: Literal["sft", "offline"]) -
         from lwd.fleet import offline
         from lwd.fleet.folder import open_services
 
-        train = {"sft": offline.train_sft, "offline": offline.train_offline}[stage]
+        train = {
+            "sft": offline.train_sft,
+            "offline": offline.train_offline,
+            "consolidated": offline.train_consolidated,
+        }[stage]
         with open_services(folder(options.out)) as services:
             snapshot = train(experiment(options), services, Console(), team)
     if snapshot is not None:
@@ -98,7 +113,7 @@ class Evaluate(RunOptions):
         json: print the scores as JSON.
     """
 
-    stage: tyro.conf.Positional[Literal["sft", "offline", "online"]]
+    stage: tyro.conf.Positional[Literal["sft", "offline", "online", "consolidated"]]
     json: bool = False
 
     def run(self) -> None:

@@ -21,7 +21,7 @@ from lwd.fleet.collect import collect
 from lwd.fleet.dataset import print_dataset, write_dataset
 from lwd.fleet.evaluator import evaluate
 from lwd.fleet.metrics_log import MetricsLog
-from lwd.fleet.offline import offline_result, train_offline, train_sft
+from lwd.fleet.offline import offline_result, train_consolidated, train_offline, train_sft
 from lwd.fleet.online import online
 from lwd.fleet.phases import Phases, claim, run_phases
 from lwd.fleet.policies import find_snapshot
@@ -29,7 +29,15 @@ from lwd.fleet.services import RunFolder, Services, fleet_description
 from lwd.fleet.traces import value_traces
 from lwd.learner.method import Lwd
 
-METHOD_OF_STAGE = {"sft": "sft", "offline": "lwd_offline", "online": "lwd_online"}
+METHOD_OF_STAGE = {
+    "sft": "sft",
+    "offline": "lwd_offline",
+    "online": "lwd_online",
+    "consolidated": "lwd_consolidated",
+}
+"""Stage -> name of its evaluation's file."""
+STAGES = ("sft", "offline", "online")
+"""Those of Algorithm 1, which the demo runs."""
 FLEET_EPISODES = "episodes.jsonl"
 
 
@@ -54,7 +62,8 @@ class Demo:
     def _summarise(self, timing: Mapping[str, float]) -> Summary:
         fleet = fleet_totals(self._folder.path / FLEET_EPISODES)
         methods = {}
-        for stage, method in METHOD_OF_STAGE.items():
+        for stage in STAGES:
+            method = METHOD_OF_STAGE[stage]
             records = read_records(self._folder.path / "evaluations" / f"{method}.json")
             cost: dict[str, Any] = (
                 fleet
@@ -112,6 +121,14 @@ def online_phases(experiment: Experiment, folder: RunFolder, console: Console) -
     return {
         "online": lambda s: online(experiment, folder, console),
         "evaluate online": lambda s: run_evaluation(experiment, s, "online", console),
+    }
+
+
+def consolidated_phases(experiment: Experiment, folder: RunFolder, console: Console) -> Phases:
+    """Learning once more after the fleet's hours, where the experiment has that."""
+    return {
+        "train consolidated": lambda s: train_consolidated(experiment, s, console),
+        "evaluate consolidated": lambda s: run_evaluation(experiment, s, "consolidated", console),
     }
 
 

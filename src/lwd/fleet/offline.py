@@ -1,4 +1,4 @@
-"""Stages 1 and 2 of Algorithm 1 as a user runs them: `lwd train sft` and `lwd train offline`."""
+"""What learns without robots, as a user runs it: `lwd train sft`, `lwd train offline`, `lwd train consolidated`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from lwd.config import CloneStage, Experiment, OfflineStage
 from lwd.errors import ConfigError
 from lwd.fleet.hosts import Team
-from lwd.fleet.policies import load_reference, model_config, prompts_of, publish
+from lwd.fleet.policies import find_snapshot, load_reference, model_config, prompts_of, publish
 from lwd.fleet.progress import progress
 from lwd.fleet.services import Services, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
@@ -79,13 +79,40 @@ def train_offline(
 
     `team` as in `train_sft`.
     """
-    stage, team = experiment.offline, team or Team()
+    return _train_from_reference(experiment, services, console, experiment.offline, "offline", team or Team())
+
+
+def train_consolidated(
+    experiment: Experiment, services: Services, console: Console, team: Team | None = None
+) -> Snapshot | None:
+    """`Experiment.consolidated`: learning once more from the SFT snapshot, on all that the fleet recorded; published. Resumes.
+
+    `team` as in `train_sft`.
+
+    Raises:
+        ConfigError: the experiment has no such stage.
+        SnapshotError: the online stage has not been run.
+    """
+    if experiment.consolidated is None:
+        raise ConfigError(
+            f"recipe {experiment.name} learns nothing after the online stage. Set its `consolidated`, for example with "
+            "lwd.recipes.once_more.clone_once_more."
+        )
+    find_snapshot(services, "online")
+    return _train_from_reference(
+        experiment, services, console, experiment.consolidated, "consolidated", team or Team()
+    )
+
+
+def _train_from_reference(
+    experiment: Experiment, services: Services, console: Console, stage: OfflineStage, name: str, team: Team
+) -> Snapshot | None:
     state = first_state(experiment, stage.learner, load_reference(experiment, services))
-    state, manifest = train_on_replay(experiment, services, console, stage, state, "offline", team)
+    state, manifest = train_on_replay(experiment, services, console, stage, state, name, team)
     acting = team.layout.whole(stage.learner.acting(state))
     if not team.leads:
         return None
-    return publish(experiment, services, acting, stage="offline", learner_step=stage.steps, manifest=manifest)
+    return publish(experiment, services, acting, stage=name, learner_step=stage.steps, manifest=manifest)
 
 
 def train_on_replay(

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lwd.config import Experiment
-from lwd.errors import SnapshotError
+from lwd.errors import ConfigError, SnapshotError
 from lwd.fleet.services import Services, encoder, fleet_description
 from lwd.learner.clone import init_clone
-from lwd.learner.method import Acting
+from lwd.learner.method import Acting, Method
 from lwd.models.arrays import from_arrays, to_arrays
 from lwd.models.networks import MakePrompts, Networks
 from lwd.models.normalizer import Normalizer
@@ -22,7 +22,12 @@ from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
 from lwd.snapshot.store import Snapshot
 
-_COMMANDS = {"sft": "lwd train sft", "offline": "lwd train offline", "online": "lwd fleet up"}
+_COMMANDS = {
+    "sft": "lwd train sft",
+    "offline": "lwd train offline",
+    "online": "lwd fleet up",
+    "consolidated": "lwd train consolidated",
+}
 
 
 def model_config(experiment: Experiment) -> Networks:
@@ -46,10 +51,30 @@ def acting_template(experiment: Experiment, stage: str) -> Acting:
         cloned = merged(init_clone(experiment.clone.learner, policy).acting_policy)
         if stage == "sft":
             return cloned
-        method = (experiment.offline if stage == "offline" else experiment.online).learner
+        method = learner_of(experiment, stage)
         return method.acting(method.start(cloned, networks, key))
 
     return eqx.filter_eval_shape(made, jax.random.key(0))
+
+
+def learner_of(experiment: Experiment, stage: str) -> Method:
+    """What learns in a stage after SFT.
+
+    Raises:
+        ConfigError: the experiment has no such stage.
+    """
+    stages = {
+        "offline": experiment.offline,
+        "online": experiment.online,
+        "consolidated": experiment.consolidated,
+    }
+    found = stages.get(stage)
+    if found is None:
+        raise ConfigError(
+            f"{experiment.name} has no stage {stage!r}, it has {', '.join(s for s in stages if stages[s])}. "
+            "Use the recipe that the snapshot was made with, or set Experiment.consolidated."
+        )
+    return found.learner
 
 
 def publish(
@@ -119,7 +144,7 @@ def load_reference(experiment: Experiment, services: Services) -> LearnedPolicy:
 
 
 def find_snapshot(services: Services, stage: str) -> Snapshot:
-    """The newest snapshot of a stage ("sft", "offline", "online").
+    """The newest snapshot of a stage ("sft", "offline", "online", "consolidated").
 
     Raises:
         SnapshotError: that stage has not published yet.

@@ -9,6 +9,7 @@ from lwd.config import Experiment
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes.evidence import metaworld_quick, scene_evidence, scene_evidence_quick
 from lwd.recipes.fast import metaworld, metaworld50
+from lwd.recipes.once_more import scene_once_more
 from lwd.recipes.pixels import scene_pixels, scene_pixels_quick, scene_vla
 from lwd.recipes.search import metaworld_search
 from lwd.recipes.sim import quick, scene
@@ -16,6 +17,7 @@ from lwd.recipes.sim import quick, scene
 RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene": scene,
     "scene_quick": quick,
+    "scene_once_more": scene_once_more,
     "scene_pixels": scene_pixels,
     "scene_pixels_quick": scene_pixels_quick,
     "scene_vla": scene_vla,

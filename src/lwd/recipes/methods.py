@@ -39,21 +39,21 @@ def lwd(x: Experiment) -> Experiment:
 
 def rft(x: Experiment) -> Experiment:
     """Filtered behaviour cloning: demonstrations and what succeeded, then also the fleet's own successes. Nobody takes over."""
-    offline = _only(x.online.mixture.offline, (Source.DEMO, Source.ROLLOUT), (Outcome.SUCCESS,))
-    own = _only(x.online.mixture.online, (Source.ONLINE,), (Outcome.SUCCESS,))
+    offline = only(x.online.mixture.offline, (Source.DEMO, Source.ROLLOUT), (Outcome.SUCCESS,))
+    own = only(x.online.mixture.online, (Source.ONLINE,), (Outcome.SUCCESS,))
     return replace(
         x,
         name=f"{x.name}_rft",
         offline=replace(
             x.offline,
-            learner=_cloning(x, x.offline.steps),
+            learner=fine_tuned_clone(x, x.offline.steps),
             critic_steps=0,
             mixture=Mixture(offline=offline),
             warm_up_mixture=None,
         ),
         online=replace(
             _at_pace(x.online, CLONING_PACE),
-            learner=_cloning(x, CLONING_PACE * _online_steps(x)),
+            learner=fine_tuned_clone(x, CLONING_PACE * _online_steps(x)),
             takeover=None,
             mixture=replace(x.online.mixture, offline=offline, online=own),
         ),
@@ -62,9 +62,9 @@ def rft(x: Experiment) -> Experiment:
 
 def hg_dagger(x: Experiment) -> Experiment:
     """HG-DAgger: SFT goes online; it imitates demonstrations, the fleet's successes and the operators' corrections."""
-    demonstrations = _only(x.online.mixture.offline, (Source.DEMO,), (Outcome.SUCCESS,))
-    own = _only(x.online.mixture.online, (Source.ONLINE,), (Outcome.SUCCESS,))
-    learner = _cloning(x, CLONING_PACE * _online_steps(x))
+    demonstrations = only(x.online.mixture.offline, (Source.DEMO,), (Outcome.SUCCESS,))
+    own = only(x.online.mixture.online, (Source.ONLINE,), (Outcome.SUCCESS,))
+    learner = fine_tuned_clone(x, CLONING_PACE * _online_steps(x))
     return replace(
         x,
         name=f"{x.name}_hg_dagger",
@@ -86,7 +86,7 @@ def hg_dagger(x: Experiment) -> Experiment:
 
 def recap(x: Experiment) -> Experiment:
     """RECAP: value and advantage-conditioned policy offline, then two rounds of autonomous rollouts."""
-    everything = _only(x.online.mixture.offline, tuple(Source), ALL_OUTCOMES)
+    everything = only(x.online.mixture.offline, tuple(Source), ALL_OUTCOMES)
     spec, tasks = fleet_description(x)
     second = max(1, round(spec.control_hz / spec.chunk_steps))  # its advantages look one second ahead
     ahead = Mixture(offline=replace(everything, n_short=second, n_long=second))
@@ -185,7 +185,7 @@ def _settings(config: LearnerConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(LearnerConfig)}
 
 
-def _only(pool: Pool, sources: tuple[Source, ...], outcomes: tuple[Outcome, ...]) -> Pool:
+def only(pool: Pool, sources: tuple[Source, ...], outcomes: tuple[Outcome, ...]) -> Pool:
     """A pool balanced like this one, of these sources and outcomes."""
     weights = {source: weight for source, weight in pool.source_weights.items() if source in sources}
     return replace(pool, sources=sources, outcomes=outcomes, source_weights=weights)
@@ -212,7 +212,8 @@ def _at_pace(online: OnlineStage, pace: int) -> OnlineStage:
     )
 
 
-def _cloning(x: Experiment, steps: int) -> Cloning:
+def fine_tuned_clone(x: Experiment, steps: int) -> Cloning:
+    """Flow matching that goes on from the SFT policy with this many learner steps."""
     clone = x.clone.learner
     return Cloning(policy=_fine_tuning(x, steps), batch=clone.batch, policy_ema_rate=clone.policy_ema_rate)
 

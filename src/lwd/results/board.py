@@ -93,11 +93,6 @@ ABLATIONS = (
     ),
     Ablation(
         "Flow steps, offline",
-        (("3", "flow_steps_3"), ("5", "lwd_offline"), ("10", "flow_steps_10")),
-        "lwd_offline",
-    ),
-    Ablation(
-        "Flow steps, offline",
         (("3", "flow_steps_3"), ("5", "flow_steps_5"), ("10", "lwd_offline")),
         "lwd_offline",
     ),
@@ -126,6 +121,20 @@ ABLATIONS = (
         "Beyond the paper: chunks that the robot chooses from, online",
         (("1", "lwd_online"), ("16", "best_of_16_acting")),
         "lwd_online",
+    ),
+    Ablation(
+        "Beyond the paper: learning once more when the fleet's hours are over",
+        (
+            ("no", "lwd_online"),
+            ("cloning", "lwd_cloned_once_more"),
+            ("LWD offline on everything", "lwd_offline_once_more"),
+        ),
+        "lwd_online",
+    ),
+    Ablation(
+        "The same of HG-DAgger's fleet",
+        (("no", "hg_dagger_online"), ("cloning", "hg_dagger_cloned_once_more")),
+        "hg_dagger_online",
     ),
 )
 

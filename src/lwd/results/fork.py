@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lwd.errors import ConfigError
 
-_COPIED = ("keys", "checkpoints", "metrics", "evaluations", "replay", "dataset.json")
+_COPIED = ("keys", "checkpoints", "metrics", "evaluations", "replay", "dataset.json", "episodes.jsonl")
 """Everything else belongs to the first run alone (its timing, its logs), or is empty between runs (the spool)."""
 
 

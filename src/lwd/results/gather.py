@@ -29,6 +29,7 @@ def gather(cell: Cell, folder: Path, timing: dict[str, float], command: str) -> 
     """What is kept of a cell whose phases are all done."""
     run = read_run(folder)
     online = cell.stage == "online"
+    after_online = online or cell.stage == "consolidated"
     return RunFile(
         benchmark=cell.benchmark,
         method=cell.method,
@@ -42,7 +43,7 @@ def gather(cell: Cell, folder: Path, timing: dict[str, float], command: str) -> 
         settings=settings(cell.experiment, cell.stage),
         differs=differences(cell.plain, cell.experiment),
         tasks=horizons(cell.experiment),
-        costs=Costs(**fleet_totals(folder / FLEET_EPISODES)) if online else Costs(),
+        costs=Costs(**fleet_totals(folder / FLEET_EPISODES)) if after_online else Costs(),
         records=read_records(folder / "evaluations" / f"{METHOD_OF_STAGE[cell.stage]}.json"),
         dataset=() if cell.stage != "sft" or isinstance(run.dataset, Missing) else run.dataset,
         fleet=fleet_curve(run.episodes) if online and not isinstance(run.episodes, Missing) else None,

@@ -14,9 +14,10 @@ from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
 from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS
 from lwd.recipes.methods import METHODS
+from lwd.recipes.once_more import ONCE_MORE
 from lwd.recipes.search import CANDIDATES
 
-Stage = Literal["sft", "offline", "online"]
+Stage = Literal["sft", "offline", "online", "consolidated"]
 Change = Callable[[Experiment], Experiment]
 
 MAIN_SEEDS, OTHER_SEEDS = 5, 3
@@ -30,6 +31,7 @@ class Scope:
     Attributes:
         methods: name -> change from LWD's experiment, each with its offline and its online row.
         offline_ablations, online_ablations: rows of LWD with one thing changed.
+        once_more: row -> the row that it goes on from after its online stage, and the change.
         candidates: rows of the search, one seed each, up to the first stage in which they learn.
         shown: whether it belongs into the committed tables.
     """
@@ -37,30 +39,35 @@ class Scope:
     methods: Mapping[str, Change] = field(default_factory=lambda: METHODS)
     offline_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
     online_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    once_more: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
     candidates: Mapping[str, Change] = field(default_factory=dict[str, Change])
     shown: bool = True
 
 
-def _whole(own_flow_steps: int) -> Scope:
-    """Everything, for a recipe with so many flow steps."""
-    own = f"flow_steps_{own_flow_steps}"
-    return Scope(
-        offline_ablations={name: change for name, change in OFFLINE_ABLATIONS.items() if name != own},
-        online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
-    )
+METHODS_ONLY = Scope(online_ablations=BEYOND_THE_PAPER, once_more=ONCE_MORE)
+"""Every method, and what goes beyond the paper."""
 
 
-WHOLE = _whole(own_flow_steps=5)
+WHOLE = replace(
+    METHODS_ONLY,
+    offline_ablations=OFFLINE_ABLATIONS,
+    online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
+)
+"""The ablations too."""
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
-    "scene_evidence": WHOLE,
-    "metaworld": _whole(own_flow_steps=10),
+    "scene_evidence": METHODS_ONLY,
+    "metaworld": WHOLE,
     "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}),
-    "scene_evidence_quick": replace(WHOLE, shown=False),
-    "metaworld_quick": Scope(shown=False),
+    "scene_evidence_quick": replace(METHODS_ONLY, shown=False),
+    "metaworld_quick": replace(WHOLE, shown=False),
     SEARCH: Scope(methods={}, candidates={one.name: one for one in CANDIDATES}, shown=False),
 }
-"""Recipes that can be run as a benchmark; the quick ones only show that everything works, the search has a page of its own."""
+"""Recipes that can be run as a benchmark.
+
+Ablations of one setting are the fast tier's, where a run costs a third of the scene's. The quick ones only show that everything
+works; the search has a page of its own.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +158,10 @@ def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
     for name, change in scope.online_ablations.items():
         found.append(
             Row(name=name, stages=("online",), parent="lwd_offline", seeds=OTHER_SEEDS, change=change)
+        )
+    for name, (parent, change) in scope.once_more.items():
+        found.append(
+            Row(name=name, stages=("consolidated",), parent=parent, seeds=OTHER_SEEDS, change=change)
         )
     for name, change in scope.candidates.items():
         learns_offline = change(make(0)).offline.steps > 0

@@ -10,7 +10,12 @@ from lwd.config import Experiment
 from lwd.errors import ConfigError
 
 _ALWAYS = ("fleet", "collect", "model", "clone", "evaluate", "gamma")
-_OF_STAGE = {"sft": _ALWAYS, "offline": (*_ALWAYS, "offline"), "online": (*_ALWAYS, "offline", "online")}
+_OF_STAGE = {
+    "sft": _ALWAYS,
+    "offline": (*_ALWAYS, "offline"),
+    "online": (*_ALWAYS, "offline", "online"),
+    "consolidated": (*_ALWAYS, "offline", "online", "consolidated"),
+}
 
 Settings = Mapping[str, str]
 """Path of a setting -> its value as Python writes it; of a dataclass its name."""
@@ -44,7 +49,7 @@ def agree(written: Settings, experiment: Experiment, stage: str) -> bool:
 
 def differences(plain: Experiment, changed: Experiment) -> dict[str, str]:
     """Path of each setting that was changed -> "its value (the plain one)"; of another class its name alone."""
-    old, new = settings(plain, "online"), settings(changed, "online")
+    old, new = settings(plain, "consolidated"), settings(changed, "consolidated")
     classes = [p for p in old if p in new and old[p] != new[p] and any(q.startswith(f"{p}.") for q in new)]
     return {
         path: f"{new.get(path, 'none')} ({old.get(path, 'none')})"

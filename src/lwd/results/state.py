@@ -17,14 +17,19 @@ from rich.console import Console
 
 from lwd.errors import ConfigError
 from lwd.evaluate.jsonfile import write_json
-from lwd.fleet.demo import offline_phases, online_phases, sft_phases
+from lwd.fleet.demo import consolidated_phases, offline_phases, online_phases, sft_phases
 from lwd.fleet.folder import RunFolder
 from lwd.fleet.phases import Phases, claim, finished_phases
 from lwd.results.plan import Cell, Places
 from lwd.results.runfile import read_run_file
 from lwd.results.settings import agree, settings
 
-_PARTS = {"sft": sft_phases, "offline": offline_phases, "online": online_phases}
+_PARTS = {
+    "sft": sft_phases,
+    "offline": offline_phases,
+    "online": online_phases,
+    "consolidated": consolidated_phases,
+}
 _SETTINGS = "settings.json"
 
 

@@ -93,7 +93,12 @@ def test_the_newest_snapshot_of_a_stage_is_found(services, policy):
 
 @pytest.mark.parametrize(
     ("stage", "command"),
-    [("sft", "lwd train sft"), ("offline", "lwd train offline"), ("online", "lwd fleet up")],
+    [
+        ("sft", "lwd train sft"),
+        ("offline", "lwd train offline"),
+        ("online", "lwd fleet up"),
+        ("consolidated", "lwd train consolidated"),
+    ],
 )
 def test_a_stage_without_snapshot_names_the_command_that_makes_it(services, stage, command):
     with pytest.raises(SnapshotError, match=f"no snapshot of stage '{stage}' in .*Make it first: {command}"):

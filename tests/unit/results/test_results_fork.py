@@ -27,6 +27,7 @@ def parent(tmp_path):
     (folder / "replay" / "learner").mkdir(parents=True)
     (folder / "replay" / "learner" / "actions.f32").write_bytes(b"1234")
     (folder / "timing.json").write_text("{}")
+    (folder / "episodes.jsonl").write_text("{}\n")
     return folder
 
 
@@ -66,6 +67,9 @@ def test_a_fork_shares_objects_and_nothing_else(parent, tmp_path):
         assert (child / path.relative_to(parent)).samefile(path)
     for name in ("replay/learner/actions.f32", "keys/snapshot.pem", "catalogue.db"):
         assert not (child / name).samefile(parent / name)
+    assert (child / "episodes.jsonl").read_text() == "{}\n", (
+        "what the data cost is a cost of the second run too"
+    )
     assert not (child / "timing.json").exists(), "the phases of the first run are not those of the second"
 
     publish(child, 100)

@@ -13,10 +13,11 @@ from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
-from lwd.results.plan import BENCHMARKS, chosen, plan, rows, rows_of
+from lwd.recipes.once_more import ONCE_MORE
+from lwd.results.plan import BENCHMARKS, chosen, plain, plan, rows, rows_of
 from lwd.results.settings import agree, differences, settings
 
-EVIDENCE = partial(recipe, "scene_evidence")
+EVIDENCE = partial(plain, "metaworld")
 X = toy_fleet.experiment()
 
 
@@ -31,7 +32,7 @@ def test_every_method_and_ablation_has_rows():
     names = set(by_name(rows(EVIDENCE)))
     assert {"sft", "lwd_offline", "lwd_online"} <= names
     assert {f"{name}_online" for name in METHODS} <= names
-    assert (set(ablations.OFFLINE_ABLATIONS) | set(ablations.ONLINE_ABLATIONS)) - {"flow_steps_5"} <= names
+    assert (set(ablations.OFFLINE_ABLATIONS) | set(ablations.ONLINE_ABLATIONS)) <= names
 
 
 def test_five_seeds_for_sft_and_lwd_three_for_the_rest():
@@ -49,8 +50,18 @@ def test_a_method_that_learns_nothing_offline_goes_on_from_sft():
     assert (found["lwd_online"].parent, found["lwd_online"].stages) == ("lwd_offline", ("online",))
 
 
+def test_learning_once_more_goes_on_from_a_run_with_a_fleet_and_changes_that_stage_alone():
+    found = by_name(rows_of("metaworld"))
+    for name, (parent, _) in ONCE_MORE.items():
+        row, before = found[name], found[parent]
+        assert (row.parent, row.stages, row.seeds) == (parent, ("consolidated",), 3)
+        assert before.stages[-1] == "online"
+        x, plain = recipe("metaworld"), before.change(recipe("metaworld"))
+        assert {path.split(".")[0] for path in differences(plain, row.change(x))} == {"consolidated"}
+
+
 def test_cells_come_seed_by_seed_with_parents_first():
-    planned = plan("scene_evidence")
+    planned = plan("metaworld")
     ids = [cell.id for cell in planned]
     assert len(ids) == len(set(ids)) == sum(row.seeds for row in rows(EVIDENCE))
     for index, cell in enumerate(planned):
@@ -59,10 +70,11 @@ def test_cells_come_seed_by_seed_with_parents_first():
     assert all(cell.experiment.seed == cell.seed for cell in planned)
 
 
-def test_the_fast_tier_runs_everything_too_and_the_generalist_lwd_alone():
+def test_the_fast_tier_runs_everything_the_scene_no_ablation_and_the_generalist_lwd_alone():
     scene, eight, fifty = (by_name(rows_of(name)) for name in ("scene_evidence", "metaworld", "metaworld50"))
     assert {f"{name}_online" for name in METHODS} < set(eight)
-    assert set(scene) ^ set(eight) == {"flow_steps_5", "flow_steps_10"}  # each has one of them as its own
+    assert set(eight) - set(scene) == {*ablations.OFFLINE_ABLATIONS, *ablations.ONLINE_ABLATIONS}
+    assert set(scene) < set(eight)
     assert {name: row.seeds for name, row in fifty.items()} == {
         "sft": 5,
         "lwd_offline": 5,
@@ -70,11 +82,6 @@ def test_the_fast_tier_runs_everything_too_and_the_generalist_lwd_alone():
     }
     assert {name for name, row in eight.items() if row.seeds == 5} == set(fifty)
     assert {len(cell.experiment.fleet.deployed.tasks) for cell in plan("metaworld50")} == {50}
-
-
-def test_the_scene_evidence_runs_everything():
-    assert rows_of("scene_evidence") != []
-    assert set(by_name(rows_of("scene_evidence"))) == set(by_name(rows(EVIDENCE)))
 
 
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
@@ -119,12 +126,12 @@ CHANGED = {
     },
     "n_step_1": {"offline.mixture.offline.n_long": "1 (10)"},
     "reference_paths": {"offline.learner.qam.paths_from": "'reference' ('policy')"},
-    "temperature_0.1x": {"offline.learner.qam.temperature": "0.003 (0.03)"},
-    "temperature_0.3x": {"offline.learner.qam.temperature": "0.009 (0.03)"},
-    "temperature_3x": {"offline.learner.qam.temperature": "0.09 (0.03)"},
-    "temperature_10x": {"offline.learner.qam.temperature": "0.3 (0.03)"},
-    "flow_steps_3": {"offline.learner.qam.flow_steps": "3 (5)", "model.flow_steps": "3 (5)"},
-    "flow_steps_10": {"offline.learner.qam.flow_steps": "10 (5)", "model.flow_steps": "10 (5)"},
+    "temperature_0.1x": {"offline.learner.qam.temperature": "0.004 (0.04)"},
+    "temperature_0.3x": {"offline.learner.qam.temperature": "0.012 (0.04)"},
+    "temperature_3x": {"offline.learner.qam.temperature": "0.12 (0.04)"},
+    "temperature_10x": {"offline.learner.qam.temperature": "0.4 (0.04)"},
+    "flow_steps_3": {"offline.learner.qam.flow_steps": "3 (10)", "model.flow_steps": "3 (10)"},
+    "flow_steps_5": {"offline.learner.qam.flow_steps": "5 (10)", "model.flow_steps": "5 (10)"},
     "without_failures": {"offline.mixture.offline.outcomes": "SUCCESS"},
     "n_step_1_online": {
         "online.mixture.offline.n_long": "1 (10)",
@@ -134,20 +141,22 @@ CHANGED = {
     "no_interventions": {"online.takeover": "None (TakeoverRule)"},
     "fleet_1": {
         "fleet.robots": "1 (16)",
-        "online.control_steps": "8125 (130000)",
+        "online.control_steps": "4000 (64000)",
         "online.rate.learner_steps_per_control_step": "1.6 (0.1)",
     },
     "fleet_4": {
         "fleet.robots": "4 (16)",
-        "online.control_steps": "32500 (130000)",
+        "online.control_steps": "16000 (64000)",
         "online.rate.learner_steps_per_control_step": "0.4 (0.1)",
     },
     "publish_10": {"online.publish_every_learner_steps": "10 (50)"},
-    "publish_250": {"online.publish_every_learner_steps": "250 (50)"},
+    "publish_250": {
+        "online.publish_every_learner_steps": "250 (50)",
+        "online.rate.learner_slack_steps": "250 (100)",  # a learner must be able to be a block ahead
+    },
 }
 """What each ablation changes, and from which value: LWD's own is always one of the variants."""
 CHANGES = {**ablations.OFFLINE_ABLATIONS, **ablations.ONLINE_ABLATIONS}
-del CHANGES["flow_steps_5"]  # the scene's own
 
 
 def test_every_ablation_is_listed_here():

@@ -1,0 +1,57 @@
+"""Learning once more when the fleet's hours are over, from the SFT policy, on everything that was recorded.
+
+Not in the paper. The data of a deployment is worth more than the policy that a learner beside it ends with, because that policy
+saw the best data last and briefly (decision record 0028).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from lwd.config import Experiment, OfflineStage
+from lwd.episode import Outcome, Source
+from lwd.recipes.methods import METHODS, fine_tuned_clone, only
+from lwd.recipes.sim import scene
+
+
+def clone_once_more(x: Experiment) -> Experiment:
+    """Clone demonstrations, the fleet's successes and the operators' corrections, 1:1: HG-DAgger's learner and mixture.
+
+    As many learner steps as the first clone had, at its rate.
+    """
+    both, steps = x.online.mixture, x.clone.steps
+    demonstrations = only(both.offline, (Source.DEMO,), (Outcome.SUCCESS,))
+    own = replace(only(both.online, (Source.ONLINE,), (Outcome.SUCCESS,)), corrections=True)
+    return replace(
+        x,
+        consolidated=OfflineStage(
+            learner=fine_tuned_clone(x, steps),
+            critic_steps=0,
+            steps=steps,
+            mixture=replace(both, offline=demonstrations, online=own),
+            loop=x.clone.loop,
+        ),
+    )
+
+
+def scene_once_more(seed: int = 0) -> Experiment:
+    """The demo's experiment with a last clone: `lwd train consolidated` goes on from a finished demo with it."""
+    return replace(clone_once_more(scene(seed)), name="scene_once_more")
+
+
+def offline_once_more(x: Experiment) -> Experiment:
+    """The offline stage again, from its beginning, on offline and online data 1:1."""
+    return replace(x, consolidated=replace(x.offline, mixture=x.online.mixture, warm_up_mixture=None))
+
+
+def _hg_dagger_once_more(x: Experiment) -> Experiment:
+    return clone_once_more(METHODS["hg_dagger"](x))
+
+
+ONCE_MORE: Mapping[str, tuple[str, Callable[[Experiment], Experiment]]] = {
+    "lwd_cloned_once_more": ("lwd_online", clone_once_more),
+    "lwd_offline_once_more": ("lwd_online", offline_once_more),
+    "hg_dagger_cloned_once_more": ("hg_dagger_online", _hg_dagger_once_more),
+}
+"""Row -> the row whose run it goes on from, and its change. The last tells what LWD's fleet adds to cloning alone."""
