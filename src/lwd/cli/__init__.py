@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "weights export": weights.WeightsExport,
     "plan": plan.PlanCommand,
     "results run": evidence.ResultsRun,
+    "results together": evidence.ResultsTogether,
     "results status": evidence.ResultsStatus,
     "results table": evidence.ResultsTable,
     "results figures": evidence.ResultsFigures,

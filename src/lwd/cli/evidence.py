@@ -54,6 +54,21 @@ class ResultsRun(Evidence):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResultsTogether(Evidence):
+    """Train the missing offline stages, all seeds of a row at once on one GPU; `lwd results run` then ends their cells."""
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.results.plan import Places, chosen, plan
+        from lwd.results.together import train_rows_together
+
+        planned = plan(self.benchmark)
+        places = Places(self.out.absolute(), self.results.absolute())
+        for row in train_rows_together(planned, chosen(planned, self.only), places, Console()):
+            print(f"trained {row}; `lwd results run` ends its cells")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultsStatus(Evidence):
     """Show which cells of the evidence are done, run, were cut or are missing, and the time left.
 

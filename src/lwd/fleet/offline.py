@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -21,11 +21,12 @@ from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Method
 from lwd.learner.sharding import Layout
-from lwd.learner.stages import clone_stage
+from lwd.learner.stages import Update, clone_stage
 from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
+from lwd.replay.sampler import Sampler
 from lwd.replay.view import View
 from lwd.snapshot.store import Snapshot
 
@@ -130,7 +131,52 @@ def train_on_replay(
     is that of its checkpoints, its metrics and its stream of random numbers. Returns the state after the last learner step, and
     the number of the manifest.
     """
-    reference, team = load_reference(experiment, services), team or Team()
+    with prepared(experiment, services, console, stage, state, name, team or Team()) as ready:
+        state, run = ready.state, ready.run
+        for part in ready.parts:
+            state = run.train(
+                part.update, state, part.sampler, batch=stage.learner.batch, until_step=part.until_step
+            )
+        run.keep(state, ready.manifest)
+        return state, ready.manifest
+
+
+class Part(NamedTuple):
+    """Learner steps of one kind: what is done with which batches, and up to which learner step."""
+
+    update: Update[Any]
+    sampler: Sampler
+    until_step: int
+
+
+class Prepared(NamedTuple):
+    """A stage that could train now.
+
+    Attributes:
+        run: its loop, with its metrics and checkpoints.
+        state: of its newest checkpoint, or where it starts.
+        parts: the value alone, then the whole update.
+        manifest: what it learns from.
+    """
+
+    run: StageRun
+    state: Any
+    parts: tuple[Part, Part]
+    manifest: int
+
+
+@contextmanager
+def prepared(
+    experiment: Experiment,
+    services: Services,
+    console: Console,
+    stage: OfflineStage,
+    state: Any,
+    name: str,
+    team: Team,
+) -> Generator[Prepared]:
+    """What `train_on_replay` trains, with everything open that it needs."""
+    reference, learner = load_reference(experiment, services), stage.learner
     with open_replay(experiment, services, team.replay_name("learner")) as (replay, reader):
         view = _common_view(replay, reader, team)
         check_statistics(reference.normalizer, view)
@@ -138,16 +184,11 @@ def train_on_replay(
         sampler = replay.sampler(view, stage.mixture, experiment.seed, prompts)
         warm_up = replay.sampler(view, stage.warm_up_mixture or stage.mixture, experiment.seed, prompts)
         with _stage_run(name, experiment, services, stage, console, "value/quantile", team) as run:
-            state = run.restore(state)
-            batch = stage.learner.batch
-            state = run.train(
-                stage.learner.warm_up(reference), state, warm_up, batch=batch, until_step=stage.critic_steps
+            parts = (
+                Part(learner.warm_up(reference), warm_up, stage.critic_steps),
+                Part(learner.update(reference), sampler, stage.steps),
             )
-            state = run.train(
-                stage.learner.update(reference), state, sampler, batch=batch, until_step=stage.steps
-            )
-            run.keep(state, sampler.manifest)
-        return state, sampler.manifest
+            yield Prepared(run, run.restore(state), parts, sampler.manifest)
 
 
 def first_state(experiment: Experiment, learner: Method, reference: LearnedPolicy) -> Any:

@@ -75,25 +75,30 @@ class StageRun:
             while step < until_step:
                 batches = prefetch.next().batch
                 if until_step - step < block:
-                    batches = _first(batches, until_step - step)
+                    batches = first_steps(batches, until_step - step)
                 state, metrics = layout.run_block(one_update, state, batches, self.key)
                 if pending:
-                    self._report(*pending, prefetch)
+                    self.report(*pending, prefetch)
                 step = min(step + block, until_step)
                 pending = (step, metrics)
                 self.team.beat(step)
-                if (step // block) % self.loop.checkpoint_every_blocks == 0 or step >= until_step:
-                    self._save(step, state, sampler.manifest)
+                if self.saves_at(step, until_step):
+                    self.save(step, state, sampler.manifest)
             if pending:
-                self._report(*pending, prefetch)
+                self.report(*pending, prefetch)
         return state
 
     def keep(self, state: Stepped, manifest: int) -> None:
         """See that there is a checkpoint of this state, even of a stage without a single learner step."""
         if self.checkpoints is not None and self.checkpoints.latest_step() is None:
-            self._save(int(state.step), state, manifest)
+            self.save(int(state.step), state, manifest)
 
-    def _report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
+    def saves_at(self, step: int, until_step: int) -> bool:
+        """Whether a checkpoint belongs after the block that ends here."""
+        blocks = step // self.loop.block_steps
+        return blocks % self.loop.checkpoint_every_blocks == 0 or step >= until_step
+
+    def report(self, step: int, metrics: Metrics, prefetch: Prefetcher) -> None:
         """Log a block; called one block late, so that reading the numbers does not stop the dispatch of the next."""
         numbers = {name: float(value) for name, value in metrics.items()}
         if self.metrics is None or not self.team.leads:  # another process speaks for all
@@ -104,7 +109,8 @@ class StageRun:
         self.metrics.write(stage=self.stage, learner_step=step, time_s=elapsed, **numbers)
         self.progress(step, numbers)
 
-    def _save(self, step: int, state: Any, manifest: int) -> None:
+    def save(self, step: int, state: Any, manifest: int) -> None:
+        """Write a checkpoint, where there is a place for them."""
         if self.checkpoints is not None:
             position = {"stage": self.stage, "seed": self.seed, "manifest": manifest}
             self.checkpoints.save(step, state, position)
@@ -130,7 +136,7 @@ def open_checkpoints(folder: RunFolder, stage: str, team: Team) -> Generator[Che
     checkpoints.close()
 
 
-def _first(batches: Transition, count: int) -> Transition:
+def first_steps(batches: Transition, count: int) -> Transition:
     """The first learner steps of a block."""
     return jax.tree.map(lambda x: x[:count], batches)
 

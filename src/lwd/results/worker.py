@@ -33,14 +33,27 @@ def run_cell(cell: Cell, places: Places, console: Console) -> None:
     Raises:
         ConfigError: another process runs it, its parent has no run folder, or its folder has other settings.
     """
-    command = f"lwd results run --benchmark {cell.benchmark} --only '{cell.id}'"
     folder = RunFolder(places.folder(cell.id).absolute())
     with hold(places.lock(cell.id)):
-        if cell.parent is not None and not folder.path.exists():
-            fork(places.folder(cell.parent), folder.path)
-        claim_cell(cell, folder.path, command)
+        begin(cell, places)
         timing = run_phases(folder, cell_phases(cell, folder, console), console)
-        write_run_file(places.run_file(cell.id), gather(cell, folder.path, timing, command))
+        write_run_file(places.run_file(cell.id), gather(cell, folder.path, timing, _command(cell)))
+
+
+def begin(cell: Cell, places: Places) -> None:
+    """Make the cell's folder from its parent's, if it has not been begun; the caller holds the cell.
+
+    Raises:
+        ConfigError: its parent has no run folder, or its folder has other settings.
+    """
+    folder = places.folder(cell.id).absolute()
+    if cell.parent is not None and not folder.exists():
+        fork(places.folder(cell.parent), folder)
+    claim_cell(cell, folder, _command(cell))
+
+
+def _command(cell: Cell) -> str:
+    return f"lwd results run --benchmark {cell.benchmark} --only '{cell.id}'"
 
 
 def start(cell: Cell, places: Places, cores: Sequence[int]) -> SpawnProcess:
