@@ -21,6 +21,7 @@ from rich.console import Console
 from lwd.config import Experiment
 from lwd.evaluate.jsonfile import write_json
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
+from lwd.evaluate.ranking import chance_above
 from lwd.evaluate.records import read_records
 from lwd.evaluate.report import draw
 from lwd.evaluate.scores import score
@@ -86,10 +87,7 @@ def _values(experiment: Experiment, place: RunFolder) -> dict[str, list[list[flo
 
 def area_under_curve(value: Mapping[str, Sequence[Sequence[float]]], share: int) -> float:
     """The chance that the value of a success is above that of a failure, at this entry of the shares; ties count half."""
-    wins = np.asarray(value["success"])[:, share]
-    losses = np.asarray(value["failure"])[:, share]
-    above = wins[:, None] - losses[None, :]
-    return float(np.mean((above > 0) + 0.5 * (above == 0)))
+    return chance_above(*([along[share] for along in value[outcome]] for outcome in ("success", "failure")))
 
 
 def figure(result: Mapping[str, Any], canvas: Figure) -> None:

@@ -77,6 +77,7 @@ OPTIONS = {
     "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like"],
     "plan": ["--model", "--stage", "--batch", "--gpus", "--gpu", "--lora-rank", "--remat", "--json"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
+    "results together": ["--benchmark", "--only", "--out", "--results"],
     "results status": ["--benchmark", "--only", "--out", "--results", "--json"],
     "results table": ["--root"],
     "results figures": ["--root", "--png"],
@@ -155,7 +156,7 @@ def test_help_of_every_command_names_its_options_and_says_what_it_does(lwd, comm
         (("fleet",), ["up", "init", "invite", "revoke"]),
         (("robot",), ["join"]),
         (("snapshot",), ["ls"]),
-        (("results",), ["run", "status", "table", "figures"]),
+        (("results",), ["run", "together", "status", "table", "figures"]),
     ],
 )
 def test_help_of_a_group_lists_its_verbs(lwd, group, verbs):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lwd.config import Experiment
-from lwd.episode import Source
+from lwd.episode import Episode, Source
 from lwd.evaluate.jsonfile import write_json
 from lwd.evaluate.jsonl import read_jsonl
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
+from lwd.evaluate.ranking import value_rank
 from lwd.evaluate.records import read_records, write_records
 from lwd.evaluate.scores import Scores, score
 from lwd.evaluate.summary import Summary, summarise, write_summary
@@ -26,7 +27,7 @@ from lwd.fleet.online import online
 from lwd.fleet.phases import Phases, claim, run_phases
 from lwd.fleet.policies import find_snapshot
 from lwd.fleet.services import RunFolder, Services, fleet_description
-from lwd.fleet.traces import value_traces
+from lwd.fleet.traces import value_along, value_traces
 from lwd.learner.method import Lwd
 
 METHOD_OF_STAGE = {
@@ -39,6 +40,9 @@ METHOD_OF_STAGE = {
 STAGES = ("sft", "offline", "online")
 """Those of Algorithm 1, which the demo runs."""
 FLEET_EPISODES = "episodes.jsonl"
+RANKED_AT = {"start": 0.0, "quarter": 0.25, "half": 0.5}
+"""Shares of an episode at which the value is asked how it will end."""
+_WHEN = {"start": "at the start", "quarter": "after a quarter", "half": "half-way"}
 
 
 class Demo:
@@ -139,6 +143,7 @@ def run_evaluation(experiment: Experiment, services: Services, stage: str, conso
     folder = services.folder
     write_records(folder.path / "evaluations" / f"{METHOD_OF_STAGE[stage]}.json", result.records)
     scores = score(result.records, horizons(experiment))
+    ranks = _look_at_value(experiment, services, result.episodes) if stage == "offline" else {}
     with MetricsLog(folder.metrics(f"evaluate_{stage}")) as log:
         log.write(
             stage=stage,
@@ -148,15 +153,27 @@ def run_evaluation(experiment: Experiment, services: Services, stage: str, conso
                 "evaluate/success": scores.average.success.value,
                 "evaluate/success_low": scores.average.success.low,
                 "evaluate/success_high": scores.average.success.high,
+                **{f"evaluate/value_rank_{name}": rank for name, rank in ranks.items()},
             },
         )
-    method = experiment.offline.learner
-    if stage == "offline" and isinstance(method, Lwd):
-        state = offline_result(experiment, services)
-        traces = value_traces(experiment, state.critic, result.episodes, method.divl)
-        write_json(folder.path / "value_traces.json", traces)
     console.print(_sentence(stage, snapshot.number, scores))
+    if ranks:
+        told = ", ".join(f"{rank:.2f} {_WHEN[name]}" for name, rank in ranks.items())
+        console.print(f"the value of a success is above that of a failure with probability {told}")
     return scores
+
+
+def _look_at_value(
+    experiment: Experiment, services: Services, episodes: Sequence[Episode]
+) -> dict[str, float]:
+    """Write the traces of LWD's value on these episodes, which it has not seen; how well it ranks them, by place."""
+    method = experiment.offline.learner
+    if not isinstance(method, Lwd):
+        return {}
+    critic = offline_result(experiment, services).critic
+    traces = value_traces(experiment, critic, episodes, method.divl)
+    write_json(services.folder.path / "value_traces.json", traces)
+    return value_rank(value_along(experiment, critic, episodes, method.divl), RANKED_AT)
 
 
 def horizons(experiment: Experiment) -> dict[str, Any]:

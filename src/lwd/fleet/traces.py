@@ -12,6 +12,7 @@ import numpy as np
 
 from lwd.config import Experiment
 from lwd.episode import Episode
+from lwd.evaluate.ranking import ValueAlong
 from lwd.fleet.policies import prompts_of
 from lwd.fleet.services import encoder, fleet_description
 from lwd.image import prepare_all
@@ -29,6 +30,21 @@ def value_traces(
     """One success and one failure of the same long task, of median length each, value read at every chunk boundary."""
     pair = _pair(experiment, episodes)
     return [read_trace(experiment, critic, episode, config) for episode in pair]
+
+
+def value_along(
+    experiment: Experiment, critic: Value, episodes: Sequence[Episode], config: DivlConfig
+) -> list[ValueAlong]:
+    """The adaptive quantile along every episode, by share of its length."""
+    found: list[ValueAlong] = []
+    for episode in episodes:
+        trace = read_trace(experiment, critic, episode, config)
+        times = np.asarray(trace["times_s"], float)
+        shares = times / max(times[-1], 1e-9)
+        found.append(
+            ValueAlong(episode.header.task, episode.success, shares, np.asarray(trace["quantile"], float))
+        )
+    return found
 
 
 def _pair(experiment: Experiment, episodes: Sequence[Episode]) -> list[Episode]:
