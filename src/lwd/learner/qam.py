@@ -6,6 +6,7 @@ f_beta of the frozen reference, g lean adjoint, lambda temperature. Functions ta
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,9 @@ from lwd.transition import Observation
 Chunk = Float[Array, "H A"]
 Points = Float[Array, "T H A"]
 
+_LEAST_KL = 1e-12
+"""Keeps the temperature positive under a critic that is flat everywhere, which asks for nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class QamConfig:
@@ -32,18 +36,25 @@ class QamConfig:
         flow_steps: T, for paths, adjoint and acting alike.
         paths_from: whose SDE the paths follow. Only "policy" has the tilted distribution as its fixed point.
         jacobian_time: flow time of the adjoint's Jacobian at point x_i: "next" is w_{i+1} (public QAM), "same" is w_i.
+        target_kl: choose the temperature anew for every batch, such that its adjoints ask for this path-space KL in the mean
+            (`asked_kl`); `temperature` is not used then. None, as in the paper, leaves it fixed. Decision record 0029.
     """
 
     temperature: float = 2.0
     flow_steps: int = 10
     paths_from: Literal["policy", "reference"] = "policy"
     jacobian_time: Literal["next", "same"] = "next"
+    target_kl: float | None = None
 
     def __post_init__(self) -> None:
         if self.temperature <= 0.0:
             raise ConfigError(f"QamConfig.temperature must be positive, got {self.temperature}.")
         if self.flow_steps < 2:
             raise ConfigError(f"QamConfig.flow_steps must be at least 2, got {self.flow_steps}.")
+        if self.target_kl is not None and not 0.0 < self.target_kl < math.inf:
+            raise ConfigError(
+                f"QamConfig.target_kl must be positive and finite, or None for a fixed temperature, got {self.target_kl}."
+            )
 
 
 class Path(NamedTuple):
@@ -139,6 +150,17 @@ def path_kl(velocities: Points, reference_velocities: Points) -> Float[Array, ""
     return jnp.sum(weight * jnp.square(velocities - reference_velocities))
 
 
+def asked_kl(adjoint: Points) -> Float[Array, ""]:
+    """The path-space KL of the velocities that make `matching_loss` zero, f = f_beta - sigma_w^2 g_w / 2.
+
+    What the adjoint asks for before the policy has learned it; a policy, which averages over the paths through a point, follows
+    with less.
+    """
+    times, h = time_grid(adjoint.shape[0])
+    sigma = noise_scale(times, h)[:, None, None]
+    return path_kl(-0.5 * jnp.square(sigma) * adjoint, jnp.zeros_like(adjoint))
+
+
 # ---- loss ------------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +197,20 @@ def reference_pass(
     return jax.lax.stop_gradient((adjoint, velocities))
 
 
-def adjoint_matching_loss(
+class Matching(NamedTuple):
+    """What one path gives Eq 9, or, each with a leading axis, a batch of paths.
+
+    The adjoint is that of temperature 1, from `terminal`, the critic's gradient at `endpoint`: it is linear in 1 / lambda.
+    """
+
+    velocities: Points
+    reference_velocities: Points
+    adjoint: Points
+    terminal: Chunk
+    endpoint: Chunk
+
+
+def one_matching(
     policy: Policy,
     reference: Policy,
     critic: Critic,
@@ -184,8 +219,8 @@ def adjoint_matching_loss(
     config: QamConfig,
     *,
     shared_prefix: bool = False,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Eq 9 for one observation and one path; gradients reach `policy` alone. Paper: Eq 8, 9, 10.
+) -> Matching:
+    """One path of one observation, and what Eq 9 compares along it; gradients reach `policy` alone. Paper: Eq 8, 9, 10.
 
     Each network encodes the observation once, and every flow step reuses that.
 
@@ -195,7 +230,7 @@ def adjoint_matching_loss(
         critic: whose gradient ends the path.
         observation: s.
         noise: [T, H, A], see `memoryless_path`.
-        config: temperature, schedule, conventions.
+        config: schedule, conventions.
         shared_prefix: the two policies encode alike, and the policy's encoding is frozen: it serves the reference too.
     """
     context = policy.encode(observation)
@@ -206,16 +241,54 @@ def adjoint_matching_loss(
     times, _ = time_grid(config.flow_steps)
     path = memoryless_path(f if config.paths_from == "policy" else f_beta, f_beta, noise)
     velocities = path.velocities if config.paths_from == "policy" else jax.vmap(f)(path.points, times)
-    terminal = -action_gradient(critic, observation, path.endpoint) / config.temperature
+    terminal = -action_gradient(critic, observation, path.endpoint)
     terminal = jax.lax.stop_gradient(terminal.astype(jnp.float32))
     adjoint, reference_velocities = reference_pass(f_beta, path, terminal, times, config)
-    loss = matching_loss(velocities, reference_velocities, adjoint)
+    return Matching(velocities, reference_velocities, adjoint, terminal, path.endpoint)
+
+
+def temperature_for(adjoint: Float[Array, "B T H A"], config: QamConfig) -> Float[Array, ""]:
+    """The temperature of a batch, given its adjoints at temperature 1: the settings', or what `target_kl` asks for.
+
+    The adjoint is linear in 1 / lambda, so the KL it asks for is proportional to 1 / lambda^2.
+    """
+    if config.target_kl is None:
+        return jnp.asarray(config.temperature, jnp.float32)
+    asked = jnp.mean(jax.vmap(asked_kl)(adjoint))
+    return jnp.sqrt(jnp.maximum(asked, _LEAST_KL) / config.target_kl)
+
+
+def batch_loss(batch: Matching, config: QamConfig) -> tuple[Float[Array, ""], Metrics]:
+    """Eq 9 over a batch of paths, all with one temperature: mean loss and mean metrics, with the batch's largest adjoint."""
+    velocities, reference_velocities, adjoint, terminal, endpoint = batch
+    temperature = temperature_for(adjoint, config)
+    adjoint = adjoint / temperature
+    norms = jnp.linalg.norm(terminal, axis=(-2, -1)) / temperature
+    loss = jnp.mean(jax.vmap(matching_loss)(velocities, reference_velocities, adjoint))
     return loss, {
         "policy/adjoint_matching_loss": loss,
-        "policy/adjoint_norm": jnp.sqrt(jnp.sum(jnp.square(terminal))),
-        "policy/path_kl": path_kl(velocities, reference_velocities),
-        "policy/saturated_share": jnp.mean(jnp.abs(path.endpoint) > 1.0),
+        "policy/adjoint_norm": jnp.mean(norms),
+        "policy/adjoint_norm_max": jnp.max(norms),
+        "policy/asked_kl": jnp.mean(jax.vmap(asked_kl)(adjoint)),
+        "policy/path_kl": jnp.mean(jax.vmap(path_kl)(velocities, reference_velocities)),
+        "policy/saturated_share": jnp.mean(jnp.abs(endpoint) > 1.0),
+        "policy/temperature": temperature,
     }
+
+
+def adjoint_matching_loss(
+    policy: Policy,
+    reference: Policy,
+    critic: Critic,
+    observation: Observation,
+    noise: Points,
+    config: QamConfig,
+    *,
+    shared_prefix: bool = False,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Eq 9 for one observation and one path; arguments as of `one_matching`. Paper: Eq 8, 9, 10."""
+    one = one_matching(policy, reference, critic, observation, noise, config, shared_prefix=shared_prefix)
+    return batch_loss(jax.tree.map(lambda x: x[None], one), config)
 
 
 def policy_loss(
@@ -229,15 +302,11 @@ def policy_loss(
     *,
     shared_prefix: bool = False,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Eq 9 over a batch of observations: mean loss and mean metrics, with the batch's largest adjoint."""
+    """Eq 9, mean over a batch of observations with a path each. Paper: Eq 9."""
     size = jax.tree.leaves(observation)[0].shape[0]
     noise = jax.random.normal(key, (size, config.flow_steps, *chunk_shape))
 
-    def one(seen: Observation, noise: Points) -> tuple[Float[Array, ""], Metrics]:
-        return adjoint_matching_loss(
-            policy, reference, critic, seen, noise, config, shared_prefix=shared_prefix
-        )
+    def one(seen: Observation, noise: Points) -> Matching:
+        return one_matching(policy, reference, critic, seen, noise, config, shared_prefix=shared_prefix)
 
-    losses, metrics = jax.vmap(one)(observation, noise)
-    largest = jnp.max(metrics["policy/adjoint_norm"])
-    return jnp.mean(losses), {**jax.tree.map(jnp.mean, metrics), "policy/adjoint_norm_max": largest}
+    return batch_loss(jax.vmap(one)(observation, noise), config)
