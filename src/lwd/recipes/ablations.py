@@ -91,6 +91,11 @@ def temperature(x: Experiment, factor: float) -> Experiment:
     return _with_offline(x, qam=replace(qam, temperature=qam.temperature * factor))
 
 
+def temperature_by_kl(x: Experiment, target_kl: float) -> Experiment:
+    """QAM's offline temperature follows from the path-space KL that it asks for."""
+    return _with_offline(x, qam=replace(_offline(x).qam, target_kl=target_kl))
+
+
 def flow_steps(x: Experiment, steps: int) -> Experiment:
     """Flow steps of the paths, the adjoint and the acting policy alike; the offline data stays the same."""
     x = _with_offline(x, qam=replace(_offline(x).qam, flow_steps=steps))
@@ -157,6 +162,7 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "temperature_0.3x": partial(temperature, factor=0.3),
     "temperature_3x": partial(temperature, factor=3.0),
     "temperature_10x": partial(temperature, factor=10.0),
+    "temperature_by_kl": partial(temperature_by_kl, target_kl=1.0),
     "flow_steps_3": partial(flow_steps, steps=3),
     "flow_steps_5": partial(flow_steps, steps=5),
     "without_failures": without_failures,

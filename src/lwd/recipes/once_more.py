@@ -1,7 +1,7 @@
 """Learning once more when the fleet's hours are over, from the SFT policy, on everything that was recorded.
 
-Not in the paper. On the scene a deployment's data is worth more than the policy that the learner beside it ends with; on the fast
-tier it is not (decision record 0028).
+Not in the paper. On the scene a deployment's data is worth more than the policy that the learner beside it ends with; on the
+fast tier it is not (decision record 0028).
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ ABLATIONS = (
             ("the recipe's", "lwd_offline"),
             ("3 times", "temperature_3x"),
             ("10 times", "temperature_10x"),
+            ("by target_kl = 1", "temperature_by_kl"),
         ),
         "lwd_offline",
     ),

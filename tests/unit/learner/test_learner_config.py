@@ -36,6 +36,14 @@ def test_divl(settings, sentence):
         ({"temperature": 0.0}, "QamConfig.temperature must be positive, got 0.0."),
         ({"temperature": -2.0}, "QamConfig.temperature must be positive, got -2.0."),
         ({"flow_steps": 1}, "QamConfig.flow_steps must be at least 2, got 1."),
+        (
+            {"target_kl": 0.0},
+            "QamConfig.target_kl must be positive and finite, or None for a fixed temperature, got 0.0.",
+        ),
+        (
+            {"target_kl": float("inf")},
+            "QamConfig.target_kl must be positive and finite, or None for a fixed temperature, got inf.",
+        ),
     ],
 )
 def test_qam(settings, sentence):

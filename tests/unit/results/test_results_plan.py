@@ -130,6 +130,7 @@ CHANGED = {
     "temperature_0.3x": {"offline.learner.qam.temperature": "0.012 (0.04)"},
     "temperature_3x": {"offline.learner.qam.temperature": "0.12 (0.04)"},
     "temperature_10x": {"offline.learner.qam.temperature": "0.4 (0.04)"},
+    "temperature_by_kl": {"offline.learner.qam.target_kl": "1.0 (None)"},
     "flow_steps_3": {"offline.learner.qam.flow_steps": "3 (10)", "model.flow_steps": "3 (10)"},
     "flow_steps_5": {"offline.learner.qam.flow_steps": "5 (10)", "model.flow_steps": "5 (10)"},
     "without_failures": {"offline.mixture.offline.outcomes": "SUCCESS"},
