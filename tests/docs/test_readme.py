@@ -14,9 +14,11 @@ from tools import make_table
 README = make_table.ROOT / make_table.README
 
 
-def test_table_is_up_to_date() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text == make_table.fill(text, make_table.section(make_table.summaries())), "run `make table`"
+@pytest.mark.parametrize(("path", "each"), [(make_table.README, False), (make_table.PAGE, True)])
+def test_table_is_up_to_date(path, each) -> None:
+    text = (make_table.ROOT / path).read_text(encoding="utf-8")
+    content = make_table.section(make_table.summaries(), each=each)
+    assert text == make_table.fill(text, content, path), "run `make table`"
 
 
 def test_links_exist() -> None:
@@ -72,6 +74,8 @@ def test_section_says_how_much_on_what_and_by_which_command() -> None:
     text = make_table.section(runs)
     assert re.search(r"\| \*\*LWD online\*\*, mean \| 0\.90 ", text)
     assert "over 2 seeds" in text
+    assert "LWD online, seed 1" not in text
+    assert "LWD online, seed 1" in make_table.section(runs, each=True)
     assert "Test CPU, 2 cores; minutes per run: 10.0 (seed 0), 11.0 (seed 1); jax 0.10.2;" in text
     assert "commit `0123456789ab`. Command: `lwd demo`." in text
 

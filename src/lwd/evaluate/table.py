@@ -23,10 +23,8 @@ _NOTE_RUN = (
     "Success, mean of task means; 95 % intervals from {n} evaluation episodes per method. "
     "Cycle time in s of all episodes, failures included."
 )
-_NOTE_SEEDS = (
-    "Success over {n} seeds; intervals of the mean rows: 95 % over seeds (Student's t); "
-    "of a seed's rows: over its evaluation episodes."
-)
+_NOTE_MEANS = "Success over {n} seeds; intervals of the mean rows: 95 % over seeds (Student's t)"
+_NOTE_SEEDS = "; of a seed's rows: over its evaluation episodes"
 
 
 @dataclass(frozen=True)
@@ -81,17 +79,18 @@ def table_markdown(summary: Summary) -> str:
     return "\n".join([*lines, "", f"{note} Seed {summary.seed}."]) + "\n"
 
 
-def seeds_markdown(summaries: Sequence[Summary]) -> str:
-    """Several runs as markdown: mean over seeds, each seed, and the three checks."""
+def seeds_markdown(summaries: Sequence[Summary], *, each: bool = True) -> str:
+    """Several runs as markdown: mean over seeds, each seed (unless `each` is False), and the three checks."""
     runs = in_order(summaries)
     means = mean_over_seeds(runs)
     lines = _markdown_head("method", list(runs[0].tasks))
     for name, label in METHODS.items():
         lines.append(_markdown_row(f"**{label}**, mean", cells(means[name])))
-    for run in runs:
+    for run in runs if each else ():
         for name, label in METHODS.items():
             lines.append(_markdown_row(f"{label}, seed {run.seed}", cells(run.methods[name])))
-    lines += ["", _NOTE_SEEDS.format(n=len(runs)), ""]
+    note = _NOTE_MEANS.format(n=len(runs)) + (_NOTE_SEEDS if each else "")
+    lines += ["", f"{note}.", ""]
     lines += [
         f"- {'yes' if check.passed else '**no**'}: {check.claim}. {check.detail}" for check in checks(runs)
     ]
