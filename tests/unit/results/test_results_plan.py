@@ -84,6 +84,16 @@ def test_the_fast_tier_runs_everything_the_scene_no_ablation_and_the_generalist_
     assert {len(cell.experiment.fleet.deployed.tasks) for cell in plan("metaworld50")} == {50}
 
 
+def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
+    found = differences(plain("metaworld", 0), plain("metaworld_hours", 0))
+    assert found == {
+        "online.control_steps": "640000 (64000)",
+        "online.learner.policy.decay_steps": "64000 (6400)",
+        "online.learner.critic.decay_steps": "64000 (6400)",
+    }
+    assert {row.name for row in rows_of("metaworld_hours")} < {row.name for row in rows_of("metaworld")}
+
+
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
 def test_a_cell_has_one_core_so_one_worker(benchmark):
     assert {cell.experiment.fleet.workers for cell in plan(benchmark)} == {1}
