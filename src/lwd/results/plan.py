@@ -56,9 +56,13 @@ WHOLE = replace(
 """The ablations too."""
 HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger", "recap")},
-    online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
+    online_ablations={
+        "fleet_1": ONLINE_ABLATIONS["fleet_1"],
+        "fleet_4": ONLINE_ABLATIONS["fleet_4"],
+        "best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"],
+    },
 )
-"""What the paper compares, and the option that paid. A run takes half an hour of one core."""
+"""What the paper compares, the option that paid, and how much of it is experience. A run takes half an hour of one core."""
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": METHODS_ONLY,
