@@ -202,6 +202,18 @@ def test_claims_that_hold_and_claims_that_do_not():
     }
 
 
+def test_the_option_is_measured_by_the_same_targets_and_against_lwd_online():
+    claimed = [text for text in words(board()) if "16 chunks" in text]
+    assert len(claimed) == 3
+    found = words(board(made_up.run("lwd_online", 0, HALF), made_up.run("best_of_16_acting", 0, ALL)))
+    assert [found[text] for text in claimed] == ["yes", "yes", "yes"]
+    found = words(board(made_up.run("lwd_online", 0, ALL), made_up.run("best_of_16_acting", 0, HALF)))
+    assert [found[text] for text in claimed] == ["no", "no", "no"]
+    found = words(board(made_up.run("lwd_online", 0, ALL), made_up.run("best_of_16_acting", 0, ALL)))
+    assert [found[text] for text in claimed] == ["yes", "yes", "not settled"]
+    assert not [text for text in words(board(benchmark="metaworld50")) if "16 chunks" in text]
+
+
 def test_targets_that_are_missed_are_said_to_be_missed():
     found = claims(board(made_up.run("sft", 0, HALF), made_up.run("lwd_online", 0, HALF)))
     assert [claim.holds for claim in found[:4]] == ["no"] * 4
