@@ -86,7 +86,7 @@ def run(folder: Path) -> dict[str, Any]:
     run_phases(place, online_phases(x, place, console), console)
     return {
         "curves": {stage: _curves(place, stage) for stage in CURVES},
-        "success": {stage: _success(folder, method) for stage, method in METHOD_OF_STAGE.items()},
+        "success": {stage: _success(folder, METHOD_OF_STAGE[stage]) for stage in CURVES},
     }
 
 

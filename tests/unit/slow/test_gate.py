@@ -31,6 +31,16 @@ def test_every_stage_and_metric_is_recorded():
         assert all(recorded["curves"][stage][name] for name in names)
 
 
+def test_it_reads_the_stages_that_it_ran(tmp_path, monkeypatch):
+    ran, read = [], []
+    monkeypatch.setattr(gate, "run_phases", lambda place, phases, console: ran.extend(phases))
+    monkeypatch.setattr(gate, "_curves", lambda place, stage: {})
+    monkeypatch.setattr(gate, "_success", lambda folder, method: read.append(method))
+    gate.run(tmp_path / "run")
+    assert [name.split()[-1].lower() for name in ran if name.startswith("evaluate")] == list(STAGES)
+    assert read == ["sft", "lwd_offline", "lwd_online"]
+
+
 def test_the_same_numbers_have_not_moved():
     recorded = gate.read_recorded()
     assert gate.moved(recorded, copy.deepcopy(recorded), STAGES) == []
