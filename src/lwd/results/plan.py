@@ -63,9 +63,15 @@ HOURS = Scope(
     },
 )
 """What the paper compares, the option that paid, and how much of it is experience. A run takes half an hour of one core."""
+SCENE_HOURS = Scope(
+    methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
+    online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
+)
+"""The same of the demo's own tasks, with less beside it: a run takes more than an hour of one core."""
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": METHODS_ONLY,
+    "scene_hours": SCENE_HOURS,
     "metaworld": WHOLE,
     "metaworld_hours": HOURS,
     "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}),
