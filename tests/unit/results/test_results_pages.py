@@ -85,6 +85,7 @@ def test_without_runs_the_pages_say_so(tmp_path):
     write_pages(root)
     assert json.loads((root / SUMMARY).read_text()) == {
         "scene_evidence": {},
+        "scene_hours": {},
         "metaworld": {},
         "metaworld_hours": {},
         "metaworld50": {},
@@ -104,6 +105,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     found = json.loads((root / SUMMARY).read_text())
     assert {name: set(rows) for name, rows in found.items()} == {
         "scene_evidence": set(),
+        "scene_hours": set(),
         "metaworld": {"sft", "awac_offline"},
         "metaworld_hours": set(),
         "metaworld50": {"lwd_online"},

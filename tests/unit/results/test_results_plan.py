@@ -94,12 +94,27 @@ def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
     assert {row.name for row in rows_of("metaworld_hours")} < {row.name for row in rows_of("metaworld")}
 
 
+def test_the_scenes_hours_are_five_times_the_experience_at_the_offline_learning_rates():
+    found = differences(plain("scene_evidence", 0), plain("scene_hours", 0))
+    assert found == {
+        "online.control_steps": "650000 (130000)",
+        "online.rate.learner_steps_per_control_step": "0.04 (0.1)",
+        "online.learner.policy.learning_rate": "0.001 (0.0003)",
+        "online.learner.critic.learning_rate": "0.0015 (0.0006)",
+        "online.learner.policy.decay_steps": "26000 (13000)",
+        "online.learner.critic.decay_steps": "26000 (13000)",
+    }
+    rows = {row.name for row in rows_of("scene_hours")}
+    assert rows < {row.name for row in rows_of("scene_evidence")}
+    assert {"lwd_online", "rft_online", "hg_dagger_online", "best_of_16_acting"} < rows
+
+
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
 def test_a_cell_has_one_core_so_one_worker(benchmark):
     assert {cell.experiment.fleet.workers for cell in plan(benchmark)} == {1}
 
 
-@pytest.mark.parametrize("benchmark", ["scene_evidence", "metaworld"])
+@pytest.mark.parametrize("benchmark", ["scene_evidence", "scene_hours", "metaworld"])
 def test_the_protocol_is_the_same_for_all_methods(benchmark):
     for cell in plan(benchmark):
         x, plain = cell.experiment, cell.plain
