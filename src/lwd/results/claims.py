@@ -25,11 +25,13 @@ class Claim:
 
     Attributes:
         text: what is claimed; measured: the numbers, "" where there are none; holds: what they say about it.
+        beside: the same by another measure, which decides nothing.
     """
 
     text: str
     measured: str = ""
     holds: Literal["yes", "no", "not settled", "not measured"] = "not measured"
+    beside: str = ""
 
 
 def claims(board: Board) -> list[Claim]:
@@ -51,8 +53,8 @@ def _levels(board: Board, row: str, name: str) -> Iterator[Claim]:
         if found is None:
             yield Claim(text)
         else:
-            shown = f"{show(found.success)}; by the paper's score {show(found.paper_score)}"
-            yield Claim(text, shown, _word(found.success.value >= target))
+            beside = f"by the paper's score {show(found.paper_score)}"
+            yield Claim(text, show(found.success), _word(found.success.value >= target), beside)
 
 
 def _gains(board: Board) -> Iterator[Claim]:

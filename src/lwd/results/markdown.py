@@ -38,25 +38,6 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) ->
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines)) + "\n"
 
 
-def readme_part(board: Board) -> str:
-    """The methods that have a run in one table, and the claims that are measured; the results page has all of them."""
-    done = sum(len(runs) for runs in board.runs.values())
-    wanted = sum(board.wanted.values())
-    title = f"#### {board.benchmark}\n\n"
-    if not done:
-        return (
-            f"{title}None of the {wanted} runs is in yet; [results](docs/reference/results.md) lists them.\n"
-        )
-    methods = table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods if row in board.scores])
-    measured = [claim for claim in claims(board) if claim.measured]
-    told = f"\n{_claims_table(measured)}" if measured else ""
-    return (
-        f"{title}{methods}\nSuccess on held-out starts with 95 % intervals (over training seeds and starts); cycle time in s, "
-        f"failures included. {done} of {wanted} runs are in. Per task, paired differences, ablations, costs and who ran what: "
-        f"[results](docs/reference/results.md).\n{told}"
-    )
-
-
 _MAIN_HEAD = (
     *("method", "seeds", "all", "short", "long", "paper's score", "cycle time", "cycle time, long"),
     *("robot-hours", "interventions", "operator minutes"),
@@ -84,7 +65,11 @@ def _main_line(board: Board, row: str) -> list[str]:
 
 def _claims_table(shown: Sequence[Claim]) -> str:
     lines = [
-        [claim.text, claim.measured or MISSING, "**no**" if claim.holds == "no" else claim.holds]
+        [
+            claim.text,
+            "; ".join(filter(None, (claim.measured, claim.beside))) or MISSING,
+            "**no**" if claim.holds == "no" else claim.holds,
+        ]
         for claim in shown
     ]
     return table(["claim", "measured", "holds"], lines, left=3)

@@ -10,8 +10,9 @@ from typing import Any
 from lwd.errors import ConfigError
 from lwd.evaluate.table import between
 from lwd.results.board import Board, boards, read_board
-from lwd.results.markdown import PAGE_HEAD, benchmark_page, readme_part
+from lwd.results.markdown import PAGE_HEAD, benchmark_page
 from lwd.results.plan import SEARCH
+from lwd.results.readme import readme_part
 from lwd.results.scores import AVERAGES, Measured, RowScore
 from lwd.results.search_page import search_page
 
@@ -28,7 +29,7 @@ def pages(found: Sequence[Board], search: Board, readme: str) -> dict[Path, str]
         SUMMARY: json.dumps(summary, indent=2) + "\n",
         PAGE: "\n".join([PAGE_HEAD, *(benchmark_page(board) for board in found)]),
         SEARCH_PAGE: search_page(search),
-        README: between(readme, "results", "\n".join(readme_part(board) for board in found), str(README)),
+        README: between(readme, "results", readme_part(found), str(README)),
     }
 
 
