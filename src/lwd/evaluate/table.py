@@ -80,12 +80,14 @@ def table_markdown(summary: Summary) -> str:
 
 
 def seeds_markdown(summaries: Sequence[Summary], *, each: bool = True) -> str:
-    """Several runs as markdown: mean over seeds, each seed (unless `each` is False), and the three checks."""
+    """Several runs as markdown: mean over seeds and the three checks; each seed and task too, unless `each` is False."""
     runs = in_order(summaries)
     means = mean_over_seeds(runs)
-    lines = _markdown_head("method", list(runs[0].tasks))
+    tasks = list(runs[0].tasks)
+    lines = _markdown_head("method", tasks if each else [])
     for name, label in METHODS.items():
-        lines.append(_markdown_row(f"**{label}**, mean", cells(means[name])))
+        row = cells(means[name])
+        lines.append(_markdown_row(f"**{label}**, mean", row if each else row[len(tasks) :]))
     for run in runs if each else ():
         for name, label in METHODS.items():
             lines.append(_markdown_row(f"{label}, seed {run.seed}", cells(run.methods[name])))

@@ -57,12 +57,13 @@ WHOLE = replace(
 HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger", "recap")},
     online_ablations={
+        "no_interventions": ONLINE_ABLATIONS["no_interventions"],
         "fleet_1": ONLINE_ABLATIONS["fleet_1"],
         "fleet_4": ONLINE_ABLATIONS["fleet_4"],
         "best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"],
     },
 )
-"""What the paper compares, the option that paid, and how much of it is experience. A run takes half an hour of one core."""
+"""What the paper compares, the option that paid, and how much of it is experience and help. Half an hour of one core a run."""
 SCENE_HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
     online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
