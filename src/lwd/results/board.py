@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from lwd.errors import UnknownNameError
 from lwd.recipes.methods import METHODS
-from lwd.results.plan import BENCHMARKS, rows_of
+from lwd.results.plan import BENCHMARKS, Cell, plan, rows_of
 from lwd.results.runfile import RunFile, read_run_files
 from lwd.results.scores import Measured, RowScore, paired, row_score
+from lwd.results.settings import completed
 
 LABELS: Mapping[str, str] = {
     "lwd": "LWD",
@@ -184,7 +185,16 @@ class Board:
 def read_board(root: Path, benchmark: str) -> Board:
     """A benchmark's board from its run files under `root`/results."""
     wanted = {row.name: row.seeds for row in rows_of(benchmark)}
-    return Board(benchmark, wanted, read_run_files(root / "results" / "runs" / benchmark))
+    planned = {cell.id: cell for cell in plan(benchmark)}
+    runs = read_run_files(root / "results" / "runs" / benchmark)
+    return Board(benchmark, wanted, [_completed(run, planned.get(run.id)) for run in runs])
+
+
+def _completed(run: RunFile, cell: Cell | None) -> RunFile:
+    """The run file with the options that were added since it was written; as it is where no cell of the plan has made it."""
+    if cell is None or cell.stage != run.stage:
+        return run
+    return replace(run, settings=completed(run.settings, cell.experiment, cell.stage))
 
 
 def boards(root: Path) -> list[Board]:

@@ -47,6 +47,12 @@ def agree(written: Settings, experiment: Experiment, stage: str) -> bool:
     )
 
 
+def completed(written: Settings, experiment: Experiment, stage: str) -> dict[str, str]:
+    """The settings of a result and, at their defaults, those that the program learned since: old and new can be averaged."""
+    learned = {leaf.path: leaf.value for leaf in _of_stage(experiment, stage) if leaf.default}
+    return {**learned, **written}
+
+
 def differences(plain: Experiment, changed: Experiment) -> dict[str, str]:
     """Path of each setting that was changed -> "its value (the plain one)"; of another class its name alone."""
     old, new = settings(plain, "consolidated"), settings(changed, "consolidated")

@@ -16,8 +16,9 @@ from lwd.results.claims import claims
 from lwd.results.figures import pictures, write_figures
 from lwd.results.markdown import benchmark_page
 from lwd.results.pages import PAGE, README, SEARCH_PAGE, SUMMARY, pages, write_pages
-from lwd.results.plan import SEARCH, rows_of
+from lwd.results.plan import SEARCH, plain, rows_of
 from lwd.results.readme import NOTHING, readme_part
+from lwd.results.settings import settings
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL, HALF, NONE = ({"near": [a] * 8, "far": [b] * 8} for a, b in ((1, 1), (1, 0), (0, 0)))
@@ -129,6 +130,21 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
 def test_a_run_file_of_an_unknown_row_is_refused():
     with pytest.raises(UnknownNameError, match="Did you mean 'lwd_online'"):
         board(made_up.run("lwd_onlin"))
+
+
+def test_a_run_from_before_an_option_is_averaged_with_one_after_it(tmp_path):
+    whole = settings(plain("scene_evidence", 0), "offline")
+    option = "offline.learner.qam.target_kl"
+    assert whole[option] == "None"
+
+    def mean_without(path):
+        before = {name: value for name, value in whole.items() if name != path}
+        runs = [made_up.run("lwd_offline", s, ALL, settings=of) for s, of in enumerate((before, whole))]
+        return read_board(made_up.write(tmp_path / path, runs), "scene_evidence").scores["lwd_offline"]
+
+    assert mean_without(option).seeds == [0, 1]
+    with pytest.raises(ConfigError, match="differ in settings"):
+        mean_without("gamma")
 
 
 def test_the_readme_shows_what_has_run_and_the_page_everything():
