@@ -4,10 +4,7 @@ import contextlib
 import io
 import json
 import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,32 +288,3 @@ def test_a_file_of_empty_records_is_refused_quickly():
     flood = b"\x89MCAP0\r\n" + struct.pack("<BQ", 0x0C, 0) * 3_000_000
     assert isinstance(scan(flood).broken, MalformedError)
     assert time.perf_counter() - began < 10.0
-
-
-MEASURE = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from log_cases import make_episode
-from lwd.log import codec
-
-episode = make_episode(300, proprio_dim=32, action_dim=14)
-encoded = codec.encode(episode)
-for work in (lambda: codec.encode(episode), lambda: codec.decode(encoded)):
-    times = []
-    for _ in range(10):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    print(min(times))
-"""
-
-
-def test_writing_and_reading_300_steps_take_milliseconds():
-    """In a process of its own, because the type checks of the test run cost ten times what is measured."""
-    tests = str(Path(__file__).parents[2])
-    output = subprocess.run(
-        [sys.executable, "-c", MEASURE, tests], capture_output=True, text=True, check=True
-    )
-    writing, reading = map(float, output.stdout.split())
-    assert writing < 0.005
-    assert reading < 0.005
