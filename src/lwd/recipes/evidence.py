@@ -24,7 +24,7 @@ def scene_evidence(seed: int = 0) -> Experiment:
 
 
 def scene_hours(seed: int = 0) -> Experiment:
-    """`scene_evidence` with five times the experience and twice the learner steps: 9.3 robot-hours.
+    """`scene_evidence` with five times the experience and twice the learner steps: nine robot-hours.
 
     The learner steps begin at the offline stage's learning rates: training anew on what the fleet recorded succeeded more often
     than what the demo's gentler online stage ended with (decision 0028).
