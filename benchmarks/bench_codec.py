@@ -12,14 +12,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lwd.episode import Episode, EpisodeHeader, Outcome, Source, Verdict
+from benchmarks.episodes import random_episode
+from lwd.episode import Episode
 from lwd.log import codec
+from lwd.spec import RobotSpec, TaskSpec
 
-STEPS, PROPRIO, ACTION, HZ, REPEATS = 300, 32, 14, 30.0, 20
+SPEC = RobotSpec(name="bench", proprio_dim=32, action_dim=14, control_hz=30.0, chunk_steps=30)
+TASK = TaskSpec(
+    name="task", instruction="do the task", milestones=("done",), time_limit_steps=300, horizon="short"
+)
+STEPS, REPEATS = 300, 20
 
 
 def main() -> dict[str, float]:
-    episode = _episode(np.random.default_rng(0))
+    episode = random_episode(SPEC, TASK, STEPS, np.random.default_rng(0))
     encoded, packed = codec.encode(episode), _npz(episode)
     results = {
         "steps": STEPS,
@@ -54,23 +60,3 @@ def _npz(episode: Episode) -> bytes:
         times_s=episode.times_s,
     )
     return file.getvalue()
-
-
-def _episode(rng: np.random.Generator) -> Episode:
-    return Episode(
-        header=EpisodeHeader(
-            task="task",
-            instruction="do the task",
-            source=Source.DEMO,
-            robot="bench",
-            spec="bench",
-            control_hz=HZ,
-            snapshot=None,
-            software="bench",
-        ),
-        verdict=Verdict(outcome=Outcome.SUCCESS, stage_score=1.0),
-        proprio=rng.normal(size=(STEPS + 1, PROPRIO)).astype(np.float32),
-        actions=rng.uniform(-1, 1, size=(STEPS, ACTION)).astype(np.float32),
-        interventions=np.zeros(STEPS, np.bool_),
-        times_s=np.arange(STEPS + 1) / HZ,
-    )

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import zoom
 
+from benchmarks.episodes import random_episode
 from lwd import image
-from lwd.episode import Episode, EpisodeHeader, Outcome, Source, Verdict
+from lwd.episode import Episode
 from lwd.instruction import InstructionEncoder
 from lwd.log.codec import encode
 from lwd.log.validate import validate
@@ -115,24 +116,7 @@ def _fill(replay: Replay, folder: Path, pictures: list[bytes]) -> dict[str, floa
 
 def _episode(rng: np.random.Generator, pictures: list[bytes]) -> Episode:
     images = {c.name: [pictures[i] for i in rng.integers(0, len(pictures), STEPS + 1)] for c in CAMERAS}
-    return Episode(
-        header=EpisodeHeader(
-            task=TASK.name,
-            instruction=TASK.instruction,
-            source=Source.DEMO,
-            robot="bench",
-            spec=SPEC.name,
-            control_hz=SPEC.control_hz,
-            snapshot=None,
-            software="bench",
-        ),
-        verdict=Verdict(outcome=Outcome.SUCCESS, stage_score=1.0),
-        proprio=rng.normal(size=(STEPS + 1, 19)).astype(np.float32),
-        actions=rng.uniform(-1, 1, size=(STEPS, 5)).astype(np.float32),
-        interventions=np.zeros(STEPS, np.bool_),
-        times_s=np.arange(STEPS + 1) / SPEC.control_hz,
-        images=images,
-    )
+    return random_episode(SPEC, TASK, STEPS, rng, images=images)
 
 
 def _pictures(count: int = 12) -> list[bytes]:

@@ -8,7 +8,8 @@ import time
 import jax
 import numpy as np
 
-from lwd.episode import Episode, EpisodeHeader, Outcome, Source, Verdict
+from benchmarks.episodes import random_episode
+from lwd.episode import Source
 from lwd.fleet.training import own
 from lwd.instruction import InstructionEncoder
 from lwd.learner.optimizers import OptimizerConfig
@@ -78,22 +79,5 @@ def _fill(replay: Replay) -> None:
     rng = np.random.default_rng(0)
     for i in range(EPISODES):
         task = TASKS[i % len(TASKS)]
-        replay.add(
-            Episode(
-                header=EpisodeHeader(
-                    task=task.name,
-                    instruction=task.instruction,
-                    source=Source.ONLINE if i % 2 else Source.DEMO,
-                    robot="bench",
-                    spec=SPEC.name,
-                    control_hz=SPEC.control_hz,
-                    snapshot=None,
-                    software="bench",
-                ),
-                verdict=Verdict(outcome=Outcome.SUCCESS, stage_score=1.0),
-                proprio=rng.normal(size=(STEPS + 1, 40)).astype(np.float32),
-                actions=rng.uniform(-1, 1, size=(STEPS, 5)).astype(np.float32),
-                interventions=np.zeros(STEPS, np.bool_),
-                times_s=np.arange(STEPS + 1) / SPEC.control_hz,
-            )
-        )
+        source = Source.ONLINE if i % 2 else Source.DEMO
+        replay.add(random_episode(SPEC, task, STEPS, rng, source=source))

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lwd.episode import Episode, EpisodeHeader, Outcome, Source, Verdict
+from benchmarks.episodes import random_episode
+from lwd.episode import Episode, Source
 from lwd.fleet.coordinator import COMMIT_EVERY_S
 from lwd.fleet.credential import load_credential
 from lwd.fleet.robot_policy import PolicyFollower, SnapshotCache
@@ -58,34 +59,13 @@ Config = Mapping[str, Any]
 
 def episode(robot: str, size: int) -> Episode:
     """An episode of about `size` bytes: small ones without pictures, large ones with a camera."""
+    rng = np.random.default_rng()
     if size < 100_000:
-        return _filled(robot, SMALL, SMALL_STEPS, {})
+        return random_episode(SMALL, TASK, SMALL_STEPS, rng, source=Source.ONLINE, robot=robot)
     picture = _noise()
     steps = max(1, round(size / (len(picture) + 250)) - 1)
-    return _filled(robot, SEEING, steps, {CAMERA.name: [picture] * (steps + 1)})
-
-
-def _filled(robot: str, spec: RobotSpec, steps: int, images: dict[str, list[bytes]]) -> Episode:
-    rng = np.random.default_rng()
-    return Episode(
-        header=EpisodeHeader(
-            task=TASK.name,
-            instruction=TASK.instruction,
-            source=Source.ONLINE,
-            robot=robot,
-            spec=spec.name,
-            control_hz=spec.control_hz,
-            snapshot=1,
-            software="bench",
-            seed=1,
-        ),
-        verdict=Verdict(outcome=Outcome.SUCCESS, stage_score=1.0),
-        proprio=rng.normal(size=(steps + 1, spec.proprio_dim)).astype(np.float32),
-        actions=rng.uniform(-1, 1, (steps, spec.action_dim)).astype(np.float32),
-        interventions=np.zeros(steps, np.bool_),
-        times_s=np.arange(steps + 1, dtype=np.float64) / spec.control_hz,
-        images=images,
-    )
+    images = {CAMERA.name: [picture] * (steps + 1)}
+    return random_episode(SEEING, TASK, steps, rng, source=Source.ONLINE, robot=robot, images=images)
 
 
 def _noise(kept: list[bytes] = []) -> bytes:  # noqa: B006 - made once

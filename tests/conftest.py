@@ -21,6 +21,11 @@ from servers import (  # noqa: F401 - fixtures
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+# Compiling is most of what the tests cost: no process compiles what another one has, in this run or an earlier one.
+# An entry is named by the hash of its program, compiler and flags; one that a killed process left torn is compiled again.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 # `pytest --hypothesis-profile=nightly`: for tests that can go on for hours.
 settings.register_profile("nightly", max_examples=2000, deadline=None)
 

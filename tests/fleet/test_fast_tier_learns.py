@@ -1,7 +1,6 @@
-"""Four robots of the fast tier learn within 90 s, through the same program as the demo."""
+"""Four robots of the fast tier learn, through the same program as the demo; `python -m benchmarks small_fleet` times it."""
 
 import json
-import os
 
 import pytest
 
@@ -33,12 +32,6 @@ def test_the_fleet_learns(fast_demo):
     """
     success = {name: fast_demo.summary.methods[name].average.success for name in METHODS}
     assert success["lwd_online"] > success["sft"] + 0.2, success
-
-
-def test_it_takes_at_most_90_seconds(fast_demo):
-    if os.getloadavg()[0] > 2.0 * (os.cpu_count() or 1):
-        pytest.skip("this machine has more than twice its cores' worth of work: no time can be measured")
-    assert fast_demo.summary.wall_s <= 90.0
 
 
 def test_every_method_was_evaluated_on_the_same_held_out_starts(fast_demo, services):

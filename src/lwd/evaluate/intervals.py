@@ -85,7 +85,7 @@ def bootstrap_means(
 def draw_counts(count: int, *, seed: int, stratum: str, resamples: int = RESAMPLES) -> NDArray[np.float64]:
     """[resamples, count]: how often each of `count` things occurs when as many are drawn with replacement. Read-only.
 
-    Remembered, because every row of a table is drawn alike: drawing is nine tenths of what a table costs otherwise.
+    Remembered, because every row of a table is drawn alike: drawing is most of what the tables cost otherwise.
     """
     rng = np.random.default_rng([seed, zlib.crc32(stratum.encode())])
     counts = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)

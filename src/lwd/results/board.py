@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from lwd.errors import UnknownNameError
 from lwd.recipes.methods import METHODS
-from lwd.results.plan import BENCHMARKS, Cell, plan, rows_of
+from lwd.results.plan import BENCHMARKS, Cell, plan
 from lwd.results.runfile import RunFile, read_run_files
 from lwd.results.scores import Measured, RowScore, paired, row_score
 from lwd.results.settings import completed
@@ -184,8 +185,8 @@ class Board:
 
 def read_board(root: Path, benchmark: str) -> Board:
     """A benchmark's board from its run files under `root`/results."""
-    wanted = {row.name: row.seeds for row in rows_of(benchmark)}
     planned = {cell.id: cell for cell in plan(benchmark)}
+    wanted = Counter(cell.method for cell in planned.values())
     runs = read_run_files(root / "results" / "runs" / benchmark)
     return Board(benchmark, wanted, [_completed(run, planned.get(run.id)) for run in runs])
 

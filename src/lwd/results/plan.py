@@ -63,7 +63,7 @@ HOURS = Scope(
         "best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"],
     },
 )
-"""What the paper compares, the option that paid, and how much of it is experience and help. Half an hour of one core a run."""
+"""What the paper compares, the option that paid, and how much of it is experience and help. A run takes up to 50 minutes."""
 SCENE_HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
     online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},

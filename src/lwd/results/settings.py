@@ -41,10 +41,7 @@ def agree(written: Settings, experiment: Experiment, stage: str) -> bool:
     A setting that the program learned since counts as agreed where it has its default value, so that a new option does not
     make every result a result of another experiment. A default that changed is a difference.
     """
-    now = {leaf.path: leaf for leaf in _of_stage(experiment, stage)}
-    return written.keys() <= now.keys() and all(
-        leaf.default if path not in written else leaf.value == written[path] for path, leaf in now.items()
-    )
+    return completed(written, experiment, stage) == settings(experiment, stage)
 
 
 def completed(written: Settings, experiment: Experiment, stage: str) -> dict[str, str]:

@@ -58,9 +58,8 @@ def test_offline_then_online_with_exact_resume(reference, tmp_path):
         assert all(np.isfinite(float(m)) for m in metrics.values())
     assert int(state.step) == 8
     offline = jax.tree.map(jnp.copy, state)
-    moved = [
-        n for n, x in named_leaves(clone).items() if not np.array_equal(x, named_leaves(state.policy)[n])
-    ]
+    after = named_leaves(state.policy)
+    moved = [n for n, x in named_leaves(clone).items() if not np.array_equal(x, after[n])]
     assert {name.split(".")[0] for name in moved} >= set(BACKBONE)  # offline, everything trains
 
     online = ONLINE.continued(clone, offline)
@@ -78,9 +77,10 @@ def test_offline_then_online_with_exact_resume(reference, tmp_path):
     checkpoints.close()
     assert position == {"stage": "online"}
     resumed, _ = run_block(update, resumed, batches(3, 4, seed=21), key)
+    found, trained = named_leaves(resumed), named_leaves(whole.policy)
     for name, leaf in named_leaves(whole).items():
-        assert np.array_equal(leaf, named_leaves(resumed)[name]), name
+        assert np.array_equal(leaf, found[name]), name
     for name, leaf in backbone.items():
-        assert np.array_equal(leaf, named_leaves(whole.policy)[name]), name
+        assert np.array_equal(leaf, trained[name]), name
     assert not np.array_equal(whole.policy.action_out.weight, offline.policy.action_out.weight)
     assert jax.tree.structure(ONLINE.acting(whole)) == jax.tree.structure(clone)
