@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= disabled
 export JAX_PLATFORMS ?= cpu
 # A crashed worker is replaced at most twice: its tests run again, and a test that always crashes must not do so for ever.
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'

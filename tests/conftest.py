@@ -24,10 +24,33 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # Compiling is most of what the tests cost: no process compiles what another one has, in this run or an earlier one.
 # An entry is named by the hash of its program, compiler and flags; one that a killed process left torn is compiled again.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # `pytest --hypothesis-profile=nightly`: for tests that can go on for hours.
 settings.register_profile("nightly", max_examples=2000, deadline=None)
+
+
+LONGEST_FIRST = (
+    "test_fast_tier_learns.py",
+    "test_vla_in_the_fleet.py",
+    "test_many_processes.py",
+    "test_learner_hosts.py",
+    "test_trainable.py",
+    "test_vla_stages.py",
+    "test_baselines.py",
+    "test_ogbench.py",
+    "test_networked_fleet.py",
+    "test_together.py",
+    "test_sharding.py",
+)
+"""Files of a minute and more. What runs last runs alone: a long file that begins late keeps the other worker waiting."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in the (random) order that they are in; needs `--no-loadscope-reorder`."""
+    rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 MOST_MAPPINGS = 12_000

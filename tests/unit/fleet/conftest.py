@@ -14,6 +14,12 @@ sys.path.insert(0, HERE)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH", "")]))
 
 
+@pytest.fixture(autouse=True)
+def quick_children(monkeypatch):
+    """`quick_compilation` for the processes that a test starts."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 @pytest.fixture
 def console():
     return Console(quiet=True)

@@ -40,15 +40,19 @@ def state(folder, stage):
         return to_arrays(last_state(X, services, X.online.learner, stage))
 
 
+def environment():
+    """One device per process."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+
 def run_pair(folder, log):
     """Both processes to their end; killed if they hang."""
     address = f"127.0.0.1:{free_port()}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     with log.open("wb") as out:
         both = [
             subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(PROGRAM), str(folder.path), str(i), address],
-                env=environment,
+                env=environment(),
                 stdout=out,
                 stderr=out,
             )
@@ -109,13 +113,12 @@ def test_a_pair_of_processes_trains_what_one_trains(trained_copy, tmp_path, cons
     together = RunFolder(tmp_path / "together")
     shutil.copytree(trained_copy.path, together.path)
     before = count(together)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     for stage, train in (("sft", train_sft), ("offline", train_offline)):
         with open_services(trained_copy) as services:
             train(X, services, console)
         asked = ["train", stage, "--recipe", "toy_fleet:experiment", "--out", str(together.path)]
         command = [sys.executable, "-W", "ignore", "-m", "lwd.cli", *asked, "--processes", "2"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "2 processes train" in done.stdout
         expected, found = newest(trained_copy, stage), newest(together, stage)

@@ -39,14 +39,7 @@ CELL = Cell(
 )
 
 
-@pytest.fixture
-def _quick_children(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
-@pytest.mark.usefixtures("_quick_children", "quick_compilation")
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_clone_of_what_the_fleet_did_begins_with_the_sft_policy_and_is_evaluated(trained_copy, console):
     last = online(X, trained_copy, console)
     with open_services(trained_copy) as services:

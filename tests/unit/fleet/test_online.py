@@ -20,14 +20,6 @@ X = toy_fleet.experiment()
 EVERY = X.online.publish_every_learner_steps
 
 
-@pytest.fixture
-def _quick_children(monkeypatch, tmp_path):
-    """The processes compile quickly, and once for all of them."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
 def state_of(folder):
     """Episodes, manifests and snapshots, in full."""
     with open_services(folder) as services:
@@ -59,7 +51,6 @@ def kill_learner_in_mid_run(folder):
         assert not any(process.is_alive() for process in fleet.processes.values())
 
 
-@pytest.mark.usefixtures("_quick_children")
 def test_a_killed_learner_goes_on_from_its_checkpoint_and_nothing_shrinks(trained_copy, console):
     told = kill_learner_in_mid_run(trained_copy)
     episodes, manifests, snapshots = state_of(trained_copy)

@@ -32,13 +32,6 @@ class CutError(Exception):
     pass
 
 
-@pytest.fixture
-def _quick_children(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
 def test_a_round_is_the_offline_stage_again_with_its_part_of_the_learner_steps():
     """0.05 learner steps per control step, four for one, 240 control steps, two rounds: 24 each, 4/14 for the value."""
     stage = stage_of_round(X)
@@ -62,7 +55,6 @@ def test_a_number_of_rounds_that_cannot_work_is_refused():
         replace(TOY.online, rounds=-1)
 
 
-@pytest.mark.usefixtures("_quick_children")
 def test_two_rounds_of_which_the_second_is_cut_and_goes_on(trained_copy, console, monkeypatch):
     shutil.rmtree(trained_copy.checkpoints("offline"))  # LWD's; the data and the SFT policy are everyone's
     with open_services(trained_copy) as services:

@@ -154,7 +154,7 @@ def experiment(seed: int = 0, **changes: Any) -> Experiment:
         clone=CloneStage(
             learner=CloneConfig(policy=optimizer, batch=8), steps=20, loop=LoopConfig(block_steps=10)
         ),
-        offline=OfflineStage(learner=learner, critic_steps=0, steps=10, loop=LoopConfig(block_steps=4)),
+        offline=OfflineStage(learner=learner, critic_steps=0, steps=10, loop=LoopConfig(block_steps=5)),
         online=OnlineStage(
             learner=replace(learner, divl=DivlConfig(atoms=11, tau_base=0.9)),
             control_steps=1000,

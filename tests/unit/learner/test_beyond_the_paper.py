@@ -1,5 +1,6 @@
 """The options beyond the paper: a reference that goes on learning, and robots that choose among chunks."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ from lwd.learner.refit import RefitLwd, exemplary_loss
 from lwd.models.arrays import to_arrays
 from lwd.models.mlp import MlpPolicy
 from tests.paper.paper_examples import IDENTITY, SIZES, random_batch
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, decay_steps=100, warmup_steps=1)
 SETTINGS = {"policy": OPTIMIZER, "critic": OPTIMIZER, "batch": 6, "policy_batch": 3}
@@ -43,7 +46,7 @@ def test_only_exemplary_chunks_teach_the_reference():
 def test_the_update_moves_reference_and_policy_and_leaves_the_given_reference_alone():
     state = METHOD.start(REFERENCE, SIZES, KEY)
     before = to_arrays(REFERENCE)
-    after, metrics = METHOD.update(REFERENCE)(state, random_batch(4, 6), KEY)
+    after, metrics = eqx.filter_jit(METHOD.update(REFERENCE))(state, random_batch(4, 6), KEY)
     assert not same(after.reference.acting_policy, REFERENCE)
     assert not same(after.lwd.policy, state.lwd.policy)
     assert all(np.array_equal(before[name], value) for name, value in to_arrays(REFERENCE).items())
@@ -61,7 +64,8 @@ def test_it_goes_on_from_plain_lwd_and_has_lwds_critic():
 def test_robots_of_best_of_n_lwd_choose_among_the_trained_policys_chunks():
     method = BestOfNLwd(**SETTINGS, n=3)
     state = method.start(REFERENCE, SIZES, KEY)
-    acting = method.acting(method.update(REFERENCE)(state, random_batch(4, 6), KEY)[0])
+    after, _ = eqx.filter_jit(method.update(REFERENCE))(state, random_batch(4, 6), KEY)
+    acting = method.acting(after)
     assert isinstance(acting, BestOfNPolicy)
     assert acting.n == 3
     assert not same(acting.policy, REFERENCE)

@@ -120,13 +120,9 @@ def test_a_half_written_checkpoint_is_ignored(checkpoints):
 
 def start(folder, steps, pause_s=0.0):
     folder.mkdir(exist_ok=True)
-    cache = {  # compile once for the three processes
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", str(PROGRAM), str(folder), str(steps), str(pause_s)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **cache},
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         text=True,
     )

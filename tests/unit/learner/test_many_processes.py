@@ -21,21 +21,11 @@ from lwd.fleet.watchdog import Member, Watchdog, WatchdogConfig, beat_file
 
 pytestmark = pytest.mark.timeout(900)  # half a minute, but of nine processes
 
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # one device per process
 PROGRAM = Path(__file__).with_name("hosts_run.py")
 MIDDLE, END = 60, 65
 FEW, MANY = 10, 12
 """Episodes, each a manifest of its own, that the process that lags behind and the other hold."""
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One CPU device per process, compiled once for all of them."""
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
 
 
 def command(folder, until, *options):
@@ -51,11 +41,11 @@ def command(folder, until, *options):
     ]
 
 
-def run_alone(folder, until, environment):
+def run_alone(folder, until):
     folder.mkdir(exist_ok=True)
     ended = subprocess.run(
         command(folder, until, "--episodes", FEW),
-        env={**os.environ, **environment},
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=280,
@@ -64,7 +54,7 @@ def run_alone(folder, until, environment):
     return np.load(folder / f"at-{until}.npz")
 
 
-def pair(folder, environment):
+def pair(folder):
     """Two processes that share one copy of the state; the second has fewer manifests."""
 
     def members():
@@ -74,7 +64,7 @@ def pair(folder, environment):
             options = ["--processes", 2, "--process-id", i, "--address", address, "--fsdp", 2]
             options += ["--episodes", episodes, "--pause", 0.2, "--heartbeat", beat_file(folder / "beats", i)]
             made.append(
-                Member(process_id=i, command=command(folder, MIDDLE, *options), environment=environment)
+                Member(process_id=i, command=command(folder, MIDDLE, *options), environment=ENVIRONMENT)
             )
         return made
 
@@ -104,10 +94,10 @@ def disturb(watchdog, folder, number, checkpoint):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, environment):
+def two(tmp_path_factory):
     """The folder of a job of two processes, one of which was stopped and later killed."""
     folder = tmp_path_factory.mktemp("two")
-    watchdog, stop = pair(folder, environment), threading.Event()
+    watchdog, stop = pair(folder), threading.Event()
     thread = threading.Thread(target=watchdog.run, args=(stop,), daemon=True)
     thread.start()
     try:
@@ -122,10 +112,10 @@ def two(tmp_path_factory, environment):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, environment):
+def one(tmp_path_factory):
     """The folder of one process that was never disturbed."""
     folder = tmp_path_factory.mktemp("one")
-    run_alone(folder, MIDDLE, environment)
+    run_alone(folder, MIDDLE)
     return folder
 
 
@@ -161,10 +151,10 @@ def test_only_process_0_writes_metrics(two):
     assert not (folder / "learner-1.jsonl").read_text()
 
 
-def test_what_two_processes_saved_one_goes_on_with(one, two, environment, tmp_path):
+def test_what_two_processes_saved_one_goes_on_with(one, two, tmp_path):
     # Copies: other tests read what the folders hold now, and come in any order.
     resumed, alone = (
-        run_alone(Path(shutil.copytree(folder, tmp_path / name)), END, environment)
+        run_alone(Path(shutil.copytree(folder, tmp_path / name)), END)
         for name, folder in (("two", two[0]), ("one", one))
     )
     assert int(resumed["began"]) == int(alone["began"]) == MIDDLE

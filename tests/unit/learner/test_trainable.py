@@ -78,10 +78,9 @@ def test_frozen_leaves_keep_every_bit_and_the_others_move(updated):
 
 def test_online_value_and_critic_train_fully(updated):
     before, after, _ = updated
+    new = named_leaves(after.critic)
     moved = {
-        name.split(".")[0]
-        for name, leaf in named_leaves(before.critic).items()
-        if not np.array_equal(leaf, named_leaves(after.critic)[name])
+        n.split(".")[0] for n, leaf in named_leaves(before.critic).items() if not np.array_equal(leaf, new[n])
     }
     assert moved == {"backbone", "value", "pool", "heads"}
 
@@ -138,8 +137,9 @@ def test_a_shared_prefix_changes_no_number(updated):
     before, after, metrics = updated
     config = replace(ONLINE, trainable=Trainable(policy="expert", shared_prefix=True))
     shared, its_metrics = eqx.filter_jit(update)(config, policy(), before, one_batch(), jax.random.key(3))
+    found = named_leaves(shared.policy)
     for name, leaf in named_leaves(after.policy).items():
-        np.testing.assert_allclose(named_leaves(shared.policy)[name], leaf, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-4, atol=1e-6)
     assert its_metrics["policy/path_kl"] == pytest.approx(float(metrics["policy/path_kl"]), abs=1e-6)
 
 

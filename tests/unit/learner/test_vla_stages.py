@@ -50,37 +50,64 @@ def test_cloning_learns(reference):
     assert float(jnp.abs(found).max()) <= 1.0
 
 
-def test_offline_then_online_with_exact_resume(reference, tmp_path):
+@pytest.fixture(scope="module")
+def offline(reference):
+    """The offline stage's state after 4 learner steps and after 8, and the metrics of the second four."""
     clone, _ = reference
-    state = start(OFFLINE, clone)
-    for block in range(2):
-        state, metrics = run_block(OFFLINE.update(clone), state, batches(4, 4, seed=block), jax.random.key(3))
-        assert all(np.isfinite(float(m)) for m in metrics.values())
+    update, key = OFFLINE.update(clone), jax.random.key(3)
+    # On a device of its choice, as a restored state is: another program is compiled for a state that is on any.
+    begun = jax.device_put(start(OFFLINE, clone), jax.devices()[0])
+    half, _ = run_block(update, begun, batches(4, 4, seed=0), key)
+    kept = jax.tree.map(jnp.copy, half)
+    whole, metrics = run_block(update, half, batches(4, 4, seed=1), key)
+    return kept, whole, metrics
+
+
+def saved_and_restored(state, folder, template):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(int(state.step), state, {"stage": "offline"})
+    checkpoints.close()
+    checkpoints = Checkpoints(folder)
+    restored, position = checkpoints.restore(template)
+    checkpoints.close()
+    assert position == {"stage": "offline"}
+    return restored
+
+
+def assert_same(one, other):
+    expected = named_leaves(other)
+    for name, leaf in named_leaves(one).items():
+        assert np.array_equal(leaf, expected[name]), name
+
+
+def test_offline_everything_trains(reference, offline):
+    clone, _ = reference
+    _, state, metrics = offline
+    assert all(np.isfinite(float(m)) for m in metrics.values())
     assert int(state.step) == 8
-    offline = jax.tree.map(jnp.copy, state)
     after = named_leaves(state.policy)
-    moved = [n for n, x in named_leaves(clone).items() if not np.array_equal(x, after[n])]
-    assert {name.split(".")[0] for name in moved} >= set(BACKBONE)  # offline, everything trains
+    moved = {n.split(".")[0] for n, leaf in named_leaves(clone).items() if not np.array_equal(leaf, after[n])}
+    assert moved >= {*BACKBONE, "action_out"}
+    assert jax.tree.structure(OFFLINE.acting(state)) == jax.tree.structure(clone)
 
-    online = ONLINE.continued(clone, offline)
-    backbone = {n: np.asarray(x) for n, x in named_leaves(online.policy).items() if n.startswith(BACKBONE)}
-    update, key = ONLINE.update(clone), jax.random.key(7)
-    half, _ = run_block(update, online, batches(3, 4, seed=20), key)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, half, {"stage": "online"})
-    checkpoints.close()
-    whole, _ = run_block(update, half, batches(3, 4, seed=21), key)
 
-    template = start(ONLINE, clone)
-    checkpoints = Checkpoints(tmp_path)
-    resumed, position = checkpoints.restore(template)
-    checkpoints.close()
-    assert position == {"stage": "online"}
-    resumed, _ = run_block(update, resumed, batches(3, 4, seed=21), key)
-    found, trained = named_leaves(resumed), named_leaves(whole.policy)
-    for name, leaf in named_leaves(whole).items():
-        assert np.array_equal(leaf, found[name]), name
-    for name, leaf in backbone.items():
-        assert np.array_equal(leaf, trained[name]), name
-    assert not np.array_equal(whole.policy.action_out.weight, offline.policy.action_out.weight)
-    assert jax.tree.structure(ONLINE.acting(whole)) == jax.tree.structure(clone)
+def test_a_resumed_stage_ends_with_exactly_the_same_numbers(reference, offline, tmp_path):
+    clone, _ = reference
+    half, whole, _ = offline
+    restored = saved_and_restored(half, tmp_path, jax.tree.map(jnp.zeros_like, half))
+    resumed, _ = run_block(OFFLINE.update(clone), restored, batches(4, 4, seed=1), jax.random.key(3))
+    assert_same(whole, resumed)
+
+
+def test_online_goes_on_from_offline_and_its_smaller_state_survives_a_checkpoint(
+    reference, offline, tmp_path
+):
+    """What one online update moves and what it leaves alone: test_trainable.py."""
+    clone, _ = reference
+    _, trained, _ = offline
+    online = ONLINE.continued(clone, trained)
+    assert_same(online.policy, trained.policy)
+    assert_same(online.critic, trained.critic)
+    assert len(named_leaves(online.policy_opt)) < len(named_leaves(trained.policy_opt))
+    assert_same(online, saved_and_restored(online, tmp_path, jax.tree.map(jnp.zeros_like, online)))
+    assert jax.tree.structure(ONLINE.acting(online)) == jax.tree.structure(clone)
