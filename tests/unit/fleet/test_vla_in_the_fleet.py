@@ -34,7 +34,7 @@ EXPERT = replace(TOY.offline.learner, trainable=Trainable(policy="expert", share
 TOY = replace(
     TOY,
     clone=replace(TOY.clone, steps=10),
-    offline=replace(TOY.offline, learner=EXPERT, critic_steps=5, steps=5),
+    offline=replace(TOY.offline, learner=EXPERT, critic_steps=0, steps=5),
     online=replace(TOY.online, learner=EXPERT),
 )
 

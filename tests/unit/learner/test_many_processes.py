@@ -68,7 +68,7 @@ def pair(folder):
             )
         return made
 
-    config = WatchdogConfig(silent_s=15.0, starting_s=250.0, stop_s=60.0, pause_s=0.0)
+    config = WatchdogConfig(silent_s=10.0, starting_s=250.0, stop_s=60.0, pause_s=0.0)
     return Watchdog(members, 2, folder / "beats", folder / "logs", config)
 
 

@@ -12,7 +12,7 @@ from vla_run import OFFLINE, ONLINE, critic, one_batch, policy
 from lwd.errors import ConfigError
 from lwd.learner.state import init_state
 from lwd.learner.trainable import Trainable, trained_critic, trained_policy, trained_value, typed
-from lwd.learner.update import update
+from lwd.learner.update import fit_policy, update
 from lwd.models.arrays import named_leaves
 from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
 from lwd.models.protocols import LearnedCritic, LearnedPolicy
@@ -86,12 +86,14 @@ def test_online_value_and_critic_train_fully(updated):
 
 
 def test_no_gradient_of_a_frozen_backbone_is_made():
-    """The learner step with the expert alone has fewer matrix products, written down and not only after optimisation."""
+    """The policy's step with the expert alone has fewer matrix products, written down and not only after optimisation."""
 
     def products(config):
         reference = policy()
         state = init_state(config, reference, critic())
-        jaxpr, _, _ = eqx.filter_make_jaxpr(update)(config, reference, state, one_batch(), jax.random.key(0))
+        jaxpr, _, _ = eqx.filter_make_jaxpr(fit_policy)(
+            config, reference, state, one_batch(), jax.random.key(0)
+        )
         return str(jaxpr).count("dot_general")
 
     assert products(ONLINE) < products(OFFLINE) - 20
@@ -134,9 +136,13 @@ def test_frozen_leaves_in_bfloat16_in_policy_and_reference_alike():
 
 
 def test_a_shared_prefix_changes_no_number(updated):
+    """Line 5 of Algorithm 2 again, from what lines 1 to 4 left."""
     before, after, metrics = updated
     config = replace(ONLINE, trainable=Trainable(policy="expert", shared_prefix=True))
-    shared, its_metrics = eqx.filter_jit(update)(config, policy(), before, one_batch(), jax.random.key(3))
+    old = (before.policy, before.policy_opt, before.acting_policy)
+    state = eqx.tree_at(lambda s: (s.policy, s.policy_opt, s.acting_policy), after, old)
+    _, key = jax.random.split(jax.random.key(3))
+    shared, its_metrics = eqx.filter_jit(fit_policy)(config, policy(), state, one_batch(), key)
     found = named_leaves(shared.policy)
     for name, leaf in named_leaves(after.policy).items():
         np.testing.assert_allclose(found[name], leaf, rtol=1e-4, atol=1e-6)
