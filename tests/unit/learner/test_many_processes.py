@@ -68,7 +68,7 @@ def pair(folder):
             )
         return made
 
-    config = WatchdogConfig(silent_s=10.0, starting_s=250.0, stop_s=60.0, pause_s=0.0)
+    config = WatchdogConfig(silent_s=15.0, starting_s=250.0, stop_s=60.0, pause_s=0.0)
     return Watchdog(members, 2, folder / "beats", folder / "logs", config)
 
 
@@ -133,7 +133,8 @@ def test_two_disturbed_processes_learn_what_one_undisturbed_learns(one, two):
     differences(together, alone)
     # On a machine that is busy enough, a process may be taken for hung once more.
     assert watchdog.starts == len(watchdog.failures) + 1 >= 3
-    assert any("process 1 has been silent" in why for why in watchdog.failures)
+    # Process 0 waits for it and falls silent too, so either may be named first.
+    assert any("has been silent" in why for why in watchdog.failures)
     assert any("process 1" in why and "code -9" in why for why in watchdog.failures)
     assert int(together["began"]) >= 30
 
