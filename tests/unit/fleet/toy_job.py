@@ -1,7 +1,8 @@
 """A process of a make-believe learner: `python toy_job.py FOLDER ID UNTIL [MISCHIEF]`. No JAX.
 
 Counts learner steps like the real one: no process is more than one step ahead of another, every fifth step is a checkpoint of
-all, and it starts from the newest that all have. MISCHIEF: "hopeless" ends with code 3, "deaf" ignores SIGTERM.
+all, and it starts from the newest that all have. Process 0 ends each step last, so that a process 1 that hangs is the first to
+be silent, and not the one that waits for it. MISCHIEF: "hopeless" ends with code 3, "deaf" ignores SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main(folder: Path, me: int, until: int, mischief: str = "") -> None:
         raise SystemExit(3)
     saved = [folder / f"saved-{i}" for i in range(PROCESSES)]
     at = [folder / f"at-{i}" for i in range(PROCESSES)]
+    others = [path for i, path in enumerate(at) if i != me]
     step = min(read(path) for path in saved)
     write(at[me], step)
     with (folder / f"starts-{me}").open("a") as file:
@@ -49,12 +51,13 @@ def main(folder: Path, me: int, until: int, mischief: str = "") -> None:
     pulse.beat(step)
     while step < until and not stopping:
         step += 1
-        write(at[me], step)
-        while min(read(path) for path in at) < step - 1 and not stopping:  # the "collective"
+        needed = step if me == 0 else step - 1
+        while min(read(path) for path in others) < needed and not stopping:  # the "collective"
             time.sleep(0.005)
         if step % 5 == 0:
             write(saved[me], step)
         pulse.beat(step)
+        write(at[me], step)
         time.sleep(0.02)
     write(folder / f"final-{me}", step)
     pulse.end()
