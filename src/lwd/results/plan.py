@@ -67,8 +67,9 @@ HOURS = Scope(
 SCENE_HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
     online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
+    once_more=ONCE_MORE,
 )
-"""The same of the demo's own tasks, with less beside it: a run takes more than an hour of one core."""
+"""The same of the demo's own tasks, with less beside it: more than an hour of a core online, minutes for learning once more."""
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": METHODS_ONLY,
