@@ -19,6 +19,7 @@ from lwd.learner.divl import Metrics
 from lwd.learner.method import Acting, Lwd
 from lwd.learner.stages import Update
 from lwd.learner.state import LearnerState
+from lwd.learner.trainable import prepared
 from lwd.learner.update import update, update_critic
 from lwd.models.networks import Networks
 from lwd.models.protocols import LearnedCritic, LearnedPolicy, Policy
@@ -87,7 +88,7 @@ class RefitLwd(Lwd):
         return RefitState(lwd, init_clone(self.reference, state.reference.acting_policy))
 
     def warm_up(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
-        """Value, critic and reference."""
+        """Value, critic and reference; the policy is the reference until Algorithm 2 moves it."""
         return eqx.Partial(_warm_up, self)  # pyright: ignore
 
     def update(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
@@ -105,6 +106,8 @@ def _warm_up(
     k_reference, k_critic = jax.random.split(key)
     reference, reference_metrics = fit_reference(config.reference, state.reference, batch, k_reference)
     lwd, metrics = update_critic(config, state.lwd, batch, k_critic)
+    policy = prepared(reference.acting_policy, config.trainable)
+    lwd = eqx.tree_at(lambda s: (s.policy, s.acting_policy), lwd, (policy, policy))
     return RefitState(lwd, reference), {**reference_metrics, **metrics}
 
 

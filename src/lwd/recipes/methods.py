@@ -100,7 +100,7 @@ def recap(x: Experiment) -> Experiment:
         config = _lwd(x.offline.learner)
         return Recap(
             policy=_fine_tuning(x, steps - value_steps),
-            value=_lasting(config.critic, value_steps),
+            value=lasting(config.critic, value_steps),
             tasks=len(tasks),
             atoms=config.divl.atoms,
             value_low=config.divl.value_low,
@@ -220,10 +220,10 @@ def fine_tuned_clone(x: Experiment, steps: int) -> Cloning:
 
 def _fine_tuning(x: Experiment, steps: int) -> OptimizerConfig:
     """The SFT stage's optimiser for this many learner steps. A gentler restart, 0.3 or 0.1 of its rate, learned less."""
-    return _lasting(x.clone.learner.policy, steps)
+    return lasting(x.clone.learner.policy, steps)
 
 
-def _lasting(optimizer: OptimizerConfig, steps: int) -> OptimizerConfig:
+def lasting(optimizer: OptimizerConfig, steps: int) -> OptimizerConfig:
     """The same optimiser with a schedule of this many learner steps; a short one warms up for at most a tenth of it."""
     steps = max(steps, 1)
     return replace(optimizer, decay_steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from lwd.config import Experiment, OfflineStage
 from lwd.episode import Outcome, Source
-from lwd.recipes.methods import METHODS, fine_tuned_clone, only
+from lwd.learner.method import Lwd
+from lwd.learner.refit import RefitLwd
+from lwd.recipes.methods import METHODS, fine_tuned_clone, lasting, only
 from lwd.recipes.sim import scene
 
 
@@ -45,6 +47,31 @@ def offline_once_more(x: Experiment) -> Experiment:
     return replace(x, consolidated=replace(x.offline, mixture=x.online.mixture, warm_up_mixture=None))
 
 
+def refit_once_more(x: Experiment) -> Experiment:
+    """LWD on offline and online data 1:1, against a reference that has first been refitted on what is worth imitating.
+
+    The reference learns for as many learner steps as the first clone had, beside a new value and critic; then Algorithm 2 tilts
+    it for as many as in the offline stage, while it goes on.
+    """
+    lwd, clone = x.offline.learner, x.clone.learner
+    assert isinstance(lwd, Lwd)  # the recipe's own
+    alone, tilting = x.clone.steps, x.offline.steps - x.offline.critic_steps
+    steps = alone + tilting
+    lwd = replace(lwd, policy=lasting(lwd.policy, tilting), critic=lasting(lwd.critic, steps))
+    reference = replace(clone, policy=lasting(clone.policy, steps), batch=lwd.batch)
+    return replace(
+        x,
+        consolidated=replace(
+            x.offline,
+            learner=RefitLwd(**vars(lwd), reference=reference),
+            critic_steps=alone,
+            steps=steps,
+            mixture=x.online.mixture,
+            warm_up_mixture=None,
+        ),
+    )
+
+
 def _hg_dagger_once_more(x: Experiment) -> Experiment:
     return clone_once_more(METHODS["hg_dagger"](x))
 
@@ -52,6 +79,7 @@ def _hg_dagger_once_more(x: Experiment) -> Experiment:
 ONCE_MORE: Mapping[str, tuple[str, Callable[[Experiment], Experiment]]] = {
     "lwd_cloned_once_more": ("lwd_online", clone_once_more),
     "lwd_offline_once_more": ("lwd_online", offline_once_more),
+    "lwd_refitted_once_more": ("lwd_online", refit_once_more),
     "hg_dagger_cloned_once_more": ("hg_dagger_online", _hg_dagger_once_more),
 }
 """Row -> the row whose run it goes on from, and its change. The last tells what LWD's fleet adds to cloning alone."""

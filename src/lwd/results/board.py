@@ -131,6 +131,7 @@ ABLATIONS = (
             ("no", "lwd_online"),
             ("cloning", "lwd_cloned_once_more"),
             ("LWD offline on everything", "lwd_offline_once_more"),
+            ("the same, its reference refitted first", "lwd_refitted_once_more"),
         ),
         "lwd_online",
     ),

@@ -19,7 +19,7 @@ from lwd.fleet.policies import find_snapshot, load_policy
 from lwd.models.arrays import to_arrays
 from lwd.recipes import recipe
 from lwd.recipes.methods import hg_dagger
-from lwd.recipes.once_more import clone_once_more, offline_once_more
+from lwd.recipes.once_more import clone_once_more, offline_once_more, refit_once_more
 from lwd.results.gather import gather
 from lwd.results.plan import Cell
 from lwd.results.runfile import Costs
@@ -103,3 +103,13 @@ def test_the_offline_stage_once_more_draws_from_both():
         == scene.offline
     )
     assert stage.mixture == scene.online.mixture
+
+
+def test_a_reference_is_refitted_for_as_long_as_the_first_clone_and_tilted_for_as_long_as_offline():
+    scene = recipe("scene")
+    stage = refit_once_more(scene).consolidated
+    assert stage.mixture == scene.online.mixture
+    assert stage.critic_steps == scene.clone.steps == 30_000
+    assert stage.steps - stage.critic_steps == stage.learner.policy.decay_steps == 8_000
+    assert stage.learner.reference.policy.decay_steps == stage.learner.critic.decay_steps == stage.steps
+    assert stage.learner.qam == scene.offline.learner.qam

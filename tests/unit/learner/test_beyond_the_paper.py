@@ -54,6 +54,14 @@ def test_the_update_moves_reference_and_policy_and_leaves_the_given_reference_al
     assert {"reference/flow_matching_loss", "policy/path_kl", "critic/loss"} <= set(metrics)
 
 
+def test_until_algorithm_2_moves_it_the_policy_is_the_refitted_reference():
+    state = METHOD.start(REFERENCE, SIZES, KEY)
+    after, _ = eqx.filter_jit(METHOD.warm_up(REFERENCE))(state, random_batch(4, 6), KEY)
+    assert not same(after.reference.acting_policy, REFERENCE)
+    assert same(after.lwd.policy, after.reference.acting_policy)
+    assert same(METHOD.acting(after), after.reference.acting_policy)
+
+
 def test_it_goes_on_from_plain_lwd_and_has_lwds_critic():
     plain = Lwd(**SETTINGS).start(REFERENCE, SIZES, KEY)
     state = METHOD.continued(REFERENCE, plain)
