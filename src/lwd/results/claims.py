@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,11 @@ AVERAGE_TARGET, LONG_TARGET = 0.95, 0.90
 """Success of LWD online over all and over long tasks; the paper has 0.95 and 0.91 by its own score."""
 AVERAGE_GAIN, LONG_GAIN = 0.15, 0.23
 """Of LWD online over SFT."""
-OPTION, OPTION_NAME = "best_of_16_acting", "LWD whose robots choose among 16 chunks (beyond the paper)"
-"""The option that paid: decision record 0027."""
+OPTIONS: Mapping[str, str] = {
+    "best_of_16_acting": "LWD whose robots choose among 16 chunks (beyond the paper)",
+    "lwd_refitted_once_more": "LWD, then once more against a refitted reference (beyond the paper)",
+}
+"""The options that paid, by row: decision records 0027 and 0031."""
 ONLINE_RIVALS = ("hg_dagger_online", "recap_online", "rft_online")
 
 
@@ -42,7 +45,7 @@ def claims(board: Board) -> list[Claim]:
         *(_apart(board, rival) for rival in ONLINE_RIVALS if rival in board.wanted),
         *_offline(board),
         _faster(board),
-        *(_option(board) if OPTION in board.wanted else ()),
+        *(claim for row in OPTIONS if row in board.wanted for claim in _option(board, row)),
     ]
 
 
@@ -83,10 +86,11 @@ def _offline(board: Board) -> Iterator[Claim]:
         yield _more_often(board, text, rival, "lwd_offline", "average")
 
 
-def _option(board: Board) -> Iterator[Claim]:
-    yield from _levels(board, OPTION, OPTION_NAME)
-    text = f"{OPTION_NAME} succeeds more often than LWD online, mean over long tasks"
-    yield _more_often(board, text, "lwd_online", OPTION, "long")
+def _option(board: Board, row: str) -> Iterator[Claim]:
+    name = OPTIONS[row]
+    yield from _levels(board, row, name)
+    text = f"{name} succeeds more often than LWD online, mean over long tasks"
+    yield _more_often(board, text, "lwd_online", row, "long")
 
 
 def _more_often(board: Board, text: str, below: str, above: str, part: str) -> Claim:

@@ -62,11 +62,12 @@ HOURS = Scope(
         "fleet_4": ONLINE_ABLATIONS["fleet_4"],
         "best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"],
     },
+    once_more={"lwd_refitted_once_more": ONCE_MORE["lwd_refitted_once_more"]},
 )
-"""What the paper compares, the option that paid, and how much of it is experience and help. A run takes up to 50 minutes."""
+"""What the paper compares, the options that paid, and how much of it is experience and help. A run takes up to 50 minutes."""
 SCENE_HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
-    online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
+    online_ablations={"refitted_reference": BEYOND_THE_PAPER["refitted_reference"]},
     once_more=ONCE_MORE,
 )
 """The same of the demo's own tasks, with less beside it: more than an hour of a core online, minutes for learning once more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lwd.results.board import Board, label
-from lwd.results.claims import OPTION, OPTION_NAME, Claim, claims, show
+from lwd.results.claims import OPTIONS, Claim, claims, show
 from lwd.results.markdown import MISSING, table
 
 NOTHING = "No run is committed yet; [results](docs/reference/results.md) lists what is planned.\n"
@@ -26,12 +26,9 @@ def readme_part(boards: Sequence[Board]) -> str:
 
 
 def _methods(begun: Sequence[Board]) -> str:
-    rows = dict.fromkeys(row for board in begun for row in [*board.methods, OPTION] if row in board.scores)
+    rows = dict.fromkeys(row for board in begun for row in [*board.methods, *OPTIONS] if row in board.scores)
     ordered = sorted(rows, key=_place)
-    lines = [
-        [OPTION_NAME if row == OPTION else label(row), *(_score(board, row) for board in begun)]
-        for row in ordered
-    ]
+    lines = [[OPTIONS.get(row) or label(row), *(_score(board, row) for board in begun)] for row in ordered]
     return table(["method", *map(_head, begun)], lines, left=len(begun) + 1)
 
 
@@ -47,7 +44,7 @@ def _head(board: Board) -> str:
 def _place(row: str) -> tuple[int, int]:
     """SFT, what learned offline, what learned online; LWD first in each."""
     stage = 0 if row == "sft" else 1 if row.endswith("_offline") else 2
-    return stage, 0 if row.startswith("lwd") else 2 if row == OPTION else 1
+    return stage, 2 if row in OPTIONS else 0 if row.startswith("lwd") else 1
 
 
 def _score(board: Board, row: str) -> str:

@@ -106,7 +106,7 @@ def test_the_scenes_hours_are_five_times_the_experience_at_the_offline_learning_
     }
     rows = {row.name for row in rows_of("scene_hours")}
     assert rows < {row.name for row in rows_of("scene_evidence")}
-    assert {"lwd_online", "rft_online", "hg_dagger_online", "best_of_16_acting", *ONCE_MORE} < rows
+    assert {"lwd_online", "rft_online", "hg_dagger_online", "refitted_reference", *ONCE_MORE} < rows
 
 
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
