@@ -72,6 +72,11 @@ def refit_once_more(x: Experiment) -> Experiment:
     )
 
 
+def scene_refitted_once_more(seed: int = 0) -> Experiment:
+    """The demo's experiment with LWD once more against a refitted reference at the end, run like `scene_once_more`."""
+    return replace(refit_once_more(scene(seed)), name="scene_refitted_once_more")
+
+
 def _hg_dagger_once_more(x: Experiment) -> Experiment:
     return clone_once_more(METHODS["hg_dagger"](x))
 
