@@ -8,6 +8,7 @@ from lwd.config import EvaluateConfig, Experiment
 from lwd.learner.method import Lwd
 from lwd.learner.stages import LoopConfig
 from lwd.recipes.fast import metaworld
+from lwd.recipes.methods import lasting
 from lwd.recipes.sim import scene
 
 LONGEST_BLOCK = 250
@@ -75,11 +76,7 @@ def _with_budget(x: Experiment, control_steps: int) -> Experiment:
     steps = round(control_steps * x.online.rate.learner_steps_per_control_step)
     learner = x.online.learner
     assert isinstance(learner, Lwd)  # the scene's recipe; other methods take their schedules from it
-    policy, critic = (
-        replace(optimizer, decay_steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
-        for optimizer in (learner.policy, learner.critic)
-    )
-    learner = replace(learner, policy=policy, critic=critic)
+    learner = replace(learner, policy=lasting(learner.policy, steps), critic=lasting(learner.critic, steps))
     rate = replace(x.online.rate, learner_slack_steps=max(x.online.rate.learner_slack_steps, LONGEST_BLOCK))
     return replace(
         x,
