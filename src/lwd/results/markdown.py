@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lwd.results.board import Board, label
@@ -159,15 +160,14 @@ def provenance(board: Board) -> str:
     lines = [[f"`{row}`", *_made_by(runs, board.benchmark)] for row, runs in board.runs.items() if runs]
     if not lines:
         return "No run is committed yet.\n"
-    return table(
-        ["row", "command", "commit", "hardware", "jax", "minutes per run", "settings of its own"], lines, 7
-    )
+    own = "settings of its own (the benchmark's)"
+    return table(["row", "command", "commit", "hardware", "jax", "minutes per run", own], lines, 7)
 
 
 def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:
     minutes = [run.wall_s / 60 for run in runs]
     ends = dict.fromkeys(f"{end:.0f}" for end in (min(minutes), max(minutes)))
-    own = "; ".join(f"`{path}` {value}" for path, value in runs[0].differs.items())
+    own = "; ".join(f"`{path}` {_readable(value)}" for path, value in runs[0].differs.items())
     return [
         f"`lwd results run --benchmark {benchmark} --only '*/{runs[0].method}/*'`",
         _each(f"`{run.commit}`" for run in runs),
@@ -176,6 +176,12 @@ def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:
         " to ".join(ends),
         own.replace("|", "\\|"),
     ]
+
+
+def _readable(value: str) -> str:
+    """A setting as Python wrote it, its enumerations' values and short floats in place of their representations."""
+    value = re.sub(r"<\w+\.\w+: '(\w+)'>", r"\1", value).replace(",)", ")")
+    return re.sub(r"\d+\.\d{12,}", lambda number: f"{float(number[0]):.6g}", value)
 
 
 def _machine(hardware: Mapping[str, str]) -> str:

@@ -147,6 +147,20 @@ def test_a_run_from_before_an_option_is_averaged_with_one_after_it(tmp_path):
         mean_without("gamma")
 
 
+def test_what_ran_names_settings_as_people_write_them(tmp_path):
+    differs = {
+        "sources": "(<Source.DEMO: 'demo'>, <Source.ROLLOUT: 'rollout'>) ((<Source.DEMO: 'demo'>,))",
+        "rate": "0.7000000000000001 (0.1)",
+        "takeover": "None (TakeoverRule)",
+    }
+    root = made_up.write(tmp_path, [made_up.run("rft_online", differs=differs)])
+    write_pages(root)
+    assert (
+        "`sources` (demo, rollout) ((demo)); `rate` 0.7 (0.1); `takeover` None (TakeoverRule) |"
+        in (root / PAGE).read_text()
+    )
+
+
 def test_the_readme_shows_what_has_run_and_the_page_everything():
     assert readme_part([board()]) == NOTHING
     begun = board(made_up.run("sft"))
