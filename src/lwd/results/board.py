@@ -179,9 +179,25 @@ class Board:
     def paired(self, below: str, above: str) -> tuple[Mapping[str, Measured], list[int]] | None:
         """`above` minus `below` on the attempts that both made; None while they share no training seed."""
         left, right = self.runs.get(below, []), self.runs.get(above, [])
-        if not {run.seed for run in left} & {run.seed for run in right}:
+        return paired(left, right) if self._shared_seeds(below, above) else None
+
+    def on_shared_seeds(self, first: str, second: str) -> tuple[RowScore, RowScore] | None:
+        """Both rows' scores over the training seeds that both have; None while there are none.
+
+        A seed brings its own offline data and SFT policy: rows of different seeds differ in more than the method.
+        """
+        seeds = self._shared_seeds(first, second)
+        if not seeds:
             return None
-        return paired(left, right)
+        a, b = (
+            row_score(sorted((run for run in self.runs[row] if run.seed in seeds), key=_seed))
+            for row in (first, second)
+        )
+        return a, b
+
+    def _shared_seeds(self, first: str, second: str) -> set[int]:
+        a, b = ({run.seed for run in self.runs.get(row, [])} for row in (first, second))
+        return a & b
 
 
 def read_board(root: Path, benchmark: str) -> Board:

@@ -72,12 +72,12 @@ def _gains(board: Board) -> Iterator[Claim]:
 
 
 def _apart(board: Board, rival: str) -> Claim:
-    text = f"LWD online is above {label(rival)}, and their intervals (all tasks) do not overlap"
-    ours, theirs = _mean(board, "lwd_online", "average"), _mean(board, rival, "average")
-    if ours is None or theirs is None:
+    text = f"LWD online is above {label(rival)}, and their intervals (all tasks, the seeds of both) do not overlap"
+    scores = board.on_shared_seeds("lwd_online", rival)
+    if scores is None:
         return Claim(text)
-    shown = f"{show(ours.success)} against {show(theirs.success)}"
-    return Claim(text, shown, _word(ours.success.low > theirs.success.high))
+    ours, theirs = (score.means["average"].success for score in scores)
+    return Claim(text, f"{show(ours)} against {show(theirs)}", _word(ours.low > theirs.high))
 
 
 def _offline(board: Board) -> Iterator[Claim]:

@@ -250,13 +250,33 @@ def test_claims_that_hold_and_claims_that_do_not():
         "LWD online succeeds in at least 0.90 of the episodes, mean over long tasks": "yes",
         "LWD online succeeds at least 0.15 more often than SFT, mean over all tasks": "yes",
         "LWD online succeeds at least 0.23 more often than SFT, mean over long tasks": "yes",
-        "LWD online is above HG-DAgger online, and their intervals (all tasks) do not overlap": "yes",
-        "LWD online is above RFT online, and their intervals (all tasks) do not overlap": "no",
+        "LWD online is above HG-DAgger online, and their intervals (all tasks, the seeds of both) do not overlap": "yes",
+        "LWD online is above RFT online, and their intervals (all tasks, the seeds of both) do not overlap": "no",
         "LWD offline succeeds more often than RFT offline, mean over all tasks": "yes",
         "LWD offline succeeds more often than RECAP offline, mean over all tasks": "not settled",
         "LWD offline succeeds more often than AWAC offline, mean over all tasks": "no",
         "LWD online takes less time than SFT on long tasks (mean seconds, failures included)": "yes",
     }
+
+
+@pytest.mark.parametrize(
+    ("easy", "hard", "measured", "holds"),
+    [
+        (0, 1, "0.50 (0.50 to 0.50) against 0.50 (0.50 to 0.50)", "no"),
+        (1, 0, "1.00 (1.00 to 1.00) against 0.50 (0.50 to 0.50)", "yes"),
+        (0, 2, "", "not measured"),
+    ],
+)
+def test_two_rows_are_told_apart_on_the_seeds_that_both_have(easy, hard, measured, holds):
+    found = claims(
+        board(
+            made_up.run("lwd_online", easy, ALL),
+            made_up.run("lwd_online", hard, HALF),
+            made_up.run("rft_online", 1, HALF),
+        )
+    )
+    (claim,) = (c for c in found if "above RFT online" in c.text)
+    assert (claim.measured, claim.holds) == (measured, holds)
 
 
 def test_the_option_is_measured_by_the_same_targets_and_against_lwd_online():
