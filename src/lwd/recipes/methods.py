@@ -53,7 +53,7 @@ def rft(x: Experiment) -> Experiment:
         ),
         online=replace(
             _at_pace(x.online, CLONING_PACE),
-            learner=fine_tuned_clone(x, CLONING_PACE * _online_steps(x)),
+            learner=fine_tuned_clone(x, CLONING_PACE * online_steps(x)),
             takeover=None,
             mixture=replace(x.online.mixture, offline=offline, online=own),
         ),
@@ -64,7 +64,7 @@ def hg_dagger(x: Experiment) -> Experiment:
     """HG-DAgger: SFT goes online; it imitates demonstrations, the fleet's successes and the operators' corrections."""
     demonstrations = only(x.online.mixture.offline, (Source.DEMO,), (Outcome.SUCCESS,))
     own = only(x.online.mixture.online, (Source.ONLINE,), (Outcome.SUCCESS,))
-    learner = fine_tuned_clone(x, CLONING_PACE * _online_steps(x))
+    learner = fine_tuned_clone(x, CLONING_PACE * online_steps(x))
     return replace(
         x,
         name=f"{x.name}_hg_dagger",
@@ -92,7 +92,7 @@ def recap(x: Experiment) -> Experiment:
     ahead = Mixture(offline=replace(everything, n_short=second, n_long=second))
     # As many learner steps for the policy as LWD's whole offline stage has, after a value as long in the making as LWD's.
     offline_steps = (x.offline.critic_steps, x.offline.steps)
-    round_steps = RECAP_PACE * _online_steps(x) // ROUNDS
+    round_steps = RECAP_PACE * online_steps(x) // ROUNDS
     value_share = offline_steps[0] / max(sum(offline_steps), 1)
 
     def learner(steps: int) -> Recap:
@@ -191,7 +191,7 @@ def only(pool: Pool, sources: tuple[Source, ...], outcomes: tuple[Outcome, ...])
     return replace(pool, sources=sources, outcomes=outcomes, source_weights=weights)
 
 
-def _online_steps(x: Experiment) -> int:
+def online_steps(x: Experiment) -> int:
     """Learner steps of LWD's online stage."""
     return round(x.online.rate.learner_steps_per_control_step * x.online.control_steps)
 

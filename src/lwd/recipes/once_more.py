@@ -1,4 +1,4 @@
-"""Learning once more when the fleet's hours are over, from the SFT policy, on everything that was recorded.
+"""Learning once more, on everything that was recorded: when the fleet's hours are over, or several times in between.
 
 Not in the paper. On the scene a deployment's data is worth more than the policy that the learner beside it ends with; on the
 fast tier it is not (decision record 0028).
@@ -11,10 +11,14 @@ from dataclasses import replace
 
 from lwd.config import Experiment, OfflineStage
 from lwd.episode import Outcome, Source
+from lwd.fleet.rounds import stage_of_round
 from lwd.learner.method import Lwd
 from lwd.learner.refit import RefitLwd
-from lwd.recipes.methods import METHODS, fine_tuned_clone, lasting, only
+from lwd.recipes.methods import METHODS, fine_tuned_clone, lasting, online_steps, only
 from lwd.recipes.sim import scene
+
+TURNS = 3
+"""Of `refit_in_turns`."""
 
 
 def clone_once_more(x: Experiment) -> Experiment:
@@ -53,23 +57,44 @@ def refit_once_more(x: Experiment) -> Experiment:
     The reference learns for as many learner steps as the first clone had, beside a new value and critic; then Algorithm 2 tilts
     it for as many as in the offline stage, while it goes on.
     """
-    lwd, clone = x.offline.learner, x.clone.learner
-    assert isinstance(lwd, Lwd)  # the recipe's own
     alone, tilting = x.clone.steps, x.offline.steps - x.offline.critic_steps
-    steps = alone + tilting
-    lwd = replace(lwd, policy=lasting(lwd.policy, tilting), critic=lasting(lwd.critic, steps))
-    reference = replace(clone, policy=lasting(clone.policy, steps), batch=lwd.batch)
     return replace(
         x,
         consolidated=replace(
             x.offline,
-            learner=RefitLwd(**vars(lwd), reference=reference),
+            learner=_refitting(x, alone, tilting),
             critic_steps=alone,
-            steps=steps,
+            steps=alone + tilting,
             mixture=x.online.mixture,
             warm_up_mixture=None,
         ),
     )
+
+
+def refit_in_turns(x: Experiment) -> Experiment:
+    """Robots and learner in turns: `refit_once_more` after every third of the fleet's hours; the robots go on under the result.
+
+    Each turn goes on from the one before, and divides its learner steps as the offline stage does; together they are as many as
+    LWD's online stage and `refit_once_more` after it.
+    """
+    once = refit_once_more(x).consolidated
+    assert once is not None
+    steps = online_steps(x) + once.steps
+    rate = replace(x.online.rate, learner_steps_per_control_step=steps / x.online.control_steps)
+    x = replace(x, online=replace(x.online, rate=rate, rounds=TURNS))
+    turn = stage_of_round(x)
+    learner = _refitting(x, turn.critic_steps, turn.steps - turn.critic_steps)
+    return replace(x, online=replace(x.online, learner=learner))
+
+
+def _refitting(x: Experiment, alone: int, tilting: int) -> RefitLwd:
+    """The offline stage's LWD with a reference that learns as the first clone did, and schedules of that many learner steps."""
+    lwd, clone = x.offline.learner, x.clone.learner
+    assert isinstance(lwd, Lwd)  # the recipe's own
+    steps = alone + tilting
+    lwd = replace(lwd, policy=lasting(lwd.policy, tilting), critic=lasting(lwd.critic, steps))
+    reference = replace(clone, policy=lasting(clone.policy, steps), batch=lwd.batch)
+    return RefitLwd(**vars(lwd), reference=reference)
 
 
 def scene_refitted_once_more(seed: int = 0) -> Experiment:

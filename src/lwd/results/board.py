@@ -121,6 +121,11 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
+        "Beyond the paper: learner and robots, the reference refitted in each turn",
+        (("at the same time", "lwd_online"), ("three turns", "refitted_in_turns")),
+        "lwd_online",
+    ),
+    Ablation(
         "Beyond the paper: chunks that the robot chooses from, online",
         (("1", "lwd_online"), ("16", "best_of_16_acting")),
         "lwd_online",

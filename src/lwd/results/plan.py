@@ -14,7 +14,7 @@ from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
 from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS
 from lwd.recipes.methods import METHODS
-from lwd.recipes.once_more import ONCE_MORE
+from lwd.recipes.once_more import ONCE_MORE, refit_in_turns
 from lwd.recipes.search import CANDIDATES
 
 Stage = Literal["sft", "offline", "online", "consolidated"]
@@ -67,7 +67,10 @@ HOURS = Scope(
 """What the paper compares, the options that paid, and how much of it is experience and help. A run takes up to 50 minutes."""
 SCENE_HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
-    online_ablations={"refitted_reference": BEYOND_THE_PAPER["refitted_reference"]},
+    online_ablations={
+        "refitted_reference": BEYOND_THE_PAPER["refitted_reference"],
+        "refitted_in_turns": refit_in_turns,
+    },
     once_more=ONCE_MORE,
 )
 """The same of the demo's own tasks, with less beside it: more than an hour of a core online, minutes for learning once more."""

@@ -16,10 +16,11 @@ from lwd.fleet.offline import train_consolidated
 from lwd.fleet.online import online
 from lwd.fleet.phases import run_phases
 from lwd.fleet.policies import find_snapshot, load_policy
+from lwd.fleet.rounds import collection_of, stage_of_round
 from lwd.models.arrays import to_arrays
 from lwd.recipes import recipe
 from lwd.recipes.methods import hg_dagger
-from lwd.recipes.once_more import clone_once_more, offline_once_more, refit_once_more
+from lwd.recipes.once_more import clone_once_more, offline_once_more, refit_in_turns, refit_once_more
 from lwd.results.gather import gather
 from lwd.results.plan import Cell
 from lwd.results.runfile import Costs
@@ -113,3 +114,34 @@ def test_a_reference_is_refitted_for_as_long_as_the_first_clone_and_tilted_for_a
     assert stage.steps - stage.critic_steps == stage.learner.policy.decay_steps == 8_000
     assert stage.learner.reference.policy.decay_steps == stage.learner.critic.decay_steps == stage.steps
     assert stage.learner.qam == scene.offline.learner.qam
+
+
+def test_in_turns_the_learner_steps_are_those_of_the_loop_and_of_once_more():
+    """0.1 learner steps for each of 130,000 control steps, 38,000 once more: 17,000 in each of three turns, half to tilt."""
+    scene = recipe("scene")
+    x = refit_in_turns(scene)
+    turn = stage_of_round(x)
+    assert (turn.steps, turn.critic_steps) == (17_000, 8_500)
+    assert turn.mixture == scene.online.mixture
+    learner = turn.learner
+    assert learner.policy.decay_steps == 8_500
+    assert learner.reference.policy.decay_steps == learner.critic.decay_steps == 17_000
+    assert learner.qam == scene.offline.learner.qam
+    ends = [collection_of(x, number).online.control_steps for number in (1, 2, 3)]
+    assert ends == [43_333, 86_666, 130_000]
+    assert replace(x.online, learner=scene.online.learner, rate=scene.online.rate, rounds=0) == scene.online
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_turn_goes_on_from_the_one_before(trained_copy, console):
+    x = refit_in_turns(
+        replace(TOY, clone=replace(TOY.clone, steps=6), online=replace(TOY.online, control_steps=600))
+    )
+    online(x, trained_copy, console)
+    with open_services(trained_copy) as services:
+        published = [s for s in services.snapshots.list() if s.meta["stage"] == "online"]
+        driving = {row.snapshot for row in services.catalogue.episodes(source="online")}
+        offline = find_snapshot(services, "offline").number
+    steps = stage_of_round(x).steps
+    assert [s.learner_step for s in published] == [steps, 2 * steps, 3 * steps]
+    assert driving == {offline, published[0].number, published[1].number}
