@@ -118,3 +118,18 @@ def test_a_robot_without_cameras_loads_no_gl() -> None:
     )
     environment = {**os.environ, "MUJOCO_GL": "disabled"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=200)
+
+
+@draws
+def test_a_process_that_has_drawn_ends_without_a_word() -> None:
+    code = (
+        "import sys\n"
+        "from lwd.robot.sim.scene import SceneEnvironment\n"
+        "from lwd.spec import CameraSpec\n"
+        "cameras = (CameraSpec(name='front_pixels', height=24, width=32),)\n"
+        "robot = SceneEnvironment(cameras=cameras)\n"
+        "robot.reset('restock', 0)\n"
+        "sys.kept = dict(sys.modules)\n"  # as under pytest: modules that somebody keeps are emptied, the last imported first
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -75,6 +76,8 @@ class Cameras:
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = _GROUPS
         self._views = [(spec, self._view(spec)) for spec in cameras]
+        # At the latest before the process ends: mujoco's own clean-up comes when its modules are already taken apart.
+        weakref.finalize(self, _free, self._context, self._drawing)
 
     def draw(self, data: Any) -> dict[str, image.Pixels]:
         """Pixels [h, w, 3] of every camera, for a state whose kinematics are up to date."""
@@ -115,6 +118,12 @@ def _context(width: int, height: int) -> Any:
             f"Drawing cameras by {chosen} failed: {error}. Software drawing needs libgl1-mesa-dri; "
             f"MUJOCO_GL={'osmesa' if chosen == 'egl' else 'egl'} asks for the other way."
         ) from error
+
+
+def _free(context: Any, drawing: Any) -> None:
+    context.make_current()
+    drawing.free()
+    context.free()
 
 
 def _installed(name: str) -> bool:
