@@ -22,6 +22,8 @@ from lwd.replay.mixture import Mixture
 
 CONSTANT_TAU = 0.52
 """Where the adaptive tau of the paper's offline stage ends (Table III)."""
+PATIENT_STEPS = 100
+"""Of `patient_operators`."""
 
 
 def _offline(x: Experiment) -> Lwd:
@@ -112,6 +114,13 @@ def without_failures(x: Experiment) -> Experiment:
 def no_interventions(x: Experiment) -> Experiment:
     """Nobody takes over; the fleet learns online from what it does alone."""
     return replace(x, online=replace(x.online, takeover=None))
+
+
+def patient_operators(x: Experiment) -> Experiment:
+    """Operators wait for longer than a perfect attempt of the scene goes without a milestone (at most 75 control steps)."""
+    takeover = x.online.takeover
+    assert takeover is not None
+    return replace(x, online=replace(x.online, takeover=replace(takeover, stall_steps=PATIENT_STEPS)))
 
 
 def fleet_of(x: Experiment, robots: int) -> Experiment:

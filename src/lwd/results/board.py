@@ -106,6 +106,15 @@ ABLATIONS = (
     ),
     Ablation("Interventions, online", (("on", "lwd_online"), ("off", "no_interventions")), "lwd_online"),
     Ablation(
+        "When operators take over, online",
+        (
+            ("after 3 s without a milestone", "lwd_online"),
+            ("after 5 s", "patient_operators"),
+            ("never", "no_interventions"),
+        ),
+        "lwd_online",
+    ),
+    Ablation(
         "Robots, online, same wall-clock",
         (("1", "fleet_1"), ("4", "fleet_4"), ("16", "lwd_online")),
         "lwd_online",
