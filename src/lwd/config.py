@@ -174,6 +174,19 @@ class OnlineStage:
                 "Raise learner_slack_steps or publish more often."
             )
 
+    def refuse_turns(self) -> None:
+        """For a learner that runs beside the robots.
+
+        Raises:
+            ConfigError: this stage takes turns with them.
+        """
+        if self.rounds:
+            raise ConfigError(
+                f"this recipe's learner takes turns with the robots (OnlineStage.rounds = {self.rounds}), which a networked "
+                "fleet cannot do yet. Run it with `lwd demo`, or with `lwd fleet up` without --broker or --bus; or choose a "
+                "recipe with rounds = 0."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:

@@ -9,7 +9,7 @@ from lwd.config import Experiment
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes.evidence import metaworld_quick, scene_evidence, scene_evidence_quick, scene_hours
 from lwd.recipes.fast import metaworld, metaworld50, metaworld_hours
-from lwd.recipes.once_more import scene_once_more, scene_refitted_once_more
+from lwd.recipes.once_more import scene_in_turns, scene_once_more, scene_refitted_once_more
 from lwd.recipes.pixels import scene_pixels, scene_pixels_quick, scene_vla
 from lwd.recipes.search import metaworld_search
 from lwd.recipes.sim import quick, scene
@@ -19,6 +19,7 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene_quick": quick,
     "scene_once_more": scene_once_more,
     "scene_refitted_once_more": scene_refitted_once_more,
+    "scene_in_turns": scene_in_turns,
     "scene_pixels": scene_pixels,
     "scene_pixels_quick": scene_pixels_quick,
     "scene_vla": scene_vla,

@@ -18,6 +18,7 @@ from lwd.learner.divl import DivlConfig
 from lwd.learner.method import Lwd
 from lwd.learner.qam import QamConfig
 from lwd.learner.refit import RefitLwd
+from lwd.recipes.once_more import refit_in_turns
 from lwd.replay.mixture import Mixture
 
 CONSTANT_TAU = 0.52
@@ -201,6 +202,7 @@ ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
 
 BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "refitted_reference": refitted_reference,
+    "refitted_in_turns": refit_in_turns,
     "best_of_16_acting": partial(best_of_n, n=16),
 }
-"""What might beat LWD as published; like the online ablations in everything else. Decision records 0021 and 0027."""
+"""What might beat LWD as published; like the online ablations in everything else. Decision records 0021, 0027 and 0032."""

@@ -14,6 +14,7 @@ from lwd.episode import Outcome, Source
 from lwd.fleet.rounds import stage_of_round
 from lwd.learner.method import Lwd
 from lwd.learner.refit import RefitLwd
+from lwd.recipes.evidence import scene_hours
 from lwd.recipes.methods import METHODS, fine_tuned_clone, lasting, online_steps, only
 from lwd.recipes.sim import scene
 
@@ -85,6 +86,11 @@ def refit_in_turns(x: Experiment) -> Experiment:
     turn = stage_of_round(x)
     learner = _refitting(x, turn.critic_steps, turn.steps - turn.critic_steps)
     return replace(x, online=replace(x.online, learner=learner))
+
+
+def scene_in_turns(seed: int = 0) -> Experiment:
+    """The scene's nine robot-hours, robots and learner in turns."""
+    return replace(refit_in_turns(scene_hours(seed)), name="scene_in_turns")
 
 
 def _refitting(x: Experiment, alone: int, tilting: int) -> RefitLwd:

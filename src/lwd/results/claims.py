@@ -16,9 +16,10 @@ AVERAGE_GAIN, LONG_GAIN = 0.15, 0.23
 """Of LWD online over SFT."""
 OPTIONS: Mapping[str, str] = {
     "best_of_16_acting": "LWD whose robots choose among 16 chunks (beyond the paper)",
+    "refitted_in_turns": "LWD in turns with the fleet, its reference refitted in each (beyond the paper)",
     "lwd_refitted_once_more": "LWD, then once more against a refitted reference (beyond the paper)",
 }
-"""The options that paid, by row: decision records 0027 and 0031."""
+"""The options that paid, by row: decision records 0027, 0031 and 0032."""
 ONLINE_RIVALS = ("hg_dagger_online", "recap_online", "rft_online")
 
 

@@ -20,7 +20,7 @@ from lwd.recipes.ablations import (
     takeovers_by_task,
 )
 from lwd.recipes.methods import METHODS
-from lwd.recipes.once_more import ONCE_MORE, refit_in_turns
+from lwd.recipes.once_more import ONCE_MORE
 from lwd.recipes.search import CANDIDATES
 
 Stage = Literal["sft", "offline", "online", "consolidated"]
@@ -66,6 +66,7 @@ HOURS = Scope(
         "no_interventions": ONLINE_ABLATIONS["no_interventions"],
         "fleet_1": ONLINE_ABLATIONS["fleet_1"],
         "fleet_4": ONLINE_ABLATIONS["fleet_4"],
+        "refitted_in_turns": BEYOND_THE_PAPER["refitted_in_turns"],
         "best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"],
     },
     once_more={"lwd_refitted_once_more": ONCE_MORE["lwd_refitted_once_more"]},
@@ -78,7 +79,7 @@ SCENE_HOURS = Scope(
         "takeovers_by_task": takeovers_by_task,
         "no_interventions": ONLINE_ABLATIONS["no_interventions"],
         "refitted_reference": BEYOND_THE_PAPER["refitted_reference"],
-        "refitted_in_turns": refit_in_turns,
+        "refitted_in_turns": BEYOND_THE_PAPER["refitted_in_turns"],
     },
     once_more=ONCE_MORE,
 )
