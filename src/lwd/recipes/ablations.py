@@ -24,9 +24,7 @@ from lwd.replay.mixture import Mixture
 CONSTANT_TAU = 0.52
 """Where the adaptive tau of the paper's offline stage ends (Table III)."""
 PATIENT_STEPS = 100
-"""Of `patient_operators` and `takeovers_by_task`."""
-LONG_WAYS = ("put_in_drawer_and_lock", "rearrange_hard")
-"""The scene's tasks in which the cube goes into the drawer."""
+"""Of `patient_operators`."""
 
 
 def _offline(x: Experiment) -> Lwd:
@@ -124,14 +122,6 @@ def patient_operators(x: Experiment) -> Experiment:
     takeover = x.online.takeover
     assert takeover is not None
     return replace(x, online=replace(x.online, takeover=replace(takeover, stall_steps=PATIENT_STEPS)))
-
-
-def takeovers_by_task(x: Experiment) -> Experiment:
-    """The same, only where a perfect attempt goes for longer than the recipe's 60 control steps without a milestone."""
-    takeover = x.online.takeover
-    assert takeover is not None
-    patience = dict.fromkeys(LONG_WAYS, PATIENT_STEPS)
-    return replace(x, online=replace(x.online, takeover=replace(takeover, task_stall_steps=patience)))
 
 
 def fleet_of(x: Experiment, robots: int) -> Experiment:

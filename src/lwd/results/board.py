@@ -110,7 +110,6 @@ ABLATIONS = (
         (
             ("after 3 s without a milestone", "lwd_online"),
             ("after 5 s", "patient_operators"),
-            ("after 5 s where the cube goes into the drawer", "takeovers_by_task"),
             ("never", "no_interventions"),
         ),
         "lwd_online",

@@ -12,13 +12,7 @@ from typing import Literal
 from lwd.config import Experiment
 from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
-from lwd.recipes.ablations import (
-    BEYOND_THE_PAPER,
-    OFFLINE_ABLATIONS,
-    ONLINE_ABLATIONS,
-    patient_operators,
-    takeovers_by_task,
-)
+from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS, patient_operators
 from lwd.recipes.methods import METHODS
 from lwd.recipes.once_more import ONCE_MORE
 from lwd.recipes.search import CANDIDATES
@@ -76,7 +70,6 @@ SCENE_HOURS = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
     online_ablations={
         "patient_operators": patient_operators,
-        "takeovers_by_task": takeovers_by_task,
         "no_interventions": ONLINE_ABLATIONS["no_interventions"],
         "refitted_reference": BEYOND_THE_PAPER["refitted_reference"],
         "refitted_in_turns": BEYOND_THE_PAPER["refitted_in_turns"],

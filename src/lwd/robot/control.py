@@ -143,7 +143,7 @@ class ControlLoop:
         rule = self._assignment.takeover
         if rule is None or self._operating or self._takeovers >= rule.max_takeovers:
             return
-        if self._stalled >= rule.patience(self._assignment.task):
+        if self._stalled >= rule.stall_steps:
             self._takeovers += 1
             self._take_over()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -35,9 +34,7 @@ class TakeoverRule:
     """When an operator takes over from the policy, and when the policy gets the robot back.
 
     Attributes:
-        stall_steps: control steps without a new milestone after which the operator takes over. Below what a good attempt needs
-            from one milestone to the next, good attempts are interrupted too.
-        task_stall_steps: task -> the same for this task, where it is another number.
+        stall_steps: control steps without a new milestone after which the operator takes over.
         max_steps: the operator hands back after this many steps even without a new milestone.
         max_takeovers: per episode; afterwards the policy is left alone until the time limit.
     """
@@ -45,18 +42,10 @@ class TakeoverRule:
     stall_steps: int = 100
     max_steps: int = 150
     max_takeovers: int = 3
-    task_stall_steps: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
-        if (
-            min(self.stall_steps, self.max_steps, *self.task_stall_steps.values()) < 1
-            or self.max_takeovers < 0
-        ):
+        if min(self.stall_steps, self.max_steps) < 1 or self.max_takeovers < 0:
             raise ConfigError(
-                "TakeoverRule: stall_steps, task_stall_steps and max_steps must be at least 1 and max_takeovers at least 0, "
-                f"got {self.stall_steps}, {dict(self.task_stall_steps)}, {self.max_steps}, {self.max_takeovers}."
+                "TakeoverRule: stall_steps and max_steps must be at least 1 and max_takeovers at least 0, got "
+                f"{self.stall_steps}, {self.max_steps}, {self.max_takeovers}."
             )
-
-    def patience(self, task: str) -> int:
-        """Control steps without a new milestone that the operator allows in this task."""
-        return self.task_stall_steps.get(task, self.stall_steps)

@@ -108,8 +108,6 @@ def test_a_robot_never_imports_what_a_message_names():
         lambda m: m.update(tasks=[{"name": "x"}]),
         lambda m: m.update(tasks=7),
         lambda m: m.update(takeover={"stall_steps": -1}),
-        lambda m: m.update(takeover={"task_stall_steps": 7}),
-        lambda m: m.update(takeover={"task_stall_steps": {"restock": "soon"}}),
         lambda m: m.update(first_seed="x"),
     ],
 )

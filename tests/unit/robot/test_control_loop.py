@@ -86,16 +86,6 @@ def test_operator_hands_back_after_max_steps_and_takes_over_only_so_often():
     assert flags.tolist() == ([False] * 4 + [True] * 4) * 2 + [False] * 44
 
 
-def test_an_operator_is_as_patient_as_the_task_asks():
-    control = loop()
-    rule = TakeoverRule(stall_steps=4, max_steps=4, max_takeovers=1, task_stall_steps={"walk": 12, "run": 1})
-    control.begin(Assignment(task="walk", seed=3, takeover=rule))
-    flags = np.concatenate([r.interventions for r in rounds(control, STILL)])
-    assert flags.tolist()[:16] == [False] * 12 + [True] * 4
-    with pytest.raises(ConfigError, match="task_stall_steps"):
-        TakeoverRule(task_stall_steps={"walk": 0})
-
-
 def test_operator_driven_episode_needs_no_chunk_and_every_step_is_commanded():
     control = loop()
     begun = control.begin(Assignment(task="walk", seed=3, driver="operator"))
