@@ -105,7 +105,7 @@ def test_the_scenes_hours_are_five_times_the_experience_at_the_offline_learning_
         "online.learner.critic.decay_steps": "26000 (13000)",
     }
     rows = {row.name for row in rows_of("scene_hours")}
-    only_in_hours = {"patient_operators", "no_interventions"}  # what the impatience of the scene's operators costs
+    only_in_hours = {"patient_operators", "no_interventions"}  # the impatience of the scene's operators
     assert rows - {row.name for row in rows_of("scene_evidence")} == only_in_hours
     assert {"lwd_online", "rft_online", "hg_dagger_online", "refitted_reference", *ONCE_MORE} < rows
 
