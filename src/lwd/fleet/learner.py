@@ -44,11 +44,7 @@ def run_learner(
     With `catch_up` it first learns what the rate limit still allows for what the fleet has delivered (an experiment's last
     policy); without, it ends after the block at hand (a service that is restarted). `team` says which of the learner's
     processes this is; by default it is the only one.
-
-    Raises:
-        ConfigError: the recipe's learner takes turns with the robots.
     """
-    experiment.online.refuse_turns()
     team = team or Team()
     with (
         open_services(folder) as services,

@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 import toy_fleet
 
+from lwd.cli.services import LearnerCommand
 from lwd.errors import ConfigError
 from lwd.fleet import rounds
 from lwd.fleet.demo import fleet_totals
-from lwd.fleet.folder import RunFolder, open_services
-from lwd.fleet.learner import run_learner
+from lwd.fleet.folder import open_services
 from lwd.fleet.local import LocalFleet
 from lwd.fleet.offline import last_state, train_offline
 from lwd.fleet.online import online
 from lwd.fleet.rounds import collection_of, round_name, stage_of_round
-from lwd.fleet.service import ServiceContext
 from lwd.recipes.methods import recap
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -52,7 +51,7 @@ def test_a_networked_fleet_refuses_them_before_anything_starts(tmp_path):
         fleet.prepare()
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="takes turns"):
-        run_learner(ServiceContext("learner", "learner"), X, RunFolder(tmp_path / "run"))
+        LearnerCommand(recipe="scene_in_turns", out=tmp_path / "run").run()
 
 
 def test_while_robots_collect_nobody_waits_for_the_learner():
