@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lwd.errors import ConfigError
 from lwd.fleet.serve.observation import ObservationKeys
@@ -224,3 +224,17 @@ class Experiment:
     takeover_fails: bool = False
     seed: int = 0
     serve: ObservationKeys = field(default_factory=ObservationKeys)
+
+
+def stage_of_round(experiment: Experiment) -> OfflineStage:
+    """The offline stage again with the online learner and mixture, for a round's part of rate * control_steps learner steps.
+
+    The value alone gets the share of them that it got offline.
+    """
+    offline, online = experiment.offline, experiment.online
+    budget = online.rate.learner_steps_per_control_step * online.control_steps
+    steps = round(budget / online.rounds)
+    critic_steps = steps * offline.critic_steps // max(offline.steps, 1)
+    return replace(
+        offline, learner=online.learner, mixture=online.mixture, critic_steps=critic_steps, steps=steps
+    )

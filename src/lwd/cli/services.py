@@ -79,18 +79,16 @@ class LearnerCommand(JobOptions, Service):
 
     def run(self) -> None:
         """Run it, or watch over the processes that do."""
-        x = _experiment(self)
-        x.online.refuse_turns()
         if self.is_watched:
             watch(self, self.out)
             return
         from lwd.fleet.learner import run_learner
 
-        with (
-            joined(self) as team,
-            _serving(self, "learner", self.process_id or 0) as (context, run_folder),
-        ):
-            run_learner(context, x, run_folder, catch_up=False, team=team)
+        with joined(self) as team:
+            x = _experiment(self)
+            x.online.refuse_turns()
+            with _serving(self, "learner", self.process_id or 0) as (context, run_folder):
+                run_learner(context, x, run_folder, catch_up=False, team=team)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lwd.config import Experiment, OfflineStage
+from lwd.config import Experiment, stage_of_round
 from lwd.fleet.offline import last_state, offline_result, train_on_replay
 from lwd.fleet.policies import load_reference, publish
 from lwd.fleet.program import run_online
@@ -74,20 +74,6 @@ def train_round(experiment: Experiment, services: Services, number: int, console
         stage="online",
         learner_step=number * stage.steps,
         manifest=manifest,
-    )
-
-
-def stage_of_round(experiment: Experiment) -> OfflineStage:
-    """The offline stage again with the online learner and mixture, for a round's part of rate * control_steps learner steps.
-
-    The value alone gets the share of them that it got offline.
-    """
-    offline, online = experiment.offline, experiment.online
-    budget = online.rate.learner_steps_per_control_step * online.control_steps
-    steps = round(budget / online.rounds)
-    critic_steps = steps * offline.critic_steps // max(offline.steps, 1)
-    return replace(
-        offline, learner=online.learner, mixture=online.mixture, critic_steps=critic_steps, steps=steps
     )
 
 

@@ -118,7 +118,7 @@ def no_interventions(x: Experiment) -> Experiment:
 
 
 def patient_operators(x: Experiment) -> Experiment:
-    """Operators wait for longer than a perfect attempt of the scene goes without a milestone (at most 75 control steps)."""
+    """Operators wait for longer than the scene's expert goes without a milestone (decision record 0033)."""
     takeover = x.online.takeover
     assert takeover is not None
     return replace(x, online=replace(x.online, takeover=replace(takeover, stall_steps=PATIENT_STEPS)))

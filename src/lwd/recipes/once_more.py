@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from lwd.config import Experiment, OfflineStage
+from lwd.config import Experiment, OfflineStage, stage_of_round
 from lwd.episode import Outcome, Source
-from lwd.fleet.rounds import stage_of_round
 from lwd.learner.method import Lwd
 from lwd.learner.refit import RefitLwd
 from lwd.recipes.evidence import scene_hours

@@ -5,9 +5,9 @@ from dataclasses import replace
 import jax
 import pytest
 
+from lwd.config import stage_of_round
 from lwd.episode import Outcome, Source
 from lwd.errors import ConfigError
-from lwd.fleet.rounds import stage_of_round
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.method import Method
 from lwd.models.arrays import from_arrays, to_arrays

@@ -7,6 +7,7 @@ import pytest
 import toy_fleet
 
 from lwd.baselines.cloning import Cloning
+from lwd.config import stage_of_round
 from lwd.episode import Outcome, Source
 from lwd.errors import ConfigError, SnapshotError
 from lwd.evaluate.report import write_report
@@ -16,7 +17,7 @@ from lwd.fleet.offline import train_consolidated
 from lwd.fleet.online import online
 from lwd.fleet.phases import run_phases
 from lwd.fleet.policies import find_snapshot, load_policy
-from lwd.fleet.rounds import collection_of, stage_of_round
+from lwd.fleet.rounds import collection_of
 from lwd.models.arrays import to_arrays
 from lwd.recipes import recipe
 from lwd.recipes.methods import hg_dagger

@@ -9,6 +9,7 @@ import pytest
 import toy_fleet
 
 from lwd.cli.services import LearnerCommand
+from lwd.config import stage_of_round
 from lwd.errors import ConfigError
 from lwd.fleet import rounds
 from lwd.fleet.demo import fleet_totals
@@ -16,7 +17,7 @@ from lwd.fleet.folder import open_services
 from lwd.fleet.local import LocalFleet
 from lwd.fleet.offline import last_state, train_offline
 from lwd.fleet.online import online
-from lwd.fleet.rounds import collection_of, round_name, stage_of_round
+from lwd.fleet.rounds import collection_of, round_name
 from lwd.recipes.methods import recap
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
