@@ -139,6 +139,7 @@ class OnlineStage:
         control_steps: fleet experience after which no new episode begins.
         rounds: 0 for learner and robots at the same time. Else they take turns, this many times: an equal part of
             `control_steps` is collected, then the offline stage is repeated on everything there is (`lwd.fleet.rounds`).
+            Robots of a networked fleet do not wait, and the turns go on (`lwd.fleet.learner_rounds`).
         publish_every_learner_steps: the policy is sent to the robots this often (50 in the paper).
         rate: learner steps per new control step.
         takeover: when the operator takes over, None for never.
@@ -172,19 +173,6 @@ class OnlineStage:
                 f"(publish_every_learner_steps) but may be only {self.rate.learner_slack_steps} ahead "
                 "(rate.learner_slack_steps), so learner and fleet could wait for each other for ever. "
                 "Raise learner_slack_steps or publish more often."
-            )
-
-    def refuse_turns(self) -> None:
-        """For a learner that runs beside the robots.
-
-        Raises:
-            ConfigError: this stage takes turns with them.
-        """
-        if self.rounds:
-            raise ConfigError(
-                f"this recipe's learner takes turns with the robots (OnlineStage.rounds = {self.rounds}), which a networked "
-                "fleet cannot do yet. Run it with `lwd demo`, or with `lwd fleet up` without --broker or --bus; or choose a "
-                "recipe with rounds = 0."
             )
 
 

@@ -75,7 +75,10 @@ class CoordinatorCommand(Service):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerCommand(JobOptions, Service):
-    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint."""
+    """The learner: follows the manifests, learns, publishes snapshots. Resumes from its newest checkpoint.
+
+    A recipe whose learner takes turns with the fleet (`OnlineStage.rounds`) learns after every part of its hours; robots go on.
+    """
 
     def run(self) -> None:
         """Run it, or watch over the processes that do."""
@@ -83,11 +86,16 @@ class LearnerCommand(JobOptions, Service):
             watch(self, self.out)
             return
         from lwd.fleet.learner import run_learner
+        from lwd.fleet.learner_rounds import run_learner_in_rounds
 
-        with joined(self) as team:
+        with (
+            joined(self) as team,
+            _serving(self, "learner", self.process_id or 0) as (context, run_folder),
+        ):
             x = _experiment(self)
-            x.online.refuse_turns()
-            with _serving(self, "learner", self.process_id or 0) as (context, run_folder):
+            if x.online.rounds:
+                run_learner_in_rounds(context, x, run_folder, team)
+            else:
                 run_learner(context, x, run_folder, catch_up=False, team=team)
 
 

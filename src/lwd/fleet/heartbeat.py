@@ -20,8 +20,8 @@ class Beat:
     Attributes:
         process: pid.
         number: counts up.
-        phase: "starting" until the first learner step is done, since compiling takes long; then "learning"; "ended" when
-            the work is done.
+        phase: "starting" until the first learner step is done, since compiling takes long, and again where the loop rests;
+            then "learning"; "ended" when the work is done.
         learner_step: done so far; -1 while unknown.
     """
 
@@ -45,6 +45,11 @@ class Heartbeat:
             self._first = learner_step
         self._step = learner_step
         self._write(STARTING if learner_step == self._first else LEARNING)
+
+    def rest(self, learner_step: int) -> None:
+        """Say that the loop waits at this learner step; the next one counts as the first again."""
+        self._first = self._step = learner_step
+        self._write(STARTING)
 
     def end(self) -> None:
         """Nothing more will come, and that is right."""

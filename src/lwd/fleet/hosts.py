@@ -176,6 +176,11 @@ class Team:
         if self.heartbeat is not None:
             self.heartbeat.beat(learner_step)
 
+    def rest(self, learner_step: int) -> None:
+        """Tell the watchdog that the loop waits, and that what comes next may have to be compiled first."""
+        if self.heartbeat is not None:
+            self.heartbeat.rest(learner_step)
+
 
 @contextmanager
 def joined(

@@ -24,7 +24,6 @@ from lwd.learner.method import Acting
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
-from lwd.replay.table import SOURCES
 from lwd.transition import Transition
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class OnlineLearner:
             if stopping and not catch_up:
                 break
             drawn = self._ahead or self._draw()
-            control_steps = self._control_steps(drawn.sampler)
+            control_steps = drawn.sampler.view.steps_from(Source.ONLINE)
             why = self._stage.rate.learner_waits_for(self._step, self._block, control_steps)
             if why is None:
                 self._run_block(drawn)
@@ -146,7 +145,7 @@ class OnlineLearner:
             manifest=sampler.manifest,
         )
         elapsed = time.monotonic() - self._began
-        control_steps = self._control_steps(sampler)
+        control_steps = sampler.view.steps_from(Source.ONLINE)
         assert self._metrics is not None
         self._metrics.write(
             stage="online",
@@ -187,11 +186,6 @@ class OnlineLearner:
             late = [now - row.ended_at for row in rows if row.ended_at is not None]
             self._context.telemetry.observe("episode_sampleable_seconds", late)
             self._sampleable = newest
-
-    def _control_steps(self, sampler: Sampler) -> int:
-        """Control steps that the fleet has delivered up to the sampler's manifest."""
-        episodes = sampler.view.episodes
-        return int(episodes["steps"][episodes["source"] == SOURCES.index(Source.ONLINE)].sum())
 
     def _wait(self, why: str) -> None:
         self._context.say(learner_step=self._step, waits_for=why)

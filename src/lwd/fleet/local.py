@@ -48,11 +48,8 @@ class LocalFleet:
         """Found the fleet and invite everybody where that is still to do; the processes to run.
 
         Raises:
-            ConfigError: no fleet in the folder and no broker to found one for, nats-server is missing, or the recipe's learner
-                takes turns with the robots.
+            ConfigError: no fleet in the folder and no broker to found one for, or nats-server is missing.
         """
-        if self.learner:
-            self.experiment.online.refuse_turns()
         spec, _ = fleet_description(self.experiment)
         fleet = FleetFolder(RunFolder(self.out, self.catalogue, self.objects))
         if not fleet.founded:

@@ -16,7 +16,7 @@ from lwd.fleet.policies import find_snapshot, load_reference, model_config, prom
 from lwd.fleet.progress import progress
 from lwd.fleet.services import Services, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
-from lwd.fleet.training import StageRun, open_checkpoints, open_metrics, own
+from lwd.fleet.training import Hooks, StageRun, open_checkpoints, open_metrics, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Method
@@ -124,14 +124,15 @@ def train_on_replay(
     state: Any,
     name: str,
     team: Team | None = None,
+    hooks: Hooks | None = None,
 ) -> tuple[Any, int]:
     """The value alone, then the method's whole update, on what the log holds now. Resumes from its checkpoints.
 
     `stage` says what is learned, how long and from what; `state` is where it starts, if it has not been started before; `name`
-    is that of its checkpoints, its metrics and its stream of random numbers. Returns the state after the last learner step, and
-    the number of the manifest.
+    is that of its checkpoints, its metrics and its stream of random numbers. Returns the state after the last learner step,
+    which is an earlier one where `hooks` told it to stop, and the number of the manifest.
     """
-    with prepared(experiment, services, console, stage, state, name, team or Team()) as ready:
+    with prepared(experiment, services, console, stage, state, name, team or Team(), hooks) as ready:
         state, run = ready.state, ready.run
         for part in ready.parts:
             state = run.train(
@@ -174,6 +175,7 @@ def prepared(
     state: Any,
     name: str,
     team: Team,
+    hooks: Hooks | None = None,
 ) -> Generator[Prepared]:
     """What `train_on_replay` trains, with everything open that it needs."""
     reference, learner = load_reference(experiment, services), stage.learner
@@ -183,7 +185,7 @@ def prepared(
         prompts = prompts_of(experiment, reference)
         sampler = replay.sampler(view, stage.mixture, experiment.seed, prompts)
         warm_up = replay.sampler(view, stage.warm_up_mixture or stage.mixture, experiment.seed, prompts)
-        with _stage_run(name, experiment, services, stage, console, "value/quantile", team) as run:
+        with _stage_run(name, experiment, services, stage, console, "value/quantile", team, hooks) as run:
             parts = (
                 Part(learner.warm_up(reference), warm_up, stage.critic_steps),
                 Part(learner.update(reference), sampler, stage.steps),
@@ -236,6 +238,7 @@ def _stage_run(
     console: Console,
     shown: str,
     team: Team,
+    hooks: Hooks | None = None,
 ) -> Generator[StageRun]:
     with (
         progress(console if team.leads else Console(quiet=True), f"train {name}", stage.steps) as bar,
@@ -254,4 +257,5 @@ def _stage_run(
             checkpoints=checkpoints,
             progress=show,
             team=team,
+            hooks=hooks,
         )

@@ -1,7 +1,7 @@
 """Stage 3 in turns: collect with the newest policy, then learn on everything, `OnlineStage.rounds` times.
 
 For methods that do not learn while robots collect, such as RECAP. Robots, operators, recording and counting are the same
-processes as ever, started without the learner; learning is the offline stage again, on what the log holds by then.
+processes as ever, started without the learner; what a round learns is in `lwd.fleet.learner_rounds`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from lwd.config import Experiment, stage_of_round
-from lwd.fleet.offline import last_state, offline_result, train_on_replay
-from lwd.fleet.policies import load_reference, publish
+from lwd.config import Experiment
+from lwd.fleet.learner_rounds import rounds_published, train_round
 from lwd.fleet.program import run_online
 from lwd.fleet.progress import progress
-from lwd.fleet.services import RunFolder, Services, open_services
-from lwd.fleet.training import own
-from lwd.snapshot.store import Snapshot
+from lwd.fleet.services import RunFolder, open_services
 
 
 def run_rounds(experiment: Experiment, folder: RunFolder, console: Console) -> None:
@@ -28,7 +25,7 @@ def run_rounds(experiment: Experiment, folder: RunFolder, console: Console) -> N
         FleetError: a process died while collecting; the run can be resumed.
     """
     with open_services(folder) as services:
-        done = sum(snapshot.meta.get("stage") == "online" for snapshot in services.snapshots.list())
+        done = len(rounds_published(services))
     for number in range(done + 1, experiment.online.rounds + 1):
         collect_round(experiment, folder, number, console)
         with open_services(folder) as services:
@@ -55,28 +52,3 @@ def collection_of(experiment: Experiment, number: int) -> Experiment:
     behind = int(until * online.rate.learner_steps_per_control_step) + 1
     rate = replace(online.rate, actor_slack_steps=online.rate.actor_slack_steps + behind)
     return replace(experiment, online=replace(online, control_steps=until, rounds=0, rate=rate))
-
-
-def train_round(experiment: Experiment, services: Services, number: int, console: Console) -> Snapshot:
-    """Learn on everything collected so far, from where the round before (or the offline stage) ended, and publish."""
-    stage = stage_of_round(experiment)
-    learner = stage.learner
-    if number == 1:
-        before = offline_result(experiment, services)
-    else:
-        before = last_state(experiment, services, learner, round_name(number - 1))
-    state = own(learner.continued(load_reference(experiment, services), before))
-    state, manifest = train_on_replay(experiment, services, console, stage, state, round_name(number))
-    return publish(
-        experiment,
-        services,
-        learner.acting(state),
-        stage="online",
-        learner_step=number * stage.steps,
-        manifest=manifest,
-    )
-
-
-def round_name(number: int) -> str:
-    """Of a round's checkpoints, metrics and random numbers; rounds count from 1."""
-    return f"online_round_{number}"

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -26,6 +27,28 @@ from lwd.transition import Transition
 State = TypeVar("State", bound=Stepped)
 
 
+def _never() -> bool:
+    return False
+
+
+def _to_nobody(learner_step: int) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a service adds to a stage; by default nothing: it runs to its end.
+
+    Attributes:
+        should_stop: asked after every block; a stage that is told to stop saves and ends early.
+        tell: called after every block with the learner steps done.
+        steps_before: learner steps of earlier stages that belong to the same count.
+    """
+
+    should_stop: Callable[[], bool] = _never
+    tell: Callable[[int], None] = _to_nobody
+    steps_before: int = 0
+
+
 class StageRun:
     """One stage of one run: its name, its seed, where its metrics and checkpoints go, on which devices and hosts it runs."""
 
@@ -39,10 +62,12 @@ class StageRun:
         checkpoints: Checkpoints | None = None,
         progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
         team: Team | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.stage, self.seed, self.loop, self.metrics = stage, seed, loop, metrics
         self.checkpoints, self.progress = checkpoints, progress
-        self.team = team or Team()
+        self.team, self.hooks = team or Team(), hooks or Hooks()
+        self.stopped = False
         self.key = self.team.layout.place(stage_key(stage, seed))
         self._began = time.monotonic()
 
@@ -66,13 +91,16 @@ class StageRun:
     def train(
         self, one_update: Update[State], state: State, sampler: Sampler, *, batch: int, until_step: int
     ) -> State:
-        """Learner steps up to `until_step`, in blocks; the last block may be cut short by it."""
+        """Learner steps up to `until_step`, in blocks; the last block may be cut short by it.
+
+        Once a process of the team was told to stop, `stopped` is set and no further block begins, in this call or the next.
+        """
         step, block = int(state.step), self.loop.block_steps
         layout, pending = self.team.layout, None
         one_update, rows = layout.place(one_update), layout.rows(batch)
-        self.team.beat(step)
+        self._beat(step)
         with Prefetcher(sampler, step=step, count=block, batch=batch, rows=rows) as prefetch:
-            while step < until_step:
+            while step < until_step and not self.stopped:
                 batches = prefetch.next().batch
                 if until_step - step < block:
                     batches = first_steps(batches, until_step - step)
@@ -81,12 +109,18 @@ class StageRun:
                     self.report(*pending, prefetch)
                 step = min(step + block, until_step)
                 pending = (step, metrics)
-                self.team.beat(step)
-                if self.saves_at(step, until_step):
+                self._beat(step)
+                self.stopped = self.team.agreement.any(self.hooks.should_stop())
+                if self.saves_at(step, until_step) or self.stopped:
                     self.save(step, state, sampler.manifest)
             if pending:
                 self.report(*pending, prefetch)
         return state
+
+    def _beat(self, step: int) -> None:
+        done = self.hooks.steps_before + step
+        self.team.beat(done)
+        self.hooks.tell(done)
 
     def keep(self, state: Stepped, manifest: int) -> None:
         """See that there is a checkpoint of this state, even of a stage without a single learner step."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.episode import Source
 from lwd.replay.returns import OUTCOMES
 from lwd.replay.store import STEP_HUMAN, Columns
 from lwd.replay.table import SOURCES, Table
@@ -51,6 +52,10 @@ class View:
     def steps(self) -> int:
         """Control steps, which is the number of transitions."""
         return int(self.episodes["steps"].sum())
+
+    def steps_from(self, source: Source) -> int:
+        """Control steps of the episodes from one source."""
+        return int(self.episodes["steps"][self.episodes["source"] == SOURCES.index(source)].sum())
 
     def human_spans(self, episode: int) -> list[tuple[int, int]]:
         """The interventions of an episode: (first control step, length) of each run of steps that a human

@@ -64,3 +64,26 @@ def trained_copy(trained_folder, tmp_path):
 
     shutil.copytree(trained_folder, tmp_path / "run")
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def first_part(trained_folder, tmp_path_factory):
+    """The toy run after the first of two parts of the fleet's hours: 120 control steps and what robots finish."""
+    import toy_fleet
+
+    from lwd.fleet.folder import RunFolder
+    from lwd.fleet.rounds import collect_round
+
+    folder = RunFolder(tmp_path_factory.mktemp("delivered") / "run")
+    shutil.copytree(trained_folder, folder.path)
+    collect_round(toy_fleet.in_turns(), folder, 1, Console(quiet=True))
+    return folder
+
+
+@pytest.fixture
+def delivered(first_part, tmp_path):
+    """A copy of it."""
+    from lwd.fleet.folder import RunFolder
+
+    shutil.copytree(first_part.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")

@@ -15,6 +15,7 @@ import toy_fleet
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.learner import run_learner
 from lwd.fleet.learner_job import free_port
+from lwd.fleet.learner_rounds import train_round
 from lwd.fleet.metrics_log import read_metrics
 from lwd.fleet.offline import last_state, train_offline, train_sft
 from lwd.fleet.policies import find_snapshot
@@ -45,13 +46,13 @@ def environment():
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 
-def run_pair(folder, log):
+def run_pair(folder, log, *how):
     """Both processes to their end; killed if they hang."""
     address = f"127.0.0.1:{free_port()}"
     with log.open("wb") as out:
         both = [
             subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(PROGRAM), str(folder.path), str(i), address],
+                [sys.executable, "-W", "ignore", str(PROGRAM), str(folder.path), str(i), address, *how],
                 env=environment(),
                 stdout=out,
                 stderr=out,
@@ -93,6 +94,19 @@ def test_two_processes_publish_once_what_one_process_publishes(trained_copy, tmp
     assert [path.name for path in together.metrics("online").parent.glob("online*")] == ["online.jsonl"]
     assert (together.path / "replay" / "learner-1").is_dir()
     assert (together.checkpoints("online") / "10").is_dir()
+
+
+def test_two_processes_learn_a_round_as_one_does(delivered, tmp_path, console):
+    together = RunFolder(tmp_path / "together")
+    shutil.copytree(delivered.path, together.path)
+    with open_services(delivered) as services:
+        train_round(toy_fleet.in_turns(), services, 1, console)
+    run_pair(together, tmp_path / "log", "rounds")
+    [(step, manifest, expected)], [(*both, found)] = published(delivered), published(together)
+    assert both == [step, manifest]
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-9, err_msg=name)
+    assert [row["learner_step"] for row in read_metrics(together.metrics("online_round_1"))] == [5, 10, 12]
 
 
 def newest(folder, stage):

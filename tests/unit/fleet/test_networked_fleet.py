@@ -11,10 +11,12 @@ import pytest
 from servers import free_port
 
 from lwd.fleet.folder import open_services
+from lwd.fleet.learner_rounds import rounds_published
+from lwd.log.manifest import manifests
 from lwd.log.status import statuses
 from lwd.log.verify import verify
 
-UP = ["fleet", "up", "--recipe", "toy_fleet:experiment", "--robots", "2", "--pace", "4"]
+UP = ["fleet", "up", "--robots", "2", "--pace", "4"]
 
 
 def until(condition, fleet, timeout_s=120.0):
@@ -26,9 +28,10 @@ def until(condition, fleet, timeout_s=120.0):
 
 
 @pytest.fixture
-def fleet(trained_copy, tmp_path):
-    """The running command; its log is `up.log`."""
-    command = [sys.executable, "-m", "lwd.cli", *UP, "--out", str(trained_copy.path)]
+def fleet(trained_copy, tmp_path, request):
+    """The running command with the toy's recipe, or the one that the test names; its log is `up.log`."""
+    recipe = f"toy_fleet:{getattr(request, 'param', 'experiment')}"
+    command = [sys.executable, "-m", "lwd.cli", *UP, "--recipe", recipe, "--out", str(trained_copy.path)]
     command += ["--broker", f"tls://127.0.0.1:{free_port()}"]
     with (tmp_path / "up.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -98,3 +101,32 @@ def test_the_fleet_learns_survives_kills_and_stops_clean(fleet, trained_copy, tm
         timeout=60,
     )
     assert json.loads(shown.stdout)["quarantined"] == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("fleet", ["in_turns"], indirect=True)
+def test_a_learner_that_takes_turns_and_robots_that_go_on_meanwhile(fleet, trained_copy, tmp_path):
+    with open_services(trained_copy) as services:
+        until(lambda: len(rounds_published(services)) >= 2, fleet)
+        first, second = rounds_published(services)[:2]
+        driven = lambda: {row.snapshot for row in services.catalogue.episodes(source="online")}  # noqa: E731
+        until(lambda: second.number in driven(), fleet)
+        fleet.send_signal(signal.SIGTERM)
+        fleet.wait(90)
+        assert fleet.returncode == 0, (tmp_path / "up.log").read_text()[-3000:]
+        assert len(started(tmp_path, "learner")) == 1
+        assert (first.learner_step, second.learner_step) == (12, 24)
+        assert first.manifest < second.manifest
+        while_it_learned = [
+            row
+            for row in services.catalogue.episodes(source="online")
+            if row.snapshot < first.number and row.seq > upto_seq(services.catalogue, first.manifest)
+        ]
+        assert while_it_learned, "robots did not wait for the first round"
+        assert verify(services.catalogue, services.objects).problems == ()
+
+
+def upto_seq(catalogue, manifest):
+    """The newest episode of a manifest."""
+    [found] = [item for item in manifests(catalogue, after=manifest - 1) if item.number == manifest]
+    return found.upto_seq

@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 import toy_fleet
 
-from lwd.cli.services import LearnerCommand
 from lwd.config import stage_of_round
 from lwd.errors import ConfigError
 from lwd.fleet import rounds
 from lwd.fleet.demo import fleet_totals
 from lwd.fleet.folder import open_services
-from lwd.fleet.local import LocalFleet
+from lwd.fleet.learner_rounds import round_name
 from lwd.fleet.offline import last_state, train_offline
 from lwd.fleet.online import online
-from lwd.fleet.rounds import collection_of, round_name
+from lwd.fleet.rounds import collection_of
 from lwd.recipes.methods import recap
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -44,15 +43,6 @@ def test_a_round_is_the_offline_stage_again_with_its_part_of_the_learner_steps()
     assert stage.loop == X.offline.loop
     without_offline = replace(X, offline=replace(X.offline, critic_steps=0, steps=0))
     assert stage_of_round(without_offline).critic_steps == 0
-
-
-def test_a_networked_fleet_refuses_them_before_anything_starts(tmp_path):
-    fleet = LocalFleet(experiment=X, recipe="recap", out=tmp_path / "run", broker="tls://127.0.0.1:4222")
-    with pytest.raises(ConfigError, match=r"takes turns with the robots .*lwd demo"):
-        fleet.prepare()
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="takes turns"):
-        LearnerCommand(recipe="scene_in_turns", out=tmp_path / "run").run()
 
 
 def test_while_robots_collect_nobody_waits_for_the_learner():

@@ -9,7 +9,7 @@ import pytest
 from lwd.errors import ConfigError
 from lwd.fleet.metrics_log import MetricsLog, read_metrics
 from lwd.fleet.statistics import SCALE_FLOOR, demonstration_normalizer
-from lwd.fleet.training import StageRun, own
+from lwd.fleet.training import Hooks, StageRun, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.stages import LoopConfig
 from lwd.replay.sampler import Sampler
@@ -102,6 +102,19 @@ def test_checkpoints_come_every_few_blocks_and_at_the_end(run, sampler):
     run.checkpoints = Checkpoints(folder)
     again = run.restore(own(zero()))
     assert int(again.step) == 11
+
+
+def test_told_to_stop_it_saves_and_begins_no_further_block(run, sampler):
+    told = []
+    run.hooks = Hooks(should_stop=lambda: len(told) >= 2, tell=told.append, steps_before=100)
+    state = run.train(count_up, own(zero()), sampler, batch=2, until_step=11)
+    assert told == [100, 104]
+    assert run.stopped
+    assert int(state.step) == 4
+    assert run.checkpoints.latest_step() == 4, "no block's work is lost, though it would not be saved yet"
+    assert [row["learner_step"] for row in read_metrics(run.path)] == [4]
+    again = run.train(count_up, state, sampler, batch=2, until_step=20)
+    assert int(again.step) == 4
 
 
 def test_two_stages_of_one_run_follow_one_another(run, sampler):

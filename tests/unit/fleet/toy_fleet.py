@@ -170,6 +170,13 @@ def experiment(seed: int = 0, **changes: Any) -> Experiment:
     return replace(base, **changes)
 
 
+def in_turns(seed: int = 0) -> Experiment:
+    """Robots and learner in two turns of 120 control steps and 12 learner steps each."""
+    base = experiment(seed)
+    rate = RateLimit(learner_steps_per_control_step=0.1)
+    return replace(base, online=replace(base.online, control_steps=240, rounds=2, rate=rate))
+
+
 # ---- mains of processes, for the tests of lwd.fleet.process ----------------------------------------------------------
 
 
