@@ -135,6 +135,11 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
+        "Beyond the paper: more turns and more of the fleet's hours",
+        (("three turns", "refitted_in_turns"), ("six turns, twice the hours", "refitted_in_six_turns")),
+        "refitted_in_turns",
+    ),
+    Ablation(
         "Beyond the paper: chunks that the robot chooses from, online",
         (("1", "lwd_online"), ("16", "best_of_16_acting")),
         "lwd_online",

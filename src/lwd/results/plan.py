@@ -14,7 +14,7 @@ from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
 from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS, patient_operators
 from lwd.recipes.methods import METHODS
-from lwd.recipes.once_more import ONCE_MORE
+from lwd.recipes.once_more import LONGER, ONCE_MORE
 from lwd.recipes.search import CANDIDATES
 
 Stage = Literal["sft", "offline", "online", "consolidated"]
@@ -32,6 +32,7 @@ class Scope:
         methods: name -> change from LWD's experiment, each with its offline and its online row.
         offline_ablations, online_ablations: rows of LWD with one thing changed.
         once_more: row -> the row that it goes on from after its online stage, and the change.
+        longer: row -> the row whose online stage it goes on with, for more of the fleet's hours, and the change.
         candidates: rows of the search, one seed each, up to the first stage in which they learn.
         shown: whether it belongs into the committed tables.
     """
@@ -40,6 +41,7 @@ class Scope:
     offline_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
     online_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
     once_more: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
+    longer: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
     candidates: Mapping[str, Change] = field(default_factory=dict[str, Change])
     shown: bool = True
 
@@ -75,6 +77,7 @@ SCENE_HOURS = Scope(
         "refitted_in_turns": BEYOND_THE_PAPER["refitted_in_turns"],
     },
     once_more=ONCE_MORE,
+    longer=LONGER,
 )
 """The same of the demo's own tasks, with less beside it: more than an hour of a core online, minutes for learning once more."""
 SEARCH = "metaworld_search"
@@ -184,6 +187,8 @@ def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
         found.append(
             Row(name=name, stages=("online",), parent="lwd_offline", seeds=OTHER_SEEDS, change=change)
         )
+    for name, (parent, change) in scope.longer.items():
+        found.append(Row(name=name, stages=("online",), parent=parent, seeds=OTHER_SEEDS, change=change))
     for name, (parent, change) in scope.once_more.items():
         found.append(
             Row(name=name, stages=("consolidated",), parent=parent, seeds=OTHER_SEEDS, change=change)

@@ -9,11 +9,13 @@ import pytest
 import toy_fleet
 import toy_plan
 
+from lwd.config import stage_of_round
 from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
+from lwd.fleet.rounds import collection_of
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
-from lwd.recipes.once_more import ONCE_MORE
+from lwd.recipes.once_more import LONGER, ONCE_MORE
 from lwd.results.plan import BENCHMARKS, chosen, plain, plan, rows, rows_of
 from lwd.results.settings import agree, differences, settings
 
@@ -58,6 +60,21 @@ def test_learning_once_more_goes_on_from_a_run_with_a_fleet_and_changes_that_sta
         assert before.stages[-1] == "online"
         x, plain = recipe("metaworld"), before.change(recipe("metaworld"))
         assert {path.split(".")[0] for path in differences(plain, row.change(x))} == {"consolidated"}
+
+
+def test_more_hours_go_on_with_the_online_stage_of_another_row_as_it_was():
+    """So that what the shorter run did is what the longer one would have done."""
+    found = by_name(rows_of("scene_hours"))
+    row, before = found["refitted_in_six_turns"], found["refitted_in_turns"]
+    assert (row.parent, row.stages, row.seeds) == ("refitted_in_turns", ("online",), 3)
+    short, long = (one.change(plain("scene_hours", 0)) for one in (before, row))
+    assert differences(short, long) == {"online.control_steps": "1300000 (650000)", "online.rounds": "6 (3)"}
+    assert stage_of_round(long) == stage_of_round(short)
+    first, third = (collection_of(short, number).online for number in (1, 3))
+    assert [collection_of(long, number).online.control_steps for number in (1, 3)] == [
+        first.control_steps,
+        third.control_steps,
+    ]
 
 
 def test_cells_come_seed_by_seed_with_parents_first():
@@ -105,7 +122,11 @@ def test_the_scenes_hours_are_five_times_the_experience_at_the_offline_learning_
         "online.learner.critic.decay_steps": "26000 (13000)",
     }
     rows = {row.name for row in rows_of("scene_hours")}
-    only_in_hours = {"patient_operators", "no_interventions"}  # the impatience of the scene's operators
+    only_in_hours = {
+        "patient_operators",
+        "no_interventions",
+        *LONGER,
+    }  # the operators' impatience; more hours
     assert rows - {row.name for row in rows_of("scene_evidence")} == only_in_hours
     assert {"lwd_online", "rft_online", "hg_dagger_online", "refitted_reference", *ONCE_MORE} < rows
 
@@ -125,7 +146,9 @@ def test_the_protocol_is_the_same_for_all_methods(benchmark):
             plain.evaluate,
             plain.fleet.deployed,
         ), cell.id
-        if not cell.method.startswith("fleet_"):
+        if cell.method in LONGER:
+            assert x.online.control_steps == 2 * plain.online.control_steps
+        elif not cell.method.startswith("fleet_"):
             assert x.online.control_steps == plain.online.control_steps, cell.id
 
 
