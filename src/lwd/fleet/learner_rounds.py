@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -47,10 +46,13 @@ def run_learner_in_rounds(
         published = rounds_published(services)
         done, manifest = len(published), _learned_from(published)
         team.agreement.same(done, "the rounds that have published")
-        hooks = Hooks(should_stop=context.should_stop, tell=lambda step: context.say(learner_step=step))
         while _await_part(context, experiment, services, team, manifest, done):
-            context.say(waits_for=None, manifest=manifest)
-            hooks = replace(hooks, steps_before=done * steps)
+            context.say(waits_for=None)
+            hooks = Hooks(
+                should_stop=context.should_stop,
+                tell=lambda step: context.say(learner_step=step),
+                steps_before=done * steps,
+            )
             learned_from = train_round(experiment, services, done + 1, quiet, team, hooks)
             if learned_from is None:
                 return
