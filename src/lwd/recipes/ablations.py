@@ -18,7 +18,7 @@ from lwd.learner.divl import DivlConfig
 from lwd.learner.method import Lwd
 from lwd.learner.qam import QamConfig
 from lwd.learner.refit import RefitLwd
-from lwd.recipes.once_more import refit_in_turns
+from lwd.recipes.once_more import in_turns, refit_in_turns
 from lwd.replay.mixture import Mixture
 
 CONSTANT_TAU = 0.52
@@ -192,6 +192,7 @@ ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
 
 BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "refitted_reference": refitted_reference,
+    "frozen_in_turns": in_turns,
     "refitted_in_turns": refit_in_turns,
     "best_of_16_acting": partial(best_of_n, n=16),
 }

@@ -77,13 +77,21 @@ def refit_in_turns(x: Experiment) -> Experiment:
     Each turn goes on from the one before, and divides its learner steps as the offline stage does; together they are as many as
     LWD's online stage and `refit_once_more` after it.
     """
+    x = in_turns(x)
+    turn = stage_of_round(x)
+    learner = _refitting(x, turn.critic_steps, turn.steps - turn.critic_steps)
+    return replace(x, online=replace(x.online, learner=learner))
+
+
+def in_turns(x: Experiment) -> Experiment:
+    """The same turns and learner steps with the paper's frozen reference: what the refitting adds to taking turns."""
     once = refit_once_more(x).consolidated
     assert once is not None
     steps = online_steps(x) + once.steps
     rate = replace(x.online.rate, learner_steps_per_control_step=steps / x.online.control_steps)
     x = replace(x, online=replace(x.online, rate=rate, rounds=TURNS))
     turn = stage_of_round(x)
-    learner = _refitting(x, turn.critic_steps, turn.steps - turn.critic_steps)
+    learner = _lasting(x, turn.critic_steps, turn.steps - turn.critic_steps)
     return replace(x, online=replace(x.online, learner=learner))
 
 
@@ -101,13 +109,17 @@ def scene_in_turns(seed: int = 0) -> Experiment:
 
 
 def _refitting(x: Experiment, alone: int, tilting: int) -> RefitLwd:
-    """The offline stage's LWD with a reference that learns as the first clone did, and schedules of that many learner steps."""
-    lwd, clone = x.offline.learner, x.clone.learner
-    assert isinstance(lwd, Lwd)  # the recipe's own
-    steps = alone + tilting
-    lwd = replace(lwd, policy=lasting(lwd.policy, tilting), critic=lasting(lwd.critic, steps))
-    reference = replace(clone, policy=lasting(clone.policy, steps), batch=lwd.batch)
+    """`_lasting` with a reference that learns as the first clone did."""
+    lwd, clone = _lasting(x, alone, tilting), x.clone.learner
+    reference = replace(clone, policy=lasting(clone.policy, alone + tilting), batch=lwd.batch)
     return RefitLwd(**vars(lwd), reference=reference)
+
+
+def _lasting(x: Experiment, alone: int, tilting: int) -> Lwd:
+    """The offline stage's LWD with schedules of that many learner steps, the first ones of the value alone."""
+    lwd = x.offline.learner
+    assert isinstance(lwd, Lwd)  # the recipe's own
+    return replace(lwd, policy=lasting(lwd.policy, tilting), critic=lasting(lwd.critic, alone + tilting))
 
 
 def scene_refitted_once_more(seed: int = 0) -> Experiment:

@@ -130,8 +130,12 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
-        "Beyond the paper: learner and robots, the reference refitted in each turn",
-        (("at the same time", "lwd_online"), ("three turns", "refitted_in_turns")),
+        "Beyond the paper: learner and robots in turns",
+        (
+            ("at the same time", "lwd_online"),
+            ("three turns, the reference frozen", "frozen_in_turns"),
+            ("three turns, refitted in each", "refitted_in_turns"),
+        ),
         "lwd_online",
     ),
     Ablation(

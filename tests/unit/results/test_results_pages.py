@@ -124,7 +124,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | metaworld | metaworld50, 5.5 robot-hours online |" in readme, (
         "what has not begun has no column"
     )
-    assert "`scene_evidence` 0 of 69" in readme
+    assert "`scene_evidence` 0 of 72" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():

@@ -13,6 +13,7 @@ from lwd.config import stage_of_round
 from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.fleet.rounds import collection_of
+from lwd.learner.refit import RefitLwd
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
 from lwd.recipes.once_more import LONGER, ONCE_MORE
@@ -75,6 +76,15 @@ def test_more_hours_go_on_with_the_online_stage_of_another_row_as_it_was():
         first.control_steps,
         third.control_steps,
     ]
+
+
+def test_turns_with_a_frozen_reference_are_those_with_a_refitted_one_but_for_the_reference():
+    x = plain("metaworld_hours", 0)
+    frozen, refitted = (ablations.BEYOND_THE_PAPER[f"{how}_in_turns"](x) for how in ("frozen", "refitted"))
+    assert differences(frozen, refitted) == {"online.learner": "RefitLwd (Lwd)"}
+    assert refitted.online.learner == RefitLwd(
+        **vars(frozen.online.learner), reference=refitted.online.learner.reference
+    )
 
 
 def test_cells_come_seed_by_seed_with_parents_first():
