@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lwd.config import Experiment, stage_of_round
 from lwd.episode import Source
+from lwd.errors import ConfigError
 from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import event
 from lwd.fleet.offline import last_state, offline_result, train_on_replay
@@ -71,6 +72,9 @@ def train_round(
     """Learn on everything collected so far, from where the round before (or the offline stage) ended, and publish.
 
     Returns the manifest that it learned from; None where `hooks` stopped it, to go on another time.
+
+    Raises:
+        ConfigError: the round before left no checkpoint.
     """
     stage, team = stage_of_round(experiment), team or Team()
     state = _first_state(experiment, services, number, team)
@@ -130,6 +134,13 @@ def _first_state(experiment: Experiment, services: Services, number: int, team: 
     if number == 1:
         before = offline_result(experiment, services, team.layout)
     else:
+        last = services.folder.checkpoints(round_name(number - 1))
+        if not last.exists():
+            raise ConfigError(
+                f"{last} is missing, and round {number} goes on from it. Either it was deleted, or the online snapshots of the "
+                "run are of a learner that does not take turns. Begin in a new run folder after the offline stage, "
+                "or go on with the recipe that made them."
+            )
         before = last_state(experiment, services, learner, round_name(number - 1), team.layout)
     return own(learner.continued(load_reference(experiment, services), team.layout.whole(before)))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toy_fleet
 
+from lwd.errors import ConfigError
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.learner_rounds import round_name, rounds_published, run_learner_in_rounds, train_round
 from lwd.fleet.metrics_log import read_metrics
@@ -83,6 +84,15 @@ def test_stopped_in_the_middle_it_goes_on_to_what_an_uninterrupted_round_learns(
         np.testing.assert_array_equal(again[name], arrays[name], err_msg=name)
     steps = [row["learner_step"] for row in read_metrics(delivered.metrics(round_name(1)))]
     assert steps == [5, 10, 12], "nothing is learned twice"
+
+
+def test_a_run_whose_learner_did_not_take_turns_is_refused(delivered, console):
+    with (
+        open_services(delivered) as services,
+        pytest.raises(ConfigError, match=r"online_round_1 is missing, and round 2"),
+    ):
+        train_round(X, services, 2, console)
+    assert not delivered.checkpoints(round_name(1)).exists()
 
 
 def test_rounds_follow_one_another_beyond_the_recipes_and_keep_one_checkpoint(delivered, console):
