@@ -319,9 +319,10 @@ class NatsLink:
         if connecting.cancelled() or error is not None:
             self._note(causes[0] if causes else f"{type(error).__name__}: {error}", url)
             return False
+        # The client is known before the first of them is set up: what is added meanwhile sets itself up.
+        self._client, self._lost = client, self._loop.create_future()
         for kept in list(self._kept):
             await self._set_up(kept, client)
-        self._client, self._lost = client, self._loop.create_future()
         self._up.set()
         log.info("nats_link_up url=%s", url)
         return True
@@ -378,14 +379,20 @@ class NatsLink:
         subscription = self._kept.pop(kept)
         kept.close()
         if subscription is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
+            await _end(subscription)
 
     async def _set_up(self, kept: Kept, client: Client) -> None:
+        if kept not in self._kept:  # closed meanwhile
+            return
         try:
-            self._kept[kept] = await asyncio.wait_for(kept.connected(client), CLOSE_TIMEOUT_S)
+            subscription = await asyncio.wait_for(kept.connected(client), CLOSE_TIMEOUT_S)
         except (nats.errors.Error, OSError, TimeoutError) as error:
             log.warning("nats_setup_failed what=%s cause=%r", type(kept).__name__, str(error))
+            return
+        if kept in self._kept and client is self._client:
+            self._kept[kept] = subscription
+        elif subscription is not None:
+            await _end(subscription)
 
     def _complain(self, text: str) -> None:
         """Take in what the server says outside of any answer: a refused publish ends the request that waits for it."""
@@ -463,6 +470,11 @@ def _has_place(url: str) -> bool:
         return bool(urlsplit(url).hostname) and urlsplit(url).port != 0
     except ValueError:  # a port that is no number
         return False
+
+
+async def _end(subscription: Subscription) -> None:
+    with contextlib.suppress(nats.errors.Error, OSError):  # its connection may be gone
+        await subscription.unsubscribe()
 
 
 async def _discard(client: Client) -> None:
