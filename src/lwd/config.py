@@ -71,7 +71,7 @@ class ModelConfig:
     """Sizes of the MLP policy and critic, and of the instruction's embedding.
 
     Attributes:
-        width, depth, heads: of the networks (`MlpConfig`).
+        width, depth, heads, policy_width: of the networks (`MlpConfig`).
         instruction_dim: of the embedded instruction.
         flow_steps: with which robots integrate the flow; QAM's own paths follow `QamConfig.flow_steps`.
         image_side: networks see pictures of [side, side, 3], resized with padding; None: as recorded. The MLPs see none.
@@ -83,6 +83,7 @@ class ModelConfig:
     instruction_dim: int = 32
     flow_steps: int = 10
     image_side: int | None = None
+    policy_width: int | None = None
 
     def for_robot(self, spec: RobotSpec) -> MlpConfig:
         """Sizes for this robot."""
@@ -94,6 +95,7 @@ class ModelConfig:
             width=self.width,
             depth=self.depth,
             heads=self.heads,
+            policy_width=self.policy_width,
         )
 
 

@@ -23,6 +23,8 @@ class MlpConfig:
         proprio_dim, instruction_dim: P and E of the observation.
         chunk_steps, action_dim: H and A of an action chunk.
         width, depth: of every hidden stack.
+        policy_width: of the policy's, None for `width`. Flow matching on much data fits better with a wide one (decision
+            record 0034), and a wide critic costs far more.
         heads: critic heads; their minimum is used wherever one scalar is needed (2 in the paper).
         atoms: K, size of the value's support (201 in the paper); 1 for a scalar value.
     """
@@ -35,6 +37,7 @@ class MlpConfig:
     depth: int = 3
     heads: int = 2
     atoms: int = 201
+    policy_width: int | None = None
 
     def __post_init__(self) -> None:
         for field in (
@@ -48,6 +51,8 @@ class MlpConfig:
         ):
             if getattr(self, field) < 1:
                 raise ConfigError(f"MlpConfig.{field} must be at least 1, got {getattr(self, field)}.")
+        if self.policy_width is not None and self.policy_width < 1:
+            raise ConfigError(f"MlpConfig.policy_width must be at least 1, got {self.policy_width}.")
         if self.depth < 2:
             raise ConfigError(f"MlpConfig.depth must be at least 2, got {self.depth}.")
 
@@ -58,7 +63,7 @@ class MlpConfig:
 
     def make_policy(self, key: PRNGKeyArray, normalizer: Normalizer) -> MlpPolicy:
         """See `Networks`."""
-        return MlpPolicy.init(key, self, normalizer)
+        return MlpPolicy.init(key, replace(self, width=self.policy_width or self.width), normalizer)
 
     def make_critic(self, key: PRNGKeyArray, normalizer: Normalizer, atoms: int) -> MlpCritic:
         """See `Networks`."""
@@ -73,7 +78,7 @@ class MlpConfig:
 
     def describe(self) -> dict[str, Any]:
         """See `Networks`."""
-        return {"model": "mlp", "width": self.width, "depth": self.depth}
+        return {"model": "mlp", "width": self.policy_width or self.width, "depth": self.depth}
 
 
 class Linear(eqx.Module):

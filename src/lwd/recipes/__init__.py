@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError, UnknownNameError
-from lwd.recipes.evidence import metaworld_quick, scene_evidence, scene_evidence_quick, scene_hours
+from lwd.recipes.evidence import (
+    metaworld_quick,
+    scene_converged,
+    scene_evidence,
+    scene_evidence_quick,
+    scene_hours,
+)
 from lwd.recipes.fast import metaworld, metaworld50, metaworld_hours
 from lwd.recipes.once_more import scene_in_turns, scene_once_more, scene_refitted_once_more
 from lwd.recipes.pixels import scene_pixels, scene_pixels_quick, scene_vla
@@ -25,6 +31,7 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene_vla": scene_vla,
     "scene_evidence": scene_evidence,
     "scene_hours": scene_hours,
+    "scene_converged": scene_converged,
     "scene_evidence_quick": scene_evidence_quick,
     "metaworld": metaworld,
     "metaworld_hours": metaworld_hours,

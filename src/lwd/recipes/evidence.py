@@ -17,6 +17,9 @@ LONGEST_BLOCK = 250
 HOURS = 5
 """Of the demo's online experience: what two and a half hours of one core allow."""
 
+WIDE_POLICY, WIDE_CLONE_STEPS = 512, 60_000
+"""Of `scene_converged`; the demo has 256 and 30,000."""
+
 
 def scene_evidence(seed: int = 0) -> Experiment:
     """Eight tasks, sixteen robots, identical offline data and online budget for every method. One core per run."""
@@ -38,6 +41,18 @@ def scene_hours(seed: int = 0) -> Experiment:
     rate = replace(x.online.rate, learner_steps_per_control_step=0.04)
     x = replace(x, online=replace(x.online, learner=learner, rate=rate))
     return replace(_with_budget(x, HOURS * x.online.control_steps), name="scene_hours")
+
+
+def scene_converged(seed: int = 0) -> Experiment:
+    """`scene_hours` with a policy twice as wide that is cloned for twice as long (decision record 0034)."""
+    x = scene_hours(seed)
+    clone = replace(x.clone.learner, policy=lasting(x.clone.learner.policy, WIDE_CLONE_STEPS))
+    return replace(
+        x,
+        name="scene_converged",
+        model=replace(x.model, policy_width=WIDE_POLICY),
+        clone=replace(x.clone, learner=clone, steps=WIDE_CLONE_STEPS),
+    )
 
 
 def scene_evidence_quick(seed: int = 0) -> Experiment:

@@ -1,5 +1,7 @@
 """The MLP policy and critic: shapes, what is encoded once, what is never trained, and what is refused."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -144,9 +146,19 @@ def test_linear_starts_within_the_xavier_bound():
         ("heads", 0, 1),
         ("depth", 1, 2),
         ("atoms", 0, 1),
+        ("policy_width", 0, 1),
     ],
 )
 def test_config_errors(field, value, least):
     sizes = {"proprio_dim": 4, "instruction_dim": 3, "chunk_steps": 2, "action_dim": 5, field: value}
     with pytest.raises(ConfigError, match=rf"^MlpConfig\.{field} must be at least {least}, got {value}\.$"):
         MlpConfig(**sizes)
+
+
+def test_the_policy_alone_can_be_wider():
+    wide = replace(CONFIG, policy_width=24)
+    policy = wide.make_policy(jax.random.key(0), NORMALIZER)
+    assert [layer.weight.shape for layer in policy.hidden] == [(24, 24)] * 2
+    critics = [config.make_critic(jax.random.key(1), NORMALIZER, 21) for config in (wide, CONFIG)]
+    assert eqx.tree_equal(*critics)
+    assert wide.describe()["width"] == 24
