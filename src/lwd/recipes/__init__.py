@@ -9,10 +9,10 @@ from lwd.config import Experiment
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.recipes.evidence import (
     metaworld_quick,
-    scene_converged,
     scene_evidence,
     scene_evidence_quick,
     scene_hours,
+    scene_wide,
 )
 from lwd.recipes.fast import metaworld, metaworld50, metaworld_hours
 from lwd.recipes.once_more import scene_in_turns, scene_once_more, scene_refitted_once_more
@@ -31,7 +31,7 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene_vla": scene_vla,
     "scene_evidence": scene_evidence,
     "scene_hours": scene_hours,
-    "scene_converged": scene_converged,
+    "scene_wide": scene_wide,
     "scene_evidence_quick": scene_evidence_quick,
     "metaworld": metaworld,
     "metaworld_hours": metaworld_hours,

@@ -18,7 +18,7 @@ HOURS = 5
 """Of the demo's online experience: what two and a half hours of one core allow."""
 
 WIDE_POLICY, WIDE_CLONE_STEPS = 512, 60_000
-"""Of `scene_converged`; the demo has 256 and 30,000."""
+"""Of `scene_wide`; the demo has 256 and 30,000."""
 
 
 def scene_evidence(seed: int = 0) -> Experiment:
@@ -43,13 +43,13 @@ def scene_hours(seed: int = 0) -> Experiment:
     return replace(_with_budget(x, HOURS * x.online.control_steps), name="scene_hours")
 
 
-def scene_converged(seed: int = 0) -> Experiment:
+def scene_wide(seed: int = 0) -> Experiment:
     """`scene_hours` with a policy twice as wide that is cloned for twice as long (decision record 0034)."""
     x = scene_hours(seed)
     clone = replace(x.clone.learner, policy=lasting(x.clone.learner.policy, WIDE_CLONE_STEPS))
     return replace(
         x,
-        name="scene_converged",
+        name="scene_wide",
         model=replace(x.model, policy_width=WIDE_POLICY),
         clone=replace(x.clone, learner=clone, steps=WIDE_CLONE_STEPS),
     )

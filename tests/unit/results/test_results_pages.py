@@ -86,7 +86,7 @@ def test_without_runs_the_pages_say_so(tmp_path):
     assert json.loads((root / SUMMARY).read_text()) == {
         "scene_evidence": {},
         "scene_hours": {},
-        "scene_converged": {},
+        "scene_wide": {},
         "metaworld": {},
         "metaworld_hours": {},
         "metaworld50": {},
@@ -107,7 +107,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert {name: set(rows) for name, rows in found.items()} == {
         "scene_evidence": set(),
         "scene_hours": set(),
-        "scene_converged": set(),
+        "scene_wide": set(),
         "metaworld": {"sft", "awac_offline"},
         "metaworld_hours": set(),
         "metaworld50": {"lwd_online"},

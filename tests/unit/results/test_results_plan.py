@@ -141,14 +141,14 @@ def test_the_scenes_hours_are_five_times_the_experience_at_the_offline_learning_
     assert {"lwd_online", "rft_online", "hg_dagger_online", "refitted_reference", *ONCE_MORE} < rows
 
 
-def test_the_converged_scene_differs_in_its_policy_and_its_first_clone_alone():
-    found = differences(plain("scene_hours", 0), plain("scene_converged", 0))
+def test_the_wide_scene_differs_in_its_policy_and_its_first_clone_alone():
+    found = differences(plain("scene_hours", 0), plain("scene_wide", 0))
     assert found == {
         "model.policy_width": "512 (None)",
         "clone.steps": "60000 (30000)",
         "clone.learner.policy.decay_steps": "60000 (30000)",
     }
-    assert {row.name for row in rows_of("scene_converged")} < {row.name for row in rows_of("scene_hours")}
+    assert {row.name for row in rows_of("scene_wide")} < {row.name for row in rows_of("scene_hours")}
 
 
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
@@ -156,7 +156,7 @@ def test_a_cell_has_one_core_so_one_worker(benchmark):
     assert {cell.experiment.fleet.workers for cell in plan(benchmark)} == {1}
 
 
-@pytest.mark.parametrize("benchmark", ["scene_evidence", "scene_hours", "scene_converged", "metaworld"])
+@pytest.mark.parametrize("benchmark", ["scene_evidence", "scene_hours", "scene_wide", "metaworld"])
 def test_the_protocol_is_the_same_for_all_methods(benchmark):
     for cell in plan(benchmark):
         x, plain = cell.experiment, cell.plain
