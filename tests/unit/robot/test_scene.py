@@ -72,6 +72,26 @@ def test_every_step_is_the_stock_environments_bit_for_bit():
         np.testing.assert_array_equal(env._qpos, stock._data.qpos)
 
 
+def test_what_is_not_tested_for_collision_cannot_collide():
+    import mujoco
+
+    env = SceneEnvironment(STOCK, ROOM)
+    stock = stock_in_the_state_of(env)
+    model, data, ours = stock._model, stock._data, env._shared.model
+    mujoco.mj_resetData(model, data)
+    slides = ("buttonbox_joint_0", "buttonbox_joint_1", "drawer_slide", "window_slide")
+    for share in np.linspace(-0.05, 1.05, 100):  # end stops give way a little
+        for name in slides:
+            low, high = model.joint(name).range
+            data.qpos[model.joint(name).qposadr[0]] = low + share * (high - low)
+        mujoco.mj_forward(model, data)
+        for one, other in data.contact.geom:
+            kept = (ours.geom_contype[one] & ours.geom_conaffinity[other]) | (
+                ours.geom_contype[other] & ours.geom_conaffinity[one]
+            )
+            assert kept, (model.body(model.geom_bodyid[one]).name, model.body(model.geom_bodyid[other]).name)
+
+
 def test_an_episode_depends_on_task_and_seed_only_whatever_its_neighbours_do():
     alone, neighbour = SceneEnvironment(DEPLOYED), SceneEnvironment(DEPLOYED)
     expert, noisy = SceneOperator(alone, HUMANLIKE), SceneOperator(neighbour, HUMANLIKE)

@@ -6,6 +6,7 @@ MUJOCO_GL when mujoco is first imported; state tasks run with MUJOCO_GL=disabled
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import os
@@ -76,8 +77,11 @@ class Cameras:
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = _GROUPS
         self._views = [(spec, self._view(spec)) for spec in cameras]
-        # At the latest before the process ends: mujoco's own clean-up comes when its modules are already taken apart.
-        weakref.finalize(self, _free, self._context, self._drawing)
+        # At the latest before the process ends: mujoco's own clean-up comes when its modules are already taken apart. And not
+        # with weakref's other finalizers, which may come after the end of EGL itself: what is registered last is called first.
+        free = weakref.finalize(self, _free, self._context, self._drawing)
+        free.atexit = False
+        atexit.register(free)
 
     def draw(self, data: Any) -> dict[str, image.Pixels]:
         """Pixels [h, w, 3] of every camera, for a state whose kinematics are up to date."""
