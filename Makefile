@@ -5,7 +5,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 0 1 2 3 4
-BENCHMARKS ?= metaworld metaworld_hours metaworld50 scene_evidence scene_hours scene_wide
+BENCHMARKS ?= metaworld scene_evidence metaworld50 metaworld_hours
 CHAOS_SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready

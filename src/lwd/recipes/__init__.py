@@ -12,7 +12,6 @@ from lwd.recipes.evidence import (
     scene_evidence,
     scene_evidence_quick,
     scene_hours,
-    scene_wide,
 )
 from lwd.recipes.fast import metaworld, metaworld50, metaworld_hours
 from lwd.recipes.once_more import scene_in_turns, scene_once_more, scene_refitted_once_more
@@ -31,7 +30,6 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene_vla": scene_vla,
     "scene_evidence": scene_evidence,
     "scene_hours": scene_hours,
-    "scene_wide": scene_wide,
     "scene_evidence_quick": scene_evidence_quick,
     "metaworld": metaworld,
     "metaworld_hours": metaworld_hours,

@@ -104,12 +104,11 @@ ABLATIONS = (
         (("with failures", "lwd_offline"), ("successes only", "without_failures")),
         "lwd_offline",
     ),
-    Ablation("Interventions, online", (("on", "lwd_online"), ("off", "no_interventions")), "lwd_online"),
     Ablation(
-        "When operators take over, online",
+        "Interventions, online",
         (
-            ("after 3 s without a milestone", "lwd_online"),
-            ("after 5 s", "patient_operators"),
+            ("as in the recipe", "lwd_online"),
+            ("after 5 s without a milestone, not 3", "patient_operators"),
             ("never", "no_interventions"),
         ),
         "lwd_online",
@@ -195,9 +194,19 @@ class Board:
         return [row for row in self.wanted if label(row) != row]
 
     @property
+    def superseded_by(self) -> str:
+        """The benchmark that took its place, "" for none."""
+        return BENCHMARKS[self.benchmark].superseded_by if self.benchmark in BENCHMARKS else ""
+
+    @property
     def ablations(self) -> list[Ablation]:
-        """The groups that this benchmark runs; the others belong to another one."""
-        return [one for one in ABLATIONS if all(row in self.wanted for _, row in one.rows)]
+        """The groups with the settings that this benchmark has rows for, where those are at least two."""
+        own = (
+            replace(one, rows=[(name, row) for name, row in one.rows if row in self.wanted])
+            for one in ABLATIONS
+            if one.against in self.wanted
+        )
+        return [one for one in own if len(one.rows) > 1]
 
     def paired(self, below: str, above: str) -> tuple[Mapping[str, Measured], list[int]] | None:
         """`above` minus `below` on the attempts that both made; None while they share no training seed."""
@@ -224,10 +233,12 @@ class Board:
 
 
 def read_board(root: Path, benchmark: str) -> Board:
-    """A benchmark's board from its run files under `root`/results."""
+    """A benchmark's board from its run files under `root`/results; of a superseded one, what has run is all that is wanted."""
     planned = {cell.id: cell for cell in plan(benchmark)}
     wanted = Counter(cell.method for cell in planned.values())
     runs = read_run_files(root / "results" / "runs" / benchmark)
+    if BENCHMARKS[benchmark].superseded_by:
+        wanted = {row: count for row in wanted if (count := sum(run.method == row for run in runs))}
     return Board(benchmark, wanted, [_completed(run, planned.get(run.id)) for run in runs])
 
 

@@ -78,8 +78,9 @@ def _claims_table(shown: Sequence[Claim]) -> str:
 
 def benchmark_page(board: Board) -> str:
     """Everything about one benchmark."""
+    superseded = f"Superseded by [{board.superseded_by}](#{board.superseded_by}); its runs stay, and no more are planned.\n"
     parts = [
-        (f"## {board.benchmark}", ""),
+        (f"## {board.benchmark}", superseded if board.superseded_by else ""),
         ("### Methods", table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
         ("### Claims", _claims_table(claims(board))),
         ("### Success per task", _per_task(board, board.methods)),

@@ -1,18 +1,19 @@
-"""The README's part of the evidence: every benchmark side by side, one line for each method and each claim."""
+"""The README's part of the evidence: every benchmark side by side, one line for each method and each claim of the paper's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from lwd.results.board import Board, label
-from lwd.results.claims import OPTIONS, Claim, claims, show
+from lwd.results.claims import OPTIONS, Claim, paper_claims, show
 from lwd.results.markdown import MISSING, table
 
 NOTHING = "No run is committed yet; [results](docs/reference/results.md) lists what is planned.\n"
 
 
 def readme_part(boards: Sequence[Board]) -> str:
-    """Benchmarks, methods and claims that have at least one run; the results page has all of them."""
+    """Methods and claims that have at least one run, of benchmarks that none has superseded; the results page has all."""
+    boards = [board for board in boards if not board.superseded_by]
     begun = [board for board in boards if board.scores]
     if not begun:
         return NOTHING
@@ -64,7 +65,7 @@ def _progress(boards: Sequence[Board]) -> str:
 
 
 def _claims(begun: Sequence[Board]) -> str:
-    found: list[Mapping[str, Claim]] = [{one.text: one for one in claims(board)} for board in begun]
+    found: list[Mapping[str, Claim]] = [{one.text: one for one in paper_claims(board)} for board in begun]
     texts = dict.fromkeys(text for of in found for text in of)
     measured = [text for text in texts if any(text in of and of[text].measured for of in found)]
     lines = [[text, *(_answer(of.get(text)) for of in found)] for text in measured]

@@ -13,8 +13,8 @@ _ALWAYS = ("fleet", "collect", "model", "clone", "evaluate", "gamma")
 _OF_STAGE = {
     "sft": _ALWAYS,
     "offline": (*_ALWAYS, "offline"),
-    "online": (*_ALWAYS, "offline", "online"),
-    "consolidated": (*_ALWAYS, "offline", "online", "consolidated"),
+    "online": (*_ALWAYS, "offline", "online", "takeover_fails"),
+    "consolidated": (*_ALWAYS, "offline", "online", "takeover_fails", "consolidated"),
 }
 
 Settings = Mapping[str, str]
@@ -62,8 +62,10 @@ def differences(plain: Experiment, changed: Experiment) -> dict[str, str]:
 
 
 def _of_stage(experiment: Experiment, stage: str) -> Iterator[_Leaf]:
+    of = {item.name: item for item in fields(experiment)}
     for name in _OF_STAGE[stage]:
-        yield from _leaves(name, getattr(experiment, name), default=False)
+        value = getattr(experiment, name)
+        yield from _leaves(name, value, default=value == _default(of[name]))
 
 
 def _leaves(path: str, value: Any, default: bool) -> Iterator[_Leaf]:

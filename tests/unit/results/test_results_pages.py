@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import made_up
@@ -85,11 +86,10 @@ def test_without_runs_the_pages_say_so(tmp_path):
     write_pages(root)
     assert json.loads((root / SUMMARY).read_text()) == {
         "scene_evidence": {},
-        "scene_hours": {},
-        "scene_wide": {},
         "metaworld": {},
         "metaworld_hours": {},
         "metaworld50": {},
+        "scene_hours": {},
     }
     assert "No run is committed yet." in (root / PAGE).read_text()
     assert "| yes |" not in (root / PAGE).read_text()
@@ -106,11 +106,10 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     found = json.loads((root / SUMMARY).read_text())
     assert {name: set(rows) for name, rows in found.items()} == {
         "scene_evidence": set(),
-        "scene_hours": set(),
-        "scene_wide": set(),
         "metaworld": {"sft", "awac_offline"},
         "metaworld_hours": set(),
         "metaworld50": {"lwd_online"},
+        "scene_hours": set(),
     }
     parts = (root / PAGE).read_text().split("\n## ")
     eight, fifty = (
@@ -118,7 +117,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     )
     assert "| AWAC offline | 1 of 3 | 1.00" in eight
     assert "AWAC" not in fifty
-    assert "| LWD online | 1 of 5 | 1.00" in fifty
+    assert "| LWD online | 1 of 3 | 1.00" in fifty
     assert "RECAP" not in fifty, "no claim about what the benchmark does not run"
     assert "### Ablations" not in fifty
     assert "| far | 0.00 | - | - |" in eight, "one line for each task: SFT, LWD offline, LWD online"
@@ -126,7 +125,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | metaworld | metaworld50, 5.5 robot-hours online |" in readme, (
         "what has not begun has no column"
     )
-    assert "`scene_evidence` 0 of 72" in readme
+    assert "`scene_evidence` 0 of 51" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():
@@ -194,6 +193,9 @@ def test_the_readme_lays_benchmarks_side_by_side():
     assert option[0] == "-"
     claim = of["LWD online succeeds in at least 0.95 of the episodes, mean over all tasks"]
     assert claim == ["**no**: 0.50 (0.50 to 0.50)", "yes: 1.00 (1.00 to 1.00) |"]
+    assert not [name for name in of if "16 chunks" in name and "succeeds" in name], (
+        "options' claims are on the page"
+    )
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
@@ -204,18 +206,35 @@ def test_a_readme_without_markers_is_refused(tmp_path):
         write_pages(tmp_path)
 
 
-def test_the_fast_tier_has_all_ablations_and_the_scene_those_that_compare_methods_or_go_beyond_the_paper():
-    scene, fast, hours = (
-        board(benchmark=name).ablations for name in ("scene_evidence", "metaworld", "scene_hours")
-    )
-    only_hours = {row: one for one in hours for _, row in one.rows if one not in fast}
-    assert {"patient_operators", "refitted_in_six_turns"} < set(only_hours)
-    assert fast == [one for one in ABLATIONS if one not in only_hours.values()]
-    assert len(ABLATIONS) == len(fast) + 2
-    assert [one.title.split(":")[0] for one in scene] == ["Value"] * 2 + ["Beyond the paper"] * 4 + [
-        "The same of HG-DAgger's fleet"
+def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
+    scene, fast = (board(benchmark=name).ablations for name in ("scene_evidence", "metaworld"))
+    whole = {one.title: one for one in ABLATIONS}
+    fewer = {one.title: set(whole[one.title].rows) - set(one.rows) for one in fast}
+    assert {title: {row for _, row in rows} for title, rows in fewer.items() if rows} == {
+        "Interventions, online": {"patient_operators"}
+    }
+    assert set(whole) - {one.title for one in fast} == {
+        "Beyond the paper: more turns and more of the fleet's hours"
+    }
+    assert [(one.title.split(":")[0], [row for _, row in one.rows]) for one in scene] == [
+        ("Value", ["lwd_offline", "iql_qam_offline"]),
+        ("Value", ["lwd_online", "iql_qam_online"]),
+        ("Beyond the paper", ["lwd_online", "refitted_in_turns"]),
     ]
     assert board(benchmark="metaworld50").ablations == []
+
+
+def test_of_a_superseded_benchmark_what_has_run_is_all_that_is_wanted(tmp_path):
+    rows = ("sft", "lwd_online", "patient_operators")
+    root = made_up.write(tmp_path, [made_up.run(row, 0, HALF, benchmark="scene_hours") for row in rows])
+    assert read_board(root, "scene_hours").wanted == dict.fromkeys(rows, 1)
+    write_pages(root)
+    page = (root / PAGE).read_text()
+    part = page[page.index("\n## scene_hours") :]
+    assert "Superseded by [scene_evidence](#scene_evidence)" in part
+    assert "RECAP" not in part
+    assert "after 5 s without a milestone, not 3" in part
+    assert "scene_hours" not in (root / README).read_text()
 
 
 @pytest.mark.parametrize("benchmark", ["scene_evidence", "metaworld"])
@@ -287,15 +306,20 @@ def test_two_rows_are_told_apart_on_the_seeds_that_both_have(easy, hard, measure
 
 
 def test_the_option_is_measured_by_the_same_targets_and_against_lwd_online():
-    claimed = [text for text in words(board()) if "16 chunks" in text]
+    fast = partial(board, benchmark="metaworld")
+
+    def one(row, success):
+        return made_up.run(row, 0, success, benchmark="metaworld")
+
+    claimed = [text for text in words(fast()) if "16 chunks" in text]
     assert len(claimed) == 3
-    found = words(board(made_up.run("lwd_online", 0, HALF), made_up.run("best_of_16_acting", 0, ALL)))
+    found = words(fast(one("lwd_online", HALF), one("best_of_16_acting", ALL)))
     assert [found[text] for text in claimed] == ["yes", "yes", "yes"]
-    found = words(board(made_up.run("lwd_online", 0, ALL), made_up.run("best_of_16_acting", 0, HALF)))
+    found = words(fast(one("lwd_online", ALL), one("best_of_16_acting", HALF)))
     assert [found[text] for text in claimed] == ["no", "no", "no"]
-    found = words(board(made_up.run("lwd_online", 0, ALL), made_up.run("best_of_16_acting", 0, ALL)))
+    found = words(fast(one("lwd_online", ALL), one("best_of_16_acting", ALL)))
     assert [found[text] for text in claimed] == ["yes", "yes", "not settled"]
-    assert not [text for text in words(board(benchmark="metaworld50")) if "16 chunks" in text]
+    assert not [text for text in words(fast(benchmark="metaworld50")) if "16 chunks" in text]
 
 
 def test_targets_that_are_missed_are_said_to_be_missed():

@@ -87,6 +87,17 @@ def test_turns_with_a_frozen_reference_are_those_with_a_refitted_one_but_for_the
     )
 
 
+def test_what_a_takeover_says_is_a_setting_of_the_online_stage():
+    x = plain("scene_evidence", 0)
+    fails = replace(x, takeover_fails=True)
+    assert differences(x, fails) == {"takeover_fails": "True (False)"}
+    assert settings(x, "offline") == settings(fails, "offline"), "no offline episode has a takeover"
+    written = settings(x, "online")
+    del written["takeover_fails"]  # as run files had it before it was one
+    assert agree(written, x, "online")
+    assert not agree(written, fails, "online")
+
+
 def test_cells_come_seed_by_seed_with_parents_first():
     planned = plan("metaworld")
     ids = [cell.id for cell in planned]
@@ -97,18 +108,29 @@ def test_cells_come_seed_by_seed_with_parents_first():
     assert all(cell.experiment.seed == cell.seed for cell in planned)
 
 
-def test_the_fast_tier_runs_everything_the_scene_no_ablation_and_the_generalist_lwd_alone():
+def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist_lwd_alone():
     scene, eight, fifty = (by_name(rows_of(name)) for name in ("scene_evidence", "metaworld", "metaworld50"))
-    assert {f"{name}_online" for name in METHODS} < set(eight)
-    assert set(eight) - set(scene) == {*ablations.OFFLINE_ABLATIONS, *ablations.ONLINE_ABLATIONS}
-    assert set(scene) < set(eight)
-    assert {name: row.seeds for name, row in fifty.items()} == {
-        "sft": 5,
-        "lwd_offline": 5,
-        "lwd_online": 5,
+    assert {f"{name}_online" for name in METHODS} < set(scene) < set(eight)
+    beyond = {*ablations.BEYOND_THE_PAPER, *ONCE_MORE} - {"refitted_in_turns"}
+    assert set(eight) - set(scene) == {
+        *ablations.OFFLINE_ABLATIONS,
+        *ablations.ONLINE_ABLATIONS,
+        *beyond,
     }
-    assert {name for name, row in eight.items() if row.seeds == 5} == set(fifty)
+    assert {name: row.seeds for name, row in fifty.items()} == {
+        "sft": 3,
+        "lwd_offline": 3,
+        "lwd_online": 3,
+    }
+    for of in (scene, eight):
+        assert {name for name, row in of.items() if row.seeds == 5} == set(fifty)
     assert {len(cell.experiment.fleet.deployed.tasks) for cell in plan("metaworld50")} == {50}
+
+
+def test_what_is_superseded_names_a_benchmark_that_is_not():
+    old = {name: scope.superseded_by for name, scope in BENCHMARKS.items() if scope.superseded_by}
+    assert old == {"scene_hours": "scene_evidence"}
+    assert not BENCHMARKS["scene_evidence"].superseded_by
 
 
 def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
@@ -121,34 +143,31 @@ def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
     assert {row.name for row in rows_of("metaworld_hours")} < {row.name for row in rows_of("metaworld")}
 
 
-def test_the_scenes_hours_are_five_times_the_experience_at_the_offline_learning_rates():
-    found = differences(plain("scene_evidence", 0), plain("scene_hours", 0))
-    assert found == {
+def test_the_evidence_on_the_scene_is_the_demo_with_a_converged_clone_and_twice_the_experience():
+    assert differences(plain("scene", 0), plain("scene_evidence", 0)) == {
+        "model.policy_width": "512 (None)",
+        "clone.learner.policy.learning_rate": "0.0015 (0.003)",
+        "online.control_steps": "260000 (130000)",
+        "online.takeover.stall_steps": "80 (60)",
+        "online.rate.learner_steps_per_control_step": "0.06 (0.1)",
+        "online.rate.learner_slack_steps": "250 (200)",
+        "online.learner.policy.learning_rate": "0.001 (0.0003)",
+        "online.learner.critic.learning_rate": "0.0015 (0.0006)",
+        "online.learner.policy.decay_steps": "15600 (13000)",
+        "online.learner.critic.decay_steps": "15600 (13000)",
+    }
+
+
+def test_the_scenes_hours_are_five_times_the_demos_experience_at_the_offline_learning_rates():
+    assert differences(plain("scene", 0), plain("scene_hours", 0)) == {
         "online.control_steps": "650000 (130000)",
         "online.rate.learner_steps_per_control_step": "0.04 (0.1)",
+        "online.rate.learner_slack_steps": "250 (200)",
         "online.learner.policy.learning_rate": "0.001 (0.0003)",
         "online.learner.critic.learning_rate": "0.0015 (0.0006)",
         "online.learner.policy.decay_steps": "26000 (13000)",
         "online.learner.critic.decay_steps": "26000 (13000)",
     }
-    rows = {row.name for row in rows_of("scene_hours")}
-    only_in_hours = {
-        "patient_operators",
-        "no_interventions",
-        *LONGER,
-    }  # the operators' impatience; more hours
-    assert rows - {row.name for row in rows_of("scene_evidence")} == only_in_hours
-    assert {"lwd_online", "rft_online", "hg_dagger_online", "refitted_reference", *ONCE_MORE} < rows
-
-
-def test_the_wide_scene_differs_in_its_policy_and_its_first_clone_alone():
-    found = differences(plain("scene_hours", 0), plain("scene_wide", 0))
-    assert found == {
-        "model.policy_width": "512 (None)",
-        "clone.steps": "60000 (30000)",
-        "clone.learner.policy.decay_steps": "60000 (30000)",
-    }
-    assert {row.name for row in rows_of("scene_wide")} < {row.name for row in rows_of("scene_hours")}
 
 
 @pytest.mark.parametrize("benchmark", list(BENCHMARKS))
@@ -156,7 +175,7 @@ def test_a_cell_has_one_core_so_one_worker(benchmark):
     assert {cell.experiment.fleet.workers for cell in plan(benchmark)} == {1}
 
 
-@pytest.mark.parametrize("benchmark", ["scene_evidence", "scene_hours", "scene_wide", "metaworld"])
+@pytest.mark.parametrize("benchmark", ["scene_evidence", "scene_hours", "metaworld"])
 def test_the_protocol_is_the_same_for_all_methods(benchmark):
     for cell in plan(benchmark):
         x, plain = cell.experiment, cell.plain
