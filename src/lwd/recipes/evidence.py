@@ -16,8 +16,8 @@ LONGEST_BLOCK = 250
 
 EXPERIENCE, LEARNER_STEPS_PER_CONTROL_STEP = 2, 0.06
 """Of `scene_evidence`: twice the demo's online experience, 1.2 times its learner steps."""
-POLICY_WIDTH, CLONE_RATE = 512, 1.5e-3
-"""Of `scene_evidence`: more cloning or a wider policy adds nothing to its clone (decision record 0035); the demo: 256, 3e-3."""
+POLICY_WIDTH, CLONE_STEPS, CLONE_RATE = 512, 60_000, 1.5e-3
+"""Of `scene_evidence`: a clone that has converged (decision record 0035); the demo has 256, 30,000 and 3e-3."""
 PATIENCE_STEPS = 80
 """Of its operators: the expert goes for up to 75 control steps without a milestone (decision record 0033)."""
 
@@ -34,12 +34,12 @@ def scene_evidence(seed: int = 0) -> Experiment:
     x = _at_offline_rates(scene(seed), LEARNER_STEPS_PER_CONTROL_STEP)
     cloning, takeover = x.clone.learner, x.online.takeover
     assert takeover is not None  # the demo's
-    policy = replace(cloning.policy, learning_rate=CLONE_RATE)
+    policy = replace(lasting(cloning.policy, CLONE_STEPS), learning_rate=CLONE_RATE)
     x = replace(
         x,
         name="scene_evidence",
         model=replace(x.model, policy_width=POLICY_WIDTH),
-        clone=replace(x.clone, learner=replace(cloning, policy=policy)),
+        clone=replace(x.clone, learner=replace(cloning, policy=policy), steps=CLONE_STEPS),
         online=replace(x.online, takeover=replace(takeover, stall_steps=PATIENCE_STEPS)),
     )
     return _with_budget(x, EXPERIENCE * x.online.control_steps)

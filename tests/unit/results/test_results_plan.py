@@ -146,7 +146,9 @@ def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
 def test_the_evidence_on_the_scene_is_the_demo_with_a_converged_clone_and_twice_the_experience():
     assert differences(plain("scene", 0), plain("scene_evidence", 0)) == {
         "model.policy_width": "512 (None)",
+        "clone.steps": "60000 (30000)",
         "clone.learner.policy.learning_rate": "0.0015 (0.003)",
+        "clone.learner.policy.decay_steps": "60000 (30000)",
         "online.control_steps": "260000 (130000)",
         "online.takeover.stall_steps": "80 (60)",
         "online.rate.learner_steps_per_control_step": "0.06 (0.1)",
