@@ -124,6 +124,11 @@ def patient_operators(x: Experiment) -> Experiment:
     return replace(x, online=replace(x.online, takeover=replace(takeover, stall_steps=PATIENT_STEPS)))
 
 
+def takeover_fails(x: Experiment) -> Experiment:
+    """A takeover counts as the policy's failure; the paper bootstraps from where the human goes on (decision record 0022)."""
+    return replace(x, takeover_fails=True)
+
+
 def fleet_of(x: Experiment, robots: int) -> Experiment:
     """Another number of robots for the same wall-clock: experience shrinks with the fleet, learner steps do not."""
     share = robots / x.fleet.robots
@@ -194,6 +199,7 @@ BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "refitted_reference": refitted_reference,
     "frozen_in_turns": in_turns,
     "refitted_in_turns": refit_in_turns,
+    "takeover_fails": takeover_fails,
     "best_of_16_acting": partial(best_of_n, n=16),
 }
-"""What might beat LWD as published; like the online ablations in everything else. Decision records 0021, 0027 and 0032."""
+"""What might beat LWD as published, else like the online ablations. Decision records 0021, 0022, 0027 and 0032."""

@@ -124,6 +124,11 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
+        "Beyond the paper: what a takeover says of the policy, online",
+        (("nothing", "lwd_online"), ("that it failed", "takeover_fails")),
+        "lwd_online",
+    ),
+    Ablation(
         "Beyond the paper: the reference, online",
         (("frozen", "lwd_online"), ("refitted", "refitted_reference")),
         "lwd_online",

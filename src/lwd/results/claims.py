@@ -15,12 +15,13 @@ AVERAGE_TARGET, LONG_TARGET = 0.95, 0.90
 AVERAGE_GAIN, LONG_GAIN = 0.15, 0.23
 """Of LWD online over SFT."""
 OPTIONS: Mapping[str, str] = {
+    "takeover_fails": "LWD for which a takeover is a failure (beyond the paper)",
     "best_of_16_acting": "LWD whose robots choose among 16 chunks (beyond the paper)",
     "refitted_in_turns": "LWD in turns with the fleet, its reference refitted in each (beyond the paper)",
     "refitted_in_six_turns": "LWD in six turns, with twice the robot-hours (beyond the paper)",
     "lwd_refitted_once_more": "LWD, then once more against a refitted reference (beyond the paper)",
 }
-"""The options that paid, by row: decision records 0027, 0031 and 0032."""
+"""The options that paid or promise to, by row: decision records 0022, 0027, 0031 and 0032."""
 ONLINE_RIVALS = ("hg_dagger_online", "recap_online", "rft_online")
 
 

@@ -50,8 +50,10 @@ class Scope:
     superseded_by: str = ""
 
 
-SCENE = Scope(online_ablations={"refitted_in_turns": BEYOND_THE_PAPER["refitted_in_turns"]})
-"""Every method, and the option beyond the paper that paid most there."""
+SCENE = Scope(
+    online_ablations={name: BEYOND_THE_PAPER[name] for name in ("takeover_fails", "refitted_in_turns")}
+)
+"""Every method, and the options beyond the paper that promise most there."""
 WHOLE = Scope(
     offline_ablations=OFFLINE_ABLATIONS,
     online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},

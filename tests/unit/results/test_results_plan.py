@@ -89,7 +89,7 @@ def test_turns_with_a_frozen_reference_are_those_with_a_refitted_one_but_for_the
 
 def test_what_a_takeover_says_is_a_setting_of_the_online_stage():
     x = plain("scene_evidence", 0)
-    fails = replace(x, takeover_fails=True)
+    fails = ablations.takeover_fails(x)
     assert differences(x, fails) == {"takeover_fails": "True (False)"}
     assert settings(x, "offline") == settings(fails, "offline"), "no offline episode has a takeover"
     written = settings(x, "online")
@@ -111,7 +111,7 @@ def test_cells_come_seed_by_seed_with_parents_first():
 def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist_lwd_alone():
     scene, eight, fifty = (by_name(rows_of(name)) for name in ("scene_evidence", "metaworld", "metaworld50"))
     assert {f"{name}_online" for name in METHODS} < set(scene) < set(eight)
-    beyond = {*ablations.BEYOND_THE_PAPER, *ONCE_MORE} - {"refitted_in_turns"}
+    beyond = {*ablations.BEYOND_THE_PAPER, *ONCE_MORE} - {"refitted_in_turns", "takeover_fails"}
     assert set(eight) - set(scene) == {
         *ablations.OFFLINE_ABLATIONS,
         *ablations.ONLINE_ABLATIONS,
