@@ -71,8 +71,8 @@ def test_a_message_arrives_once_when_acknowledged(bus: Bus):
 
 def test_unacknowledged_messages_come_again(bus: Bus):
     bus.publish("s", {"a": 1})
-    (first,) = bus.consume("s", visibility_s=0.05)
-    assert bus.consume("s") == []
+    (first,) = bus.consume("s", visibility_s=1.0)
+    assert bus.consume("s") == []  # within that second, on a busy machine too
     (second,) = bus.consume("s", wait_s=5.0)
     assert (second.payload, second.deliveries) == (first.payload, 2)
     bus.ack([first])  # late, but done is done
@@ -82,11 +82,11 @@ def test_unacknowledged_messages_come_again(bus: Bus):
 def test_nack_gives_back_after_a_pause(bus: Bus):
     bus.publish("s", {})
     (message,) = bus.consume("s")
-    bus.nack([message], delay_s=0.2)
+    bus.nack([message], delay_s=1.0)
     began = time.monotonic()
     assert bus.consume("s") == []
-    (again,) = bus.consume("s", wait_s=5.0)
-    assert 0.1 < time.monotonic() - began < 4.0
+    (again,) = bus.consume("s", wait_s=6.0)
+    assert 0.8 < time.monotonic() - began < 5.0
     bus.nack([again])
     (third,) = bus.consume("s")
     assert third.deliveries == 3
