@@ -302,6 +302,7 @@ def test_an_episode_is_given_up_when_patience_ends_and_the_robot_goes_on_asking(
         until(lambda: len(s.runner.batches) >= 2)
         s.server.close()
         until(lambda: recorder.given_up)
+        until(lambda: "episodes_failed_total" in context.telemetry.summary())  # counted after it was given up
         until(lambda: "is away" in str(context.status().get("waits_for")))
         assert context.telemetry.summary()["episodes_failed_total"] == 1
         began = len(recorder.headers)
