@@ -95,7 +95,7 @@ def leave_fixtures_alone(model: Any) -> None:
     """Test no fixture (button, drawer, window) against the floor or another fixture: each slides where it cannot touch them.
 
     Each gets a collision bit of its own, which its own parts share, so that its end stops stay. What touches what is unchanged,
-    and a control step takes a fifth less time: two thirds of it was collision detection, most of that between these.
+    and a fleet makes a tenth more control steps a second: most of physics was collision detection, much of it between these.
     """
     movable = [model.body(name).id for name in ("ur5e/", "object_0")]
     bits: dict[int, int] = {}
