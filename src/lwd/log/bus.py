@@ -20,7 +20,8 @@ MAX_PAYLOAD_BYTES = 16 * 1024
 """Largest payload, as JSON in UTF-8. Whatever is larger belongs into the object store."""
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
-_POLL_S = 0.02
+_FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.16
+"""Between two looks of a waiting consumer: longer and longer, so that an idle coordinator costs next to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +151,14 @@ class CatalogueBus:
     ) -> list[Message]:
         """See `Bus.consume`."""
         deadline = time.monotonic() + wait_s
+        query, pause_s = _visible(subject).limit(limit), _FIRST_POLL_S
         while True:
-            found = self._claim(subject, limit, visibility_s)
+            found = self._claim(query, visibility_s)
             left = deadline - time.monotonic()
             if found or left <= 0:
                 return found
-            time.sleep(min(_POLL_S, left))
+            time.sleep(min(pause_s, left))
+            pause_s = min(2.0 * pause_s, _LAST_POLL_S)
 
     def ack(self, messages: Sequence[Message]) -> None:
         """See `Bus.ack`."""
@@ -184,17 +187,14 @@ class CatalogueBus:
         with self._catalogue.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def _claim(self, subject: str, limit: int, visibility_s: float) -> list[Message]:
+    def _claim(self, query: sa.Select[Any], visibility_s: float) -> list[Message]:
         now = time.time()
         column = tables.events.c
-        # A claim made in the future means that the clock was set back; it must not hide the message until then.
-        visible = sa.or_(column.visible_at <= now, column.claimed_at > now + 1.0)
-        query = sa.select(tables.events).where(_matches(subject), visible).order_by(column.id).limit(limit)
         with self._catalogue.read() as connection:  # an idle consumer does not disturb the writers
-            if connection.execute(query.with_only_columns(column.id).limit(1)).first() is None:
+            if connection.execute(query, {"now": now}).first() is None:
                 return []
         with self._catalogue.write() as connection:
-            rows = connection.execute(query).mappings().all()
+            rows = connection.execute(query, {"now": now}).mappings().all()
             change = sa.update(tables.events).where(column.id.in_([row["id"] for row in rows]))
             connection.execute(
                 change.values(claimed_at=now, visible_at=now + visibility_s, deliveries=column.deliveries + 1)
@@ -209,6 +209,14 @@ class CatalogueBus:
             )
             for row in rows
         ]
+
+
+def _visible(subject: str) -> sa.Select[Any]:
+    """Messages of a subject that may be claimed at the time `now`, oldest first."""
+    column, now = tables.events.c, sa.bindparam("now", type_=sa.Float)
+    # A claim made in the future means that the clock was set back; it must not hide the message until then.
+    visible = sa.or_(column.visible_at <= now, column.claimed_at > now + 1.0)
+    return sa.select(tables.events).where(_matches(subject), visible).order_by(column.id)
 
 
 def _matches(subject: str) -> sa.ColumnElement[bool]:
