@@ -169,6 +169,11 @@ def best_of_n(x: Experiment, n: int) -> Experiment:
     return replace(x, online=replace(x.online, learner=BestOfNLwd(**vars(_online(x)), n=n)))
 
 
+def takeover_fails_in_turns(x: Experiment) -> Experiment:
+    """Both: robots and learner in turns, the reference refitted in each, and a takeover counts as the policy's failure."""
+    return takeover_fails(refit_in_turns(x))
+
+
 OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "constant_tau": constant_tau,
     "n_step_1": n_step_1,
@@ -200,6 +205,7 @@ BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "frozen_in_turns": in_turns,
     "refitted_in_turns": refit_in_turns,
     "takeover_fails": takeover_fails,
+    "takeover_fails_in_turns": takeover_fails_in_turns,
     "best_of_16_acting": partial(best_of_n, n=16),
 }
 """What might beat LWD as published, else like the online ablations. Decision records 0021, 0022, 0027 and 0032."""

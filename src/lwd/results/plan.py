@@ -51,7 +51,7 @@ class Scope:
 
 
 SCENE = Scope(
-    online_ablations={name: BEYOND_THE_PAPER[name] for name in ("takeover_fails", "refitted_in_turns")}
+    online_ablations={name: BEYOND_THE_PAPER[name] for name in ("takeover_fails", "takeover_fails_in_turns")}
 )
 """Every method, and the options beyond the paper that promise most there."""
 WHOLE = Scope(

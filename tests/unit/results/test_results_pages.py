@@ -220,7 +220,7 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
         ("Value", ["lwd_offline", "iql_qam_offline"]),
         ("Value", ["lwd_online", "iql_qam_online"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails"]),
-        ("Beyond the paper", ["lwd_online", "refitted_in_turns"]),
+        ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns"]),
     ]
     assert board(benchmark="metaworld50").ablations == []
 
