@@ -139,7 +139,7 @@ ABLATIONS = (
             ("at the same time", "lwd_online"),
             ("three turns, the reference frozen", "frozen_in_turns"),
             ("three turns, refitted in each", "refitted_in_turns"),
-            ("the same, and a takeover is a failure", "takeover_fails_in_turns"),
+            ("three turns, refitted in each, a takeover is a failure", "takeover_fails_in_turns"),
         ),
         "lwd_online",
     ),
