@@ -151,9 +151,11 @@ class CatalogueBus:
     ) -> list[Message]:
         """See `Bus.consume`."""
         deadline = time.monotonic() + wait_s
-        query, pause_s = _visible(subject).limit(limit), _FIRST_POLL_S
+        query = _visible(subject)
+        look, claim = query.with_only_columns(tables.events.c.id).limit(1), query.limit(limit)
+        pause_s = _FIRST_POLL_S
         while True:
-            found = self._claim(query, visibility_s)
+            found = self._claim(look, claim, visibility_s)
             left = deadline - time.monotonic()
             if found or left <= 0:
                 return found
@@ -187,14 +189,14 @@ class CatalogueBus:
         with self._catalogue.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def _claim(self, query: sa.Select[Any], visibility_s: float) -> list[Message]:
+    def _claim(self, look: sa.Select[Any], claim: sa.Select[Any], visibility_s: float) -> list[Message]:
         now = time.time()
         column = tables.events.c
         with self._catalogue.read() as connection:  # an idle consumer does not disturb the writers
-            if connection.execute(query, {"now": now}).first() is None:
+            if connection.execute(look, {"now": now}).first() is None:
                 return []
         with self._catalogue.write() as connection:
-            rows = connection.execute(query, {"now": now}).mappings().all()
+            rows = connection.execute(claim, {"now": now}).mappings().all()
             change = sa.update(tables.events).where(column.id.in_([row["id"] for row in rows]))
             connection.execute(
                 change.values(claimed_at=now, visible_at=now + visibility_s, deliveries=column.deliveries + 1)
