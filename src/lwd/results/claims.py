@@ -18,7 +18,7 @@ OPTIONS: Mapping[str, str] = {
     "takeover_fails": "LWD for which a takeover is a failure (beyond the paper)",
     "best_of_16_acting": "LWD whose robots choose among 16 chunks (beyond the paper)",
     "refitted_in_turns": "LWD in turns with the fleet, its reference refitted in each (beyond the paper)",
-    "takeover_fails_in_turns": "LWD in such turns, for which a takeover is a failure (beyond the paper)",
+    "takeover_fails_in_turns": "LWD in turns, refitted in each, for which a takeover is a failure (beyond the paper)",
     "refitted_in_six_turns": "LWD in six turns, with twice the robot-hours (beyond the paper)",
     "lwd_refitted_once_more": "LWD, then once more against a refitted reference (beyond the paper)",
 }
