@@ -20,7 +20,8 @@ from lwd.log.bus import Message
 from lwd.log.calls import NatsCalls
 from lwd.log.events import parse_event
 from lwd.log.nats_bus import NatsBus
-from lwd.log.nats_link import NatsLink, TlsIdentity
+from lwd.log.nats_client import TlsIdentity
+from lwd.log.nats_link import NatsLink
 from lwd.snapshot.nats_channel import SNAPSHOT_SUBJECT, NatsChannel
 from lwd.snapshot.store import Snapshot
 

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lwd.errors import ConfigError
-from lwd.log.nats_link import NatsLink, TlsIdentity
+from lwd.log.nats_client import TlsIdentity
+from lwd.log.nats_link import NatsLink
 
 CREDENTIAL_VERSION = 1
 MAX_CREDENTIAL_BYTES = 64 * 1024

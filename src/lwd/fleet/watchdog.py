@@ -184,11 +184,12 @@ class Watchdog:
 
     def _died(self, codes: Mapping[int, int | None]) -> str | None:
         """Which of this host's processes ended as it should not."""
-        died = [i for i, code in codes.items() if code not in (None, 0)]
-        if not died:
-            return None
-        names = ", ".join(f"{i} (pid {self._running[i].pid}, code {codes[i]})" for i in died)
-        return f"process {names} ended: {self._last_line(died[0])}"
+        died = [
+            f"process {i} (pid {self._running[i].pid}, code {code}) ended: {self._last_line(i)}"
+            for i, code in codes.items()
+            if code not in (None, 0)
+        ]
+        return "; ".join(died) or None
 
     def _silent(self, now: float) -> str | None:
         """Which process of the job, on whatever host, has been silent for too long; the one that was silent first."""

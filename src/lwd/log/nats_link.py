@@ -12,64 +12,35 @@ import contextlib
 import logging
 import random
 import re
-import ssl
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
-from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from lwd.errors import ConfigError, StoreError
+from lwd.errors import StoreError
+from lwd.log.nats_client import (
+    CLOSE_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
+    SturdyClient,
+    TlsIdentity,
+    client_options,
+    discard,
+    end,
+    without_password,
+)
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 3.0
 PUBLISH_TIMEOUT_S = 5.0
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TlsIdentity:
-    """Whom to trust and who we are, as PEM texts.
-
-    Attributes:
-        ca: the certificates that servers must descend from, and no others.
-        certificate, key: this client's, for mutual TLS; both or none.
-    """
-
-    ca: str
-    certificate: str = ""
-    key: str = field(default="", repr=False)
-
-    def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer, the server's name checked; ConfigError if the texts are no certificates."""
-        try:
-            context = ssl.create_default_context(cadata=self.ca)
-            if self.certificate:
-                with tempfile.TemporaryDirectory(
-                    prefix="lwd-tls-"
-                ) as folder:  # ssl reads keys from files only
-                    path = Path(folder) / "identity.pem"
-                    path.touch(mode=0o600)
-                    path.write_text(f"{self.certificate}\n{self.key}")
-                    context.load_cert_chain(path)
-        except (ssl.SSLError, OSError, ValueError) as error:
-            raise ConfigError(
-                f"TLS: the credential's certificates cannot be used: {error}. Make a new one with lwd fleet invite."
-            ) from error
-        return context
 
 
 @runtime_checkable
@@ -83,22 +54,6 @@ class Kept(Protocol):
     def close(self) -> None:
         """Free what it holds; runs on the link's loop, once."""
         ...
-
-
-class _SturdyClient(Client):
-    """A client that a hostile message cannot stop: what nats-py fails to read ends its reading loop, and a queue would
-    deliver the same message again on the next connection, for ever. Without its headers it can be refused for good.
-    """
-
-    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
-        try:
-            return await super()._process_headers(headers)
-        except Exception as error:
-            log.warning("nats_headers_dropped cause=%r", str(error))
-            return None
-
-    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg:
-        return super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
 
 
 class NatsLink:
@@ -127,7 +82,7 @@ class NatsLink:
         ping_s: float = 5.0,
     ) -> None:
         self.urls = [urls] if isinstance(urls, str) else list(urls)
-        self._options = _client_options(self.urls, identity, name, inbox)
+        self._options = client_options(self.urls, identity, name, inbox)
         self._backoff_s, self._ping_s = backoff_s, ping_s
         self._kept: dict[Kept, Subscription | None] = {}
         self._denied: dict[str, set[asyncio.Future[None]]] = {}
@@ -273,7 +228,7 @@ class NatsLink:
         while not self._stop.is_set():
             url = self.urls[turn % len(self.urls)]
             turn += 1
-            client = _SturdyClient()
+            client = SturdyClient()
             ended = self._loop.create_future()
             try:
                 if await self._connect(client, url, ended):
@@ -287,7 +242,7 @@ class NatsLink:
                 self._up.clear()
                 if not self._lost.done():
                     self._lost.set_result(None)
-                await _discard(client)
+                await discard(client)
             # Random, or a thousand robots would come back in the same instant.
             await _wait(self._stop, pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, self._backoff_s[1])
@@ -379,7 +334,7 @@ class NatsLink:
         subscription = self._kept.pop(kept)
         kept.close()
         if subscription is not None:
-            await _end(subscription)
+            await end(subscription)
 
     async def _set_up(self, kept: Kept, client: Client) -> None:
         if kept not in self._kept:  # closed meanwhile
@@ -392,7 +347,7 @@ class NatsLink:
         if kept in self._kept and client is self._client:
             self._kept[kept] = subscription
         elif subscription is not None:
-            await _end(subscription)
+            await end(subscription)
 
     def _complain(self, text: str) -> None:
         """Take in what the server says outside of any answer: a refused publish ends the request that waits for it."""
@@ -417,7 +372,7 @@ class NatsLink:
         )
 
     def _shown(self) -> str:
-        return ", ".join(_without_password(url) for url in self.urls)
+        return ", ".join(without_password(url) for url in self.urls)
 
     def _call_soon(self, coroutine: Any) -> None:
         with self._guard:
@@ -438,67 +393,8 @@ class Keeping:
         self._link.release(self._kept)
 
 
-def _client_options(
-    urls: Sequence[str], identity: TlsIdentity | None, name: str, inbox: str
-) -> dict[str, Any]:
-    schemes = {urlsplit(url).scheme for url in urls}
-    if not urls or not schemes <= {"nats", "tls"} or not all(map(_has_place, urls)):
-        shown = ", ".join(map(_without_password, urls)) or "nothing"
-        raise ConfigError(f"bus: {shown!r} is no NATS address; expected nats://host:port or tls://host:port.")
-    options: dict[str, Any] = {
-        "name": name,
-        "inbox_prefix": inbox,
-        "allow_reconnect": False,
-        "max_reconnect_attempts": 1,  # with -1 it would try for ever inside one call
-        "reconnect_time_wait": 0,
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "ping_interval": 3600,  # `_watch` does it, with a bound
-    }
-    if identity is not None or "tls" in schemes:
-        options["tls"] = ssl.create_default_context() if identity is None else identity.context()
-        # TLS before the first byte: nobody in between can claim that the server speaks no TLS.
-        options["tls_handshake_first"] = True
-    return options
-
-
-def _readable(text: bytes) -> bytes:
-    return text.decode(errors="replace").encode()
-
-
-def _has_place(url: str) -> bool:
-    try:
-        return bool(urlsplit(url).hostname) and urlsplit(url).port != 0
-    except ValueError:  # a port that is no number
-        return False
-
-
-async def _end(subscription: Subscription) -> None:
-    with contextlib.suppress(nats.errors.Error, OSError):  # its connection may be gone
-        await subscription.unsubscribe()
-
-
-async def _discard(client: Client) -> None:
-    """Close a client in bounded time, whatever state its connection is in."""
-    try:
-        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
-    except Exception as error:  # it is thrown away in any case
-        log.debug("nats_close_failed cause=%r", str(error))
-    # A close that hung in sending leaves the socket open, and nats-py has no way to give up on one.
-    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
-    if writer is not None:
-        try:
-            writer.transport.abort()
-        except Exception as error:
-            log.debug("nats_abort_failed cause=%r", str(error))
-
-
 async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
     """Whether the event came within `timeout_s` seconds."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), timeout_s)
     return event.is_set()
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return url if "@" not in parts.netloc else f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}"

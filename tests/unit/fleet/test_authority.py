@@ -18,7 +18,7 @@ from lwd.errors import ConfigError, UnknownNameError
 from lwd.fleet import broker
 from lwd.fleet.authority import Authority, identity_uri
 from lwd.fleet.credential import ROLES, load_credential
-from lwd.log.nats_link import TlsIdentity
+from lwd.log.nats_client import TlsIdentity
 
 KEY = Ed25519PrivateKey.generate()
 

@@ -127,6 +127,21 @@ def test_a_hopeless_job_is_given_up_and_its_last_word_passed_on(tmp_path):
         job(tmp_path, "hopeless").run(threading.Event(), poll_s=0.01)
 
 
+def test_two_that_end_between_two_looks_are_both_named_with_their_own_last_words(tmp_path):
+    """Found in CI: of a process killed and the one that lost its peer, only the second was called by its name."""
+
+    def members():
+        ends = ("sleep 0.3; echo lost its peer; exit 3", "sleep 0.3; echo nothing yet; kill -9 $$")
+        return [Member(process_id=i, command=["sh", "-c", end]) for i, end in enumerate(ends)]
+
+    config = WatchdogConfig(starting_s=30.0, pause_s=0.0, attempts=1)
+    watchdog = Watchdog(members, 2, tmp_path / "beats", tmp_path / "logs", config)
+    with pytest.raises(WatchdogError):
+        watchdog.run(threading.Event(), poll_s=3.0)
+    said = r"process 0 \(pid \d+, code 3\) ended: lost its peer; process 1 \(pid \d+, code -9\) ended: nothing yet"
+    assert re.fullmatch(said, watchdog.failures[0])
+
+
 def test_told_to_stop_it_stops_all_and_who_does_not_hear_is_killed(tmp_path, running):
     good = running(job(tmp_path / "good"))
     deaf = running(job(tmp_path / "deaf", "deaf", until=100_000, config=WatchdogConfig(stop_s=0.3)))
