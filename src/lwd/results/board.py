@@ -46,6 +46,8 @@ class Ablation:
     against: str
 
 
+BEYOND = "Beyond the paper: "
+"""Begins the titles of options that the paper does not have."""
 ABLATIONS = (
     Ablation(
         "Value: DIVL or a scalar expectile, offline (Table II)",
@@ -124,17 +126,17 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
-        "Beyond the paper: what a takeover says of the policy, online",
+        f"{BEYOND}what a takeover says of the policy, online",
         (("nothing", "lwd_online"), ("that it failed", "takeover_fails")),
         "lwd_online",
     ),
     Ablation(
-        "Beyond the paper: the reference, online",
+        f"{BEYOND}the reference, online",
         (("frozen", "lwd_online"), ("refitted", "refitted_reference")),
         "lwd_online",
     ),
     Ablation(
-        "Beyond the paper: learner and robots in turns",
+        f"{BEYOND}learner and robots in turns",
         (
             ("at the same time", "lwd_online"),
             ("three turns, the reference frozen", "frozen_in_turns"),
@@ -144,17 +146,17 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
-        "Beyond the paper: more turns and more of the fleet's hours",
+        f"{BEYOND}more turns and more of the fleet's hours",
         (("three turns", "refitted_in_turns"), ("six turns, twice the hours", "refitted_in_six_turns")),
         "refitted_in_turns",
     ),
     Ablation(
-        "Beyond the paper: chunks that the robot chooses from, online",
+        f"{BEYOND}chunks that the robot chooses from, online",
         (("1", "lwd_online"), ("16", "best_of_16_acting")),
         "lwd_online",
     ),
     Ablation(
-        "Beyond the paper: learning once more when the fleet's hours are over",
+        f"{BEYOND}learning once more when the fleet's hours are over",
         (
             ("no", "lwd_online"),
             ("cloning", "lwd_cloned_once_more"),
@@ -188,6 +190,7 @@ class Board:
             if run.method not in self.runs:
                 raise UnknownNameError("row of the evidence", run.method, self.runs)
             self.runs[run.method].append(run)
+        self._paired: dict[tuple[str, str], tuple[Mapping[str, Measured], list[int]]] = {}
 
     @cached_property
     def scores(self) -> dict[str, RowScore]:
@@ -216,8 +219,12 @@ class Board:
 
     def paired(self, below: str, above: str) -> tuple[Mapping[str, Measured], list[int]] | None:
         """`above` minus `below` on the attempts that both made; None while they share no training seed."""
-        left, right = self.runs.get(below, []), self.runs.get(above, [])
-        return paired(left, right) if self._shared_seeds(below, above) else None
+        if not self._shared_seeds(below, above):
+            return None
+        pair = below, above
+        if pair not in self._paired:  # several tables and pictures ask for the same one
+            self._paired[pair] = paired(self.runs[below], self.runs[above])
+        return self._paired[pair]
 
     def on_shared_seeds(self, first: str, second: str) -> tuple[RowScore, RowScore] | None:
         """Both rows' scores over the training seeds that both have; None while there are none.

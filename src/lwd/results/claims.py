@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lwd.evaluate.intervals import Estimate
 from lwd.results.board import Board, label
 from lwd.results.scores import Measured
+from lwd.results.text import show
 
 AVERAGE_TARGET, LONG_TARGET = 0.95, 0.90
 """Success of LWD online over all and over long tasks; the paper has 0.95 and 0.91 by its own score."""
@@ -126,9 +126,3 @@ def _word(holds: bool) -> Literal["yes", "no"]:
 
 def _mean(board: Board, row: str, part: str) -> Measured | None:
     return board.scores[row].means.get(part) if row in board.scores else None
-
-
-def show(estimate: Estimate, *, sign: bool = False, digits: int = 2) -> str:
-    """A mean with its interval."""
-    form = f"{'+' if sign else ''}.{digits}f"
-    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"

@@ -1,4 +1,4 @@
-"""The paper's figures 5, 6, 8 and 9, redrawn from the committed run files."""
+"""The paper's figures 5, 6, 8 and 9, redrawn from the committed run files, and one of what each setting changes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lwd.evaluate.report import draw
 from lwd.evaluate.report.figures_value import choose_pair, full_scale, paint_along, paint_distribution
 from lwd.evaluate.report.run import ValueTrace
 from lwd.results.board import Board, boards, label
+from lwd.results.differences import changes, paint
 from lwd.results.runfile import Curve, RunFile
 from lwd.results.scores import AVERAGES
 
@@ -64,7 +65,25 @@ def write_figures(root: Path, form: Literal["svg", "png"] = "svg") -> list[Path]
 
 def pictures(board: Board) -> list[Picture]:
     """The figures that the board has data for, in the paper's order."""
-    return [*_of_success(board), *_of_value(board, 6), *_of_training(board), *_of_value(board, 9)]
+    return [
+        *_of_success(board),
+        *_of_value(board, 6),
+        *_of_training(board),
+        *_of_value(board, 9),
+        *_of_changes(board),
+    ]
+
+
+def _of_changes(board: Board) -> Iterator[Picture]:
+    shown = changes(board)
+    if shown:
+        yield Picture(
+            "differences",
+            "Settings: what each one changes in success, paired with the row that it is compared with in the tables below, "
+            "with 95 % intervals; grey where the interval holds 0, an arrow with its number where it is beyond the edge.",
+            lambda figure: paint(figure, shown),
+            (9.6, 0.9 + 0.22 * len(shown)),
+        )
 
 
 def _of_success(board: Board) -> Iterator[Picture]:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lwd.results.board import Board, label
-from lwd.results.claims import Claim, claims, show
+from lwd.results.claims import Claim, claims
 from lwd.results.figures import pictures
 from lwd.results.runfile import RunFile
 from lwd.results.scores import AVERAGES
+from lwd.results.text import MISSING, show, table
 
-MISSING = "-"
 PAGE_HEAD = """# Results
 
 Written by `make table` from the run files in `results/runs`, and from nothing else; a test fails when the two disagree. A
@@ -31,12 +31,6 @@ How to read the numbers:
 - **Robot-hours, interventions, operator minutes** are what the online stage took, mean over seeds. Offline data is the same
   for all rows of a seed.
 """
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A markdown table; the first `left` columns are text."""
-    rule = ["---" if i < left else "--:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines)) + "\n"
 
 
 _MAIN_HEAD = (

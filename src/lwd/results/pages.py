@@ -1,4 +1,4 @@
-"""The committed tables: `results/summary.json`, a page of the documentation, a part of the README; all from run files."""
+"""The committed tables: `results/summary.json`, pages of the documentation, a part of the README; all from run files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from lwd.errors import ConfigError
 from lwd.evaluate.table import between
 from lwd.results.board import Board, boards, read_board
+from lwd.results.differences import differences_table
 from lwd.results.markdown import PAGE_HEAD, benchmark_page
 from lwd.results.plan import SEARCH
 from lwd.results.readme import readme_part
@@ -18,10 +19,21 @@ from lwd.results.search_page import search_page
 
 SUMMARY, PAGE, README = Path("results/summary.json"), Path("docs/reference/results.md"), Path("README.md")
 SEARCH_PAGE = Path("docs/reference/search.md")
+WHAT_PAYS = Path("docs/explanation/what_pays.md")
 
 
-def pages(found: Sequence[Board], search: Board, readme: str) -> dict[Path, str]:
-    """Path below the repository's root -> content, of everything that is made from run files."""
+def pages(found: Sequence[Board], search: Board, root: Path) -> dict[Path, str]:
+    """Path below the repository's root -> content, of everything that is made from run files.
+
+    Raises:
+        ConfigError: `root` is no checkout, or a page that holds a table lacks its markers.
+    """
+
+    def with_table(path: Path, name: str, table: str) -> str:
+        if not (root / path).exists():
+            raise ConfigError(f"{root.absolute()} has no {path}. Run this in the root of a checkout.")
+        return between((root / path).read_text(encoding="utf-8"), name, table, str(path))
+
     summary = {
         board.benchmark: {row: _summary(score) for row, score in board.scores.items()} for board in found
     }
@@ -29,7 +41,8 @@ def pages(found: Sequence[Board], search: Board, readme: str) -> dict[Path, str]
         SUMMARY: json.dumps(summary, indent=2) + "\n",
         PAGE: "\n".join([PAGE_HEAD, *(benchmark_page(board) for board in found)]),
         SEARCH_PAGE: search_page(search),
-        README: between(readme, "results", readme_part(found), str(README)),
+        WHAT_PAYS: with_table(WHAT_PAYS, "differences", differences_table(found)),
+        README: with_table(README, "results", readme_part(found)),
     }
 
 
@@ -61,14 +74,8 @@ def _rounded(value: float) -> float:
 
 
 def write_pages(root: Path) -> list[Path]:
-    """Write all pages below the repository's root; those that changed.
-
-    Raises:
-        ConfigError: `root` is no checkout, or its README lacks the markers.
-    """
-    if not (root / README).exists():
-        raise ConfigError(f"{root.absolute()} has no {README}. Run this in the root of a checkout.")
-    made = pages(boards(root), read_board(root, SEARCH), (root / README).read_text(encoding="utf-8"))
+    """Write all pages below the repository's root; those that changed. Raises as `pages` does."""
+    made = pages(boards(root), read_board(root, SEARCH), root)
     changed = [
         path
         for path, text in made.items()

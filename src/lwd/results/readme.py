@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lwd.results.board import Board, label
-from lwd.results.claims import OPTIONS, Claim, paper_claims, show
-from lwd.results.markdown import MISSING, table
+from lwd.results.claims import OPTIONS, Claim, paper_claims
+from lwd.results.text import MISSING, show, table
 
 NOTHING = "No run is committed yet; [results](docs/reference/results.md) lists what is planned.\n"
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lwd.recipes.search import CANDIDATES, Candidate, metaworld_search, used
 from lwd.results.board import LABELS, Board
-from lwd.results.claims import show
-from lwd.results.markdown import MISSING, provenance, table
+from lwd.results.markdown import provenance
+from lwd.results.text import MISSING, show, table
 
 HEAD = """# The search behind the comparison
 

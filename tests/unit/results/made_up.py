@@ -8,6 +8,7 @@ import numpy as np
 
 from lwd.evaluate.records import EvaluationRecord
 from lwd.evaluate.report.run import ValueTrace
+from lwd.results.pages import README, WHAT_PAYS
 from lwd.results.runfile import Costs, Curve, FleetCurve, RunFile, write_run_file
 from lwd.spec import Horizon
 
@@ -111,8 +112,10 @@ def trace(outcome: str) -> ValueTrace:
 
 
 def write(root: Path, runs: list[RunFile]) -> Path:
-    """A checkout's root with these run files and an almost empty README."""
+    """A checkout's root with these run files, and almost empty pages where the tables go."""
     for one in runs:
         write_run_file(root / "results" / "runs" / f"{one.id}.json", one)
-    (root / "README.md").write_text("a\n<!-- table:results -->\n<!-- /table:results -->\nb\n")
+    for path, name in ((README, "results"), (WHAT_PAYS, "differences")):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(f"a\n<!-- table:{name} -->\n<!-- /table:{name} -->\nb\n")
     return root

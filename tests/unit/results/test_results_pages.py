@@ -16,7 +16,7 @@ from lwd.results.board import ABLATIONS, Board, boards, label, read_board
 from lwd.results.claims import claims
 from lwd.results.figures import pictures, write_figures
 from lwd.results.markdown import benchmark_page
-from lwd.results.pages import PAGE, README, SEARCH_PAGE, SUMMARY, pages, write_pages
+from lwd.results.pages import PAGE, README, SEARCH_PAGE, SUMMARY, WHAT_PAYS, pages, write_pages
 from lwd.results.plan import SEARCH, plain, rows_of
 from lwd.results.readme import NOTHING, readme_part
 from lwd.results.settings import settings
@@ -34,8 +34,7 @@ def board(*runs, benchmark="scene_evidence"):
 
 
 def test_committed_tables_are_those_of_the_committed_run_files():
-    readme = (ROOT / README).read_text(encoding="utf-8")
-    for path, text in pages(boards(ROOT), read_board(ROOT, SEARCH), readme).items():
+    for path, text in pages(boards(ROOT), read_board(ROOT, SEARCH), ROOT).items():
         assert (ROOT / path).exists(), f"{path} is missing: run `make table`"
         assert (ROOT / path).read_text(encoding="utf-8") == text, (
             f"{path} is not up to date: run `make table`"
@@ -55,7 +54,7 @@ def test_summary_and_tables_hold_what_the_runs_say(tmp_path):
     root = made_up.write(
         tmp_path, [made_up.run("sft", s, HALF) for s in (0, 1)] + [made_up.run("lwd_online", 0, ALL)]
     )
-    assert set(write_pages(root)) == {SUMMARY, PAGE, SEARCH_PAGE, README}
+    assert set(write_pages(root)) == {SUMMARY, PAGE, SEARCH_PAGE, WHAT_PAYS, README}
     assert write_pages(root) == [], "written again, nothing changes"
     found = json.loads((root / SUMMARY).read_text())["scene_evidence"]
     assert set(found) == {"sft", "lwd_online"}, "no row is invented"
@@ -197,6 +196,25 @@ def test_the_readme_lays_benchmarks_side_by_side():
         "options' claims are on the page"
     )
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_what_each_setting_changes_is_laid_side_by_side(tmp_path):
+    fast = [made_up.run("lwd_online", s, HALF, benchmark="metaworld") for s in range(3)]
+    fast += [made_up.run("fleet_1", s, NONE, benchmark="metaworld") for s in range(2)]
+    hours = [made_up.run(row, 0, ALL, benchmark="metaworld_hours") for row in ("lwd_online", "fleet_1")]
+    root = made_up.write(tmp_path, fast + hours + [made_up.run("lwd_online")])
+    write_pages(root)
+    lines = [line for line in (root / WHAT_PAYS).read_text().splitlines() if line.startswith("|")]
+    assert lines == [
+        "| change | metaworld | metaworld_hours |",
+        "| --- | --- | --- |",
+        "| Robots, online, same wall-clock: 1 (against: 16) "
+        "| -0.50 (-0.50 to -0.50), long +0.00 (+0.00 to +0.00), 2 seeds "
+        "| +0.00 (+0.00 to +0.00), long +0.00 (+0.00 to +0.00), 1 seed |",
+    ]
+    (fast_board,) = [one for one in boards(root) if one.benchmark == "metaworld"]
+    assert "differences" in [picture.name for picture in pictures(fast_board)]
+    assert "differences" not in [picture.name for picture in pictures(board(made_up.run("lwd_online")))]
 
 
 def test_a_readme_without_markers_is_refused(tmp_path):

@@ -1,0 +1,21 @@
+"""Numbers and tables as the pages write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lwd.evaluate.intervals import Estimate
+
+MISSING = "-"
+
+
+def show(estimate: Estimate, *, sign: bool = False, digits: int = 2) -> str:
+    """A mean with its interval."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A markdown table; the first `left` columns are text."""
+    rule = ["---" if i < left else "--:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines)) + "\n"
