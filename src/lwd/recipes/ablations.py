@@ -105,6 +105,25 @@ def flow_steps(x: Experiment, steps: int) -> Experiment:
     return replace(x, model=replace(x.model, flow_steps=steps))
 
 
+def constant_rates(x: Experiment) -> Experiment:
+    """Offline learning rates stay at their peaks; the recipe lets them fall with a cosine."""
+    lwd = _offline(x)
+    lwd = replace(
+        lwd, policy=replace(lwd.policy, final_share=1.0), critic=replace(lwd.critic, final_share=1.0)
+    )
+    return replace(x, offline=replace(x.offline, learner=lwd))
+
+
+def live_policy(x: Experiment) -> Experiment:
+    """The policy that acts after the offline stage is the live one, not its average."""
+    return replace(x, offline=replace(x.offline, learner=replace(_offline(x), policy_ema_rate=1.0)))
+
+
+def constant_rates_live_policy(x: Experiment) -> Experiment:
+    """Both: neither the cosine nor the average calms the policy that acts."""
+    return live_policy(constant_rates(x))
+
+
 def without_failures(x: Experiment) -> Experiment:
     """Offline RL sees successes only: no play, no failed rollouts."""
     return _with_offline_pool(
@@ -185,6 +204,9 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "temperature_by_kl": partial(temperature_by_kl, target_kl=1.0),
     "flow_steps_3": partial(flow_steps, steps=3),
     "flow_steps_5": partial(flow_steps, steps=5),
+    "constant_rates": constant_rates,
+    "live_policy": live_policy,
+    "constant_rates_live_policy": constant_rates_live_policy,
     "without_failures": without_failures,
 }
 """They end at the offline stage. Ten flow steps are the fast tier's own."""

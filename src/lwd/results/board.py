@@ -102,6 +102,16 @@ ABLATIONS = (
         "lwd_offline",
     ),
     Ablation(
+        "Learning rates and the acting policy, offline",
+        (
+            ("cosine, averaged", "lwd_offline"),
+            ("constant, averaged", "constant_rates"),
+            ("cosine, live", "live_policy"),
+            ("constant, live", "constant_rates_live_policy"),
+        ),
+        "lwd_offline",
+    ),
+    Ablation(
         "Offline data",
         (("with failures", "lwd_offline"), ("successes only", "without_failures")),
         "lwd_offline",

@@ -209,6 +209,11 @@ def test_a_pattern_may_name_a_whole_id_or_a_part():
 # ---- ablations -------------------------------------------------------------------------------------------------------
 
 
+CONSTANT_RATES = {
+    "offline.learner.policy.final_share": "1.0 (0.1)",
+    "offline.learner.critic.final_share": "1.0 (0.2)",
+}
+LIVE_POLICY = {"offline.learner.policy_ema_rate": "1.0 (0.005)"}
 CHANGED = {
     "constant_tau": {
         "offline.learner.divl.tau_base": "0.52 (0.6)",
@@ -223,6 +228,9 @@ CHANGED = {
     "temperature_by_kl": {"offline.learner.qam.target_kl": "1.0 (None)"},
     "flow_steps_3": {"offline.learner.qam.flow_steps": "3 (10)", "model.flow_steps": "3 (10)"},
     "flow_steps_5": {"offline.learner.qam.flow_steps": "5 (10)", "model.flow_steps": "5 (10)"},
+    "constant_rates": CONSTANT_RATES,
+    "live_policy": LIVE_POLICY,
+    "constant_rates_live_policy": {**CONSTANT_RATES, **LIVE_POLICY},
     "without_failures": {"offline.mixture.offline.outcomes": "SUCCESS"},
     "n_step_1_online": {
         "online.mixture.offline.n_long": "1 (10)",
