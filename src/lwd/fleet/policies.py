@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 from lwd.config import Experiment
 from lwd.errors import ConfigError, SnapshotError
 from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.learner.best_of_n import BestOfNPolicy
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting, Method
 from lwd.models.arrays import from_arrays, to_arrays
@@ -99,6 +100,8 @@ def publish(
         "flow_steps": experiment.model.flow_steps,
         "normalizer": normalizer_fingerprint(arrays),
     }
+    if isinstance(policy, BestOfNPolicy):
+        meta["chunks"] = policy.n
     snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
     services.channel.announce(snapshot)
     return snapshot

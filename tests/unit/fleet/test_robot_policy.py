@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 import toy_fleet
 
@@ -11,9 +12,10 @@ from lwd.errors import StoreError
 from lwd.fleet import robot_policy
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import model_config, publish
-from lwd.fleet.robot_policy import PolicyFollower, SnapshotCache
+from lwd.fleet.robot_policy import PolicyFollower, SnapshotCache, View
 from lwd.fleet.telemetry import Telemetry
 from lwd.instruction import InstructionEncoder
+from lwd.learner.best_of_n import BestOfNPolicy
 from lwd.models.mlp import MlpPolicy, Normalizer
 from lwd.snapshot.keys import load_private_key
 
@@ -32,8 +34,8 @@ def published(services):
     x = toy_fleet.experiment()
     policy = MlpPolicy.init(jax.random.key(5), model_config(x), Normalizer.identity(2))
 
-    def publish_one(experiment=x):
-        return publish(experiment, services, policy, stage="sft", learner_step=1, manifest=1)
+    def publish_one(experiment=x, acting=policy):
+        return publish(experiment, services, acting, stage="sft", learner_step=1, manifest=1)
 
     return publish_one
 
@@ -82,6 +84,26 @@ def test_it_takes_the_newest_and_skips_what_lies_between(site, published):
         until(lambda: robot.newest().snapshot.number == newest.number)
         assert site.downloads == 1  # the same bytes under another number: the disk had them
         assert robot.behind() == 0
+    finally:
+        robot.close()
+
+
+def test_it_chooses_among_chunks_where_the_snapshot_brings_a_critic(site, published):
+    x = toy_fleet.experiment()
+    config, same = model_config(x), Normalizer.identity(2)
+    policy = config.make_policy(jax.random.key(5), same)
+    critic = config.make_critic(jax.random.key(6), same, config.atoms)
+    view = View(np.zeros(2, np.float32), "go")
+    site.announced = published(acting=BestOfNPolicy(policy, critic, 8))
+    robot = site.robot()
+    try:
+        until(lambda: robot.newest() is not None)
+        best = robot.newest().chunk(view, 3, 0)
+        site.announced = published(acting=policy)
+        until(lambda: robot.newest().number == 2)
+        first = robot.newest().chunk(view, 3, 0)
+        assert best.shape == first.shape == (toy_fleet.SPEC.chunk_steps, toy_fleet.SPEC.action_dim)
+        assert not np.array_equal(best, first)
     finally:
         robot.close()
 
