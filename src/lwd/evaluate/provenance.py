@@ -11,11 +11,15 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+_NO_CODE = (":(exclude,top)results", ":(exclude,top)docs")
 _PACKAGES = ("lwd", "numpy", "jax", "equinox", "optax", "mujoco", "ogbench", "metaworld", "gymnasium")
 
 
 def current_commit(folder: Path) -> str:
-    """Short git commit of the checkout at `folder`, "+changes" if tracked files differ, else "unknown"."""
+    """Short git commit of the checkout at `folder`, "+changes" if tracked files differ, else "unknown".
+
+    Results and pages do not count as changes: a run that is repeated writes its own file anew, and decides no number.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -24,9 +28,8 @@ def current_commit(folder: Path) -> str:
         return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "-uno") else ""
-        )
+        differs = git("status", "--porcelain", "-uno", "--", ":/", *_NO_CODE)
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if differs else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -37,10 +40,12 @@ def describe_hardware() -> dict[str, str]:
     facts["cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     cpuinfo, meminfo = Path("/proc/cpuinfo"), Path("/proc/meminfo")
     if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
-        facts["processor"] = names[0] if names else "unknown"
+        lines = [line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line]
+        told = {name.strip(): value.strip() for name, value in reversed(lines)}  # the first processor's
+        facts["processor"] = told.get("model name", "unknown")
+        numbers = [f"{name} {told[name]}" for name in ("cpu family", "model", "stepping") if name in told]
+        if numbers:  # clouds hide the name, and another model may round otherwise
+            facts["processor_model"] = ", ".join(numbers)
     if meminfo.exists():
         facts["memory_gib"] = f"{int(meminfo.read_text().split()[1]) / 2**20:.1f}"
     return facts

@@ -13,6 +13,8 @@ from lwd.evaluate.provenance import current_commit, describe_hardware, describe_
 from lwd.evaluate.records import read_records
 from lwd.evaluate.report.run import FleetEpisode, Metrics, Missing, ValueTrace, read_run
 from lwd.fleet.demo import FLEET_EPISODES, METHOD_OF_STAGE, fleet_totals, horizons
+from lwd.fleet.folder import RunFolder, open_services
+from lwd.fleet.policies import find_snapshot
 from lwd.results.plan import Cell
 from lwd.results.runfile import Costs, Curve, FleetCurve, RunFile
 from lwd.results.settings import differences, settings
@@ -45,11 +47,18 @@ def gather(cell: Cell, folder: Path, timing: dict[str, float], command: str) -> 
         tasks=horizons(cell.experiment),
         costs=Costs(**fleet_totals(folder / FLEET_EPISODES)) if after_online else Costs(),
         records=read_records(folder / "evaluations" / f"{METHOD_OF_STAGE[cell.stage]}.json"),
+        sft_policy=_sft_policy(folder),
         dataset=() if cell.stage != "sft" or isinstance(run.dataset, Missing) else run.dataset,
         fleet=fleet_curve(run.episodes) if online and not isinstance(run.episodes, Missing) else None,
         learner={} if isinstance(run.metrics, Missing) else learner_curves(run.metrics, cell.stage),
         traces=() if isinstance(run.traces, Missing) else [coarse(trace) for trace in run.traces],
     )
+
+
+def _sft_policy(folder: Path) -> str:
+    """Which SFT policy the run goes on from: training again gives another one wherever the processor is another."""
+    with open_services(RunFolder(folder)) as services:
+        return find_snapshot(services, "sft").sha256[:12]
 
 
 def learner_curves(metrics: Metrics, stage: str) -> dict[str, Curve]:

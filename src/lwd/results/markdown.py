@@ -26,10 +26,12 @@ How to read the numbers:
   task, held-out starts with replacement; a drawn start counts for every drawn seed, since all seeds are evaluated on the same
   starts. They cover luck in training (as far as so few seeds show it: with three to five, somewhat too little) and luck of
   the starts. They do not cover the choice of tasks, simulator and settings.
-- **Paired differences** compare two rows attempt by attempt: same training seed (so the same offline data and the same SFT
-  policy), same task, same start.
-- **Robot-hours, interventions, operator minutes** are what the online stage took, mean over seeds. Offline data is the same
-  for all rows of a seed.
+- **Paired differences** compare two rows attempt by attempt: same training seed, same task, same start. Rows of a seed go on
+  from one SFT policy and one set of rollouts where they ran in one folder. A row that was run later, on a machine that had
+  neither any more, went on from a policy that the same command had trained anew on the same demonstrations, which is not the
+  same bit for bit. The tables of what ran name each seed's policy where its run file does (older ones do not). Such a
+  difference holds the luck of two clones; brackets cover it only as far as the seeds show it, and of one seed not at all.
+- **Robot-hours, interventions, operator minutes** are what the online stage took, mean over seeds.
 """
 
 
@@ -156,7 +158,8 @@ def provenance(board: Board) -> str:
     if not lines:
         return "No run is committed yet.\n"
     own = "settings of its own (the benchmark's)"
-    return table(["row", "command", "commit", "hardware", "jax", "minutes per run", own], lines, 7)
+    head = ["row", "command", "commit", "hardware", "jax", "minutes per run", "SFT policy of each seed", own]
+    return table(head, lines, 8)
 
 
 def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:
@@ -169,8 +172,14 @@ def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:
         _each(_machine(run.hardware) for run in runs),
         _each(run.software.get("jax", "?") for run in runs),
         " to ".join(ends),
+        ", ".join(f"{run.seed}: `{run.sft_policy[:6]}`" for run in _by_seed(runs) if run.sft_policy)
+        or MISSING,
         own.replace("|", "\\|"),
     ]
+
+
+def _by_seed(runs: Sequence[RunFile]) -> list[RunFile]:
+    return sorted(runs, key=lambda run: run.seed)
 
 
 def _readable(value: str) -> str:

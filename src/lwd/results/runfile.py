@@ -62,6 +62,7 @@ class RunFile:
         timing: seconds per phase.
         settings: all of them, by path; differs: those that are not the benchmark's own.
         tasks: horizon per task, in the tables' order.
+        sft_policy: the first 12 hex digits of the SFT snapshot that it went on from; "" in files from before it was kept.
         records: one per evaluation episode.
         dataset: the offline data, of an SFT run.
         fleet: of a run with an online stage.
@@ -83,6 +84,7 @@ class RunFile:
     tasks: Mapping[str, Horizon]
     costs: Costs
     records: Sequence[EvaluationRecord]
+    sft_policy: str = ""
     dataset: Sequence[DataRow] = ()
     fleet: FleetCurve | None = None
     learner: Mapping[str, Curve] = field(default_factory=dict[str, Curve])
@@ -106,6 +108,7 @@ def write_run_file(path: Path, run: RunFile) -> None:
         **{
             name: getattr(run, name) for name in ("benchmark", "method", "stage", "seed", "command", "commit")
         },
+        **({"sft_policy": run.sft_policy} if run.sft_policy else {}),
         "wall_s": run.wall_s,
         **{
             name: dict(getattr(run, name))
@@ -161,6 +164,7 @@ def read_run_file(path: Path) -> RunFile:
         tasks=tasks,
         costs=_read_costs(node.child("costs")),
         records=_read_evaluation(node.child("evaluation"), tasks),
+        sft_policy=node.text("sft_policy") if "sft_policy" in node.names() else "",
         dataset=[read_data_row(row) for row in node.list_of_nodes("dataset")],
         fleet=_read_fleet(node.optional_child("fleet")),
         learner=_read_learner(node.child("learner")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +232,29 @@ def test_task_names_are_not_markup():
         print_results(console, odd)
     assert "[red]x|y" in capture.get()
     assert "[red]x\\|y" in table_markdown(odd)
+
+
+def test_a_commit_with_changes_says_so_where_they_can_change_a_number(tmp_path: Path):
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=t", "-c", "user.email=t@t")
+        subprocess.run(
+            ["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True, timeout=20
+        )
+
+    files = [tmp_path / name for name in ("results/runs/a.json", "docs/a.md", "src/a.py")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("before")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "a")
+    clean = current_commit(tmp_path / "src")
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    for file in files[:2]:
+        file.write_text("after")
+    assert current_commit(tmp_path / "src") == clean
+    files[2].write_text("after")
+    assert current_commit(tmp_path / "src") == f"{clean}+changes"
 
 
 def test_provenance_says_what_it_can(tmp_path: Path):

@@ -161,6 +161,18 @@ def test_what_ran_names_settings_as_people_write_them(tmp_path):
     )
 
 
+def test_what_ran_names_the_sft_policy_of_each_seed(tmp_path):
+    runs = [
+        made_up.run("lwd_online", s, sft_policy=name)
+        for s, name in ((1, "aaaaaaaaaaaa"), (0, "bbbbbbbbbbbb"), (2, ""))
+    ]
+    root = made_up.write(tmp_path, [*runs, made_up.run("sft")])
+    write_pages(root)
+    page = (root / PAGE).read_text()
+    assert re.search(r"^\| `lwd_online` \|.*\| 0: `bbbbbb`, 1: `aaaaaa` \|  \|$", page, re.MULTILINE)
+    assert re.search(r"^\| `sft` \|.*\| - \|  \|$", page, re.MULTILINE)
+
+
 def test_the_readme_shows_what_has_run_and_the_page_everything():
     assert readme_part([board()]) == NOTHING
     begun = board(made_up.run("sft"))

@@ -30,6 +30,9 @@ def test_offline_goes_on_from_sft_and_leaves_it_alone(places, console):
     assert list(second.timing) == ["train offline", "evaluate offline"]
     assert second.traces
     assert second.differs == {}
+    with open_services(RunFolder(places.folder(sft.id))) as services:
+        (policy,) = services.snapshots.list()
+    assert first.sft_policy == second.sft_policy == policy.sha256[:12]
     assert len(places.run_file(offline.id).read_bytes()) < 50_000
     timing = json.loads((places.folder(offline.id) / "timing.json").read_text())
     assert second.wall_s == pytest.approx(sum(timing.values()))
