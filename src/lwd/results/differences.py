@@ -100,8 +100,10 @@ def paint(figure: Figure, shown: Sequence[Change]) -> None:
 
 
 def _title(change: Change) -> str:
-    title = change.title.removeprefix(BEYOND)
-    return title[:1].upper() + title[1:]
+    if not change.title.startswith(BEYOND):
+        return change.title
+    own = change.title.removeprefix(BEYOND)
+    return own[:1].upper() + own[1:]
 
 
 def _paint_line(axes: Axes, y: int, found: Estimate) -> None:

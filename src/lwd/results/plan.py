@@ -51,7 +51,10 @@ class Scope:
 
 
 SCENE = Scope(
-    online_ablations={name: BEYOND_THE_PAPER[name] for name in ("takeover_fails", "takeover_fails_in_turns")}
+    online_ablations={
+        name: BEYOND_THE_PAPER[name]
+        for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
+    }
 )
 """Every method, and the options beyond the paper that promise most there."""
 WHOLE = Scope(

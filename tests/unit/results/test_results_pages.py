@@ -124,7 +124,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | metaworld | metaworld50, 5.5 robot-hours online |" in readme, (
         "what has not begun has no column"
     )
-    assert "`scene_evidence` 0 of 54" in readme
+    assert "`scene_evidence` 0 of 57" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():
@@ -251,6 +251,7 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
         ("Value", ["lwd_online", "iql_qam_online"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns"]),
+        ("Beyond the paper", ["lwd_online", "best_of_16_acting"]),
     ]
     assert board(benchmark="metaworld50").ablations == []
 
