@@ -102,14 +102,19 @@ ABLATIONS = (
         "lwd_offline",
     ),
     Ablation(
+        "Nothing, offline: how far two runs of the same differ",
+        (("once", "lwd_offline"), ("again, on another day's clone", "lwd_offline_again")),
+        "lwd_offline",
+    ),
+    Ablation(
         "Learning rates and the acting policy, offline",
         (
-            ("cosine, averaged", "lwd_offline"),
+            ("cosine, averaged", "lwd_offline_again"),
             ("constant, averaged", "constant_rates"),
             ("cosine, live", "live_policy"),
             ("constant, live", "constant_rates_live_policy"),
         ),
-        "lwd_offline",
+        "lwd_offline_again",
     ),
     Ablation(
         "Offline data",

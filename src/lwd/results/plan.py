@@ -57,8 +57,10 @@ SCENE = Scope(
     }
 )
 """Every method, and the options beyond the paper that promise most there."""
+AGAIN = "lwd_offline_again"
+"""LWD offline under its own settings, in another folder, with a clone of its own: what two runs of one thing differ by."""
 WHOLE = Scope(
-    offline_ablations=OFFLINE_ABLATIONS,
+    offline_ablations={**OFFLINE_ABLATIONS, AGAIN: lambda x: x},
     online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
     once_more=ONCE_MORE,
 )

@@ -17,7 +17,7 @@ from lwd.learner.refit import RefitLwd
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
 from lwd.recipes.once_more import LONGER, ONCE_MORE
-from lwd.results.plan import BENCHMARKS, chosen, plain, plan, rows, rows_of
+from lwd.results.plan import AGAIN, BENCHMARKS, chosen, plain, plan, rows, rows_of
 from lwd.results.settings import agree, differences, settings
 
 EVIDENCE = partial(plain, "metaworld")
@@ -117,6 +117,7 @@ def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist
         *ablations.OFFLINE_ABLATIONS,
         *ablations.ONLINE_ABLATIONS,
         *beyond,
+        AGAIN,
     }
     assert {name: row.seeds for name, row in fifty.items()} == {
         "sft": 3,
