@@ -201,7 +201,7 @@ class Board:
     def __init__(self, benchmark: str, wanted: Mapping[str, int], runs: Sequence[RunFile]) -> None:
         self.benchmark, self.wanted = benchmark, dict(wanted)
         self.runs: dict[str, list[RunFile]] = {row: [] for row in wanted}
-        for run in runs:
+        for run in sorted(runs, key=lambda run: run.seed):  # every row in the order of its seeds
             if run.method not in self.runs:
                 raise UnknownNameError("row of the evidence", run.method, self.runs)
             self.runs[run.method].append(run)
@@ -210,7 +210,7 @@ class Board:
     @cached_property
     def scores(self) -> dict[str, RowScore]:
         """The rows that have at least one run."""
-        return {row: row_score(sorted(runs, key=_seed)) for row, runs in self.runs.items() if runs}
+        return {row: row_score(runs) for row, runs in self.runs.items() if runs}
 
     @property
     def methods(self) -> list[str]:
@@ -249,10 +249,7 @@ class Board:
         seeds = self._shared_seeds(first, second)
         if not seeds:
             return None
-        a, b = (
-            row_score(sorted((run for run in self.runs[row] if run.seed in seeds), key=_seed))
-            for row in (first, second)
-        )
+        a, b = (row_score([run for run in self.runs[row] if run.seed in seeds]) for row in (first, second))
         return a, b
 
     def _shared_seeds(self, first: str, second: str) -> set[int]:
@@ -280,7 +277,3 @@ def _completed(run: RunFile, cell: Cell | None) -> RunFile:
 def boards(root: Path) -> list[Board]:
     """The benchmarks that belong into the tables."""
     return [read_board(root, name) for name, scope in BENCHMARKS.items() if scope.shown]
-
-
-def _seed(run: RunFile) -> int:
-    return run.seed

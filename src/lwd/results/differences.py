@@ -122,5 +122,4 @@ def _paint_line(axes: Axes, y: int, found: Estimate) -> None:
             ha="left" if side < 0 else "right",
         )
         return
-    axes.plot([found.low, found.high], [y, y], color=colour, alpha=0.45, linewidth=2.4)
-    axes.plot([found.value], [y], "o", color=colour, markersize=4.5)
+    draw.estimate(axes, y, found, colour)

@@ -149,11 +149,7 @@ def _success(figure: Figure, board: Board, rows: Sequence[str]) -> None:
             found = board.scores[row].means.get(part)
             if found is None:
                 continue
-            colour = _colour(row)
-            axes.plot(
-                [found.success.low, found.success.high], [y, y], color=colour, alpha=0.45, linewidth=2.4
-            )
-            axes.plot([found.success.value], [y], "o", color=colour, markersize=4.5)
+            draw.estimate(axes, y, found.success, _colour(row))
         axes.set_xlim(-0.02, 1.02)
         axes.set_title({"average": "all tasks"}.get(part, f"{part} tasks"), color=draw.INK, loc="left")
         axes.set_xlabel("success")

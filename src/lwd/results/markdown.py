@@ -172,14 +172,9 @@ def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:
         _each(_machine(run.hardware) for run in runs),
         _each(run.software.get("jax", "?") for run in runs),
         " to ".join(ends),
-        ", ".join(f"{run.seed}: `{run.sft_policy[:6]}`" for run in _by_seed(runs) if run.sft_policy)
-        or MISSING,
+        ", ".join(f"{run.seed}: `{run.sft_policy[:6]}`" for run in runs if run.sft_policy) or MISSING,
         own.replace("|", "\\|"),
     ]
-
-
-def _by_seed(runs: Sequence[RunFile]) -> list[RunFile]:
-    return sorted(runs, key=lambda run: run.seed)
 
 
 def _readable(value: str) -> str:

@@ -73,7 +73,7 @@ class Senses:
 
 
 def apply(layer: Layer, x: Array) -> Array:
-    """X W + b for rows x [..., N, in]."""
+    """The layer on rows x [..., N, in]."""
     weight, bias = layer
     return x @ weight + bias
 

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lwd.evaluate.curves import thin
+from lwd.evaluate.intervals import Estimate
 
 INK, MUTED, GRID, SURFACE = "lwd ink", "lwd muted", "lwd grid", "lwd surface"
 SFT, OFFLINE, ONLINE = "lwd sft", "lwd offline", "lwd online"
@@ -173,6 +174,12 @@ def curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: st
     x, y, low, high = thin(x, y)
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x, y, style, color=colour, marker="o" if len(x) == 1 else None)
+
+
+def estimate(axes: Axes, y: int, found: Estimate, colour: str) -> None:
+    """A dot at the value on its interval, in row `y`."""
+    axes.plot([found.low, found.high], [y, y], color=colour, alpha=0.45, linewidth=2.4)
+    axes.plot([found.value], [y], "o", color=colour, markersize=4.5)
 
 
 def plain_ticks(value: float, _: int | None = None) -> str:
