@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import markdown
 import numpy as np
 import pytest
+import yaml
 
 from lwd import image
 from lwd.episode import Outcome
@@ -47,6 +49,33 @@ def test_cameras_of_the_guide_work() -> None:
         pixels = image.decode(sensed.images[camera.name], camera.height, camera.width)
         assert np.abs(pixels[112].astype(int) - 99).max() <= 1
         assert not pixels[:24].any(), "640 x 480 becomes 224 x 168 between bars of 28 rows"
+
+
+def rendered(page: str) -> str:
+    """The page's HTML, by the extensions of mkdocs.yml."""
+    config = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = {}
+    for one in config["markdown_extensions"]:
+        settings |= one if isinstance(one, dict) else {one: {}}
+    settings["pymdownx.snippets"] = {"base_path": [str(DOCS)], "check_paths": True}
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return markdown.markdown(text, extensions=list(settings), extension_configs=settings)
+
+
+@pytest.mark.parametrize("page", ["index.md", "explanation/architecture.md"])
+def test_picture_of_the_loop_is_drawn(page: str) -> None:
+    html = rendered(page)
+    picture = html[html.index("<svg") : html.index("</svg>")]
+    assert html.count("<svg") == 1
+    assert "<p>" not in picture, "Markdown took the picture apart"
+    assert picture.count("<style>") == picture.count("</style>") == 1
+    assert not html[: html.index("<svg")].rstrip().endswith("<p>")
+
+
+def test_steps_of_a_guide_are_one_list() -> None:
+    (steps,) = re.findall(r"<ol>.*</ol>", rendered("how-to/run_a_fleet.md"), re.DOTALL)
+    assert steps.count("<ol>") == 1
+    assert len(re.findall(r"^<li>", steps, re.MULTILINE)) == 4
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
