@@ -38,6 +38,8 @@ EQUATIONS = {
 }
 ALGORITHMS = {1: "the three stages", 2: "one learner step"}
 
+DIFFERS = "explanation/differs_from_the_paper.md"
+
 _NUMBER = r"\d{1,2}(?!\d|\.\d)"
 _LIST = rf"{_NUMBER}(?:\s*[-–]\s*{_NUMBER})?"
 _CITED = re.compile(
@@ -45,7 +47,7 @@ _CITED = re.compile(
 )
 _NUMBERS = re.compile(r"(\d{1,2})(?:\s*[-–]\s*(\d{1,2}))?")
 _PAPER = re.compile(r"\bPaper:(.*?)(?=\n\s*\n|\n\s*[A-Z]\w+:|\Z)", re.S)
-_DIFFERS = re.compile(r"\bDiffers:(.*?)(?=\n\s*\n|\n\s*[A-Z]\w+:|\Z)", re.S)
+_DIFFERS = re.compile(r"^(\d+)\. \*\*[^*]+\*\* \(([^)]*)\)", re.M)
 _FILE_NAME = re.compile(r"(?:^|_)(eq|algorithm)((?:_?\d{1,2})+)(?=_|$)")
 
 Key = tuple[str, int]
@@ -58,7 +60,6 @@ class Place:
 
     name: str
     file: str
-    differs: str = ""
 
 
 def cited(text: str) -> set[Key]:
@@ -91,9 +92,8 @@ def code(root: Path = ROOT) -> dict[Key, list[Place]]:
         relative = path.relative_to(root / "src")
         module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
         for name, text in _docstrings(ast.parse(path.read_text(encoding="utf-8")), module):
-            differs = " ".join(" ".join(_DIFFERS.findall(text)).split())
             for key in sorted(set().union(*(cited(part) for part in _PAPER.findall(text)))):
-                places.setdefault(key, []).append(Place(name, f"src/{relative.as_posix()}", differs))
+                places.setdefault(key, []).append(Place(name, f"src/{relative.as_posix()}"))
     return places
 
 
@@ -109,23 +109,32 @@ def exercised(root: Path = ROOT) -> dict[Key, list[str]]:
     return found
 
 
-def _row(label: str, title: str, places: list[Place], files: list[str]) -> str:
+def different(root: Path = ROOT) -> dict[Key, list[int]]:
+    """Points of "What differs from the paper" that are about an equation: those that name it behind their title."""
+    found: dict[Key, list[int]] = {}
+    for number, text in _DIFFERS.findall((root / "docs" / DIFFERS).read_text(encoding="utf-8")):
+        for key in sorted(cited(text)):
+            found.setdefault(key, []).append(int(number))
+    return found
+
+
+def _row(label: str, title: str, places: list[Place], files: list[str], points: list[int]) -> str:
     functions = "<br>".join(f"`{place.name.removeprefix('lwd.')}`" for place in places) or "**none**"
     names = "<br>".join(f"`{Path(file).name}`" for file in files) or "**none**"
-    notes = "<br>".join(place.differs for place in places if place.differs)
+    notes = f"[{', '.join(map(str, points))}](../{DIFFERS})" if points else ""
     return f"| {label} | {title} | {functions} | {names} | {notes} |"
 
 
 def page(root: Path = ROOT) -> str:
     """The whole page as markdown."""
-    places, files = code(root), exercised(root)
-    rows = [
-        _row(f"Eq {n}", title, places.get(("eq", n), []), files.get(("eq", n), []))
-        for n, title in EQUATIONS.items()
+    places, files, points = code(root), exercised(root), different(root)
+    named: list[tuple[str, Key, str]] = [
+        *((f"Eq {n}", ("eq", n), title) for n, title in EQUATIONS.items()),
+        *((f"Algorithm {n}", ("algorithm", n), title) for n, title in ALGORITHMS.items()),
     ]
-    rows += [
-        _row(f"Algorithm {n}", title, places.get(("algorithm", n), []), files.get(("algorithm", n), []))
-        for n, title in ALGORITHMS.items()
+    rows = [
+        _row(label, title, places.get(key, []), files.get(key, []), points.get(key, []))
+        for label, key, title in named
     ]
     return "\n".join(
         [
@@ -134,7 +143,8 @@ def page(root: Path = ROOT) -> str:
             "",
             "Where each equation and algorithm of arXiv 2605.00416 is in the code, and which file of `tests/paper` holds it to",
             "account. Read from the `Paper:` lines of docstrings; a test fails when an entry lacks code or test, or when this",
-            "page is out of date. Equations 1 and 3 to 7 are background (the decision process, IQL, flow matching).",
+            "page is out of date. Equations 1 and 3 to 7 are background (the decision process, IQL, flow matching). The last",
+            f"column names points of [What differs from the paper](../{DIFFERS}).",
             "",
             "| paper | what | code (`lwd.`) | tests (`tests/paper/`) | differs |",
             "|---|---|---|---|---|",

@@ -38,7 +38,7 @@ class Transition(NamedTuple):
         next_observation: the state bootstrapped from.
         intervention: bool [], True if a human commanded any step of the chunk.
         exemplary: bool [], True if the chunk is worth imitating: its episode succeeded and nobody had to take over
-            later on, or a human corrects the policy from its first step on.
+            in it or later on, or a human who corrects the policy commands all of it.
         task: int32 [], index into the fleet's tasks, for metrics per task only; no network sees it.
     """
 

@@ -45,3 +45,10 @@ def test_cited_in_a_test(key: tuple[str, int]) -> None:
 def test_page_is_up_to_date() -> None:
     page = (paper_map.ROOT / paper_map.PAGE).read_text(encoding="utf-8")
     assert page == paper_map.page(), "run `make fix` (python -m tools.paper_map)"
+
+
+def test_what_differs_is_read_off_its_page():
+    points = paper_map.different()
+    assert points["eq", 10] == [3]
+    assert points["eq", 18] == [16, 17]
+    assert {key for key in points if key not in KEYS} == set()

@@ -15,6 +15,7 @@ import yaml
 from lwd import image
 from lwd.episode import Outcome
 from lwd.errors import UnknownNameError
+from lwd.log import tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
@@ -76,6 +77,14 @@ def test_steps_of_a_guide_are_one_list() -> None:
     (steps,) = re.findall(r"<ol>.*</ol>", rendered("how-to/run_a_fleet.md"), re.DOTALL)
     assert steps.count("<ol>") == 1
     assert len(re.findall(r"^<li>", steps, re.MULTILINE)) == 4
+
+
+def test_page_of_formats_lists_the_tables_of_the_catalogue() -> None:
+    page = (DOCS / "reference/file_formats.md").read_text(encoding="utf-8")
+    section = page[page.index("## Catalogue") : page.index("## Manifest")]
+    named = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(named) == sorted(tables.metadata.tables)
+    assert f"Tables of version {tables.CATALOGUE_VERSION} " in section
 
 
 def test_decisions_are_numbered_without_gaps() -> None:

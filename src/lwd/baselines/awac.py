@@ -16,7 +16,7 @@ from lwd.errors import ConfigError
 from lwd.learner.clone import clone_losses
 from lwd.learner.divl import DivlConfig, Metrics, read_value, target_values
 from lwd.learner.method import Acting, from_scratch, go_on
-from lwd.learner.stages import Update, critic_stage
+from lwd.learner.stages import Update, augmented, critic_stage
 from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.learner.update import policy_step, update_critic, with_filled_tails
 from lwd.models.networks import Networks
@@ -78,7 +78,7 @@ class Awac(LearnerConfig):
 
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
-        return eqx.Partial(update, self)  # pyright: ignore
+        return augmented(eqx.Partial(update, self), self.augment)  # pyright: ignore
 
     def acting(self, state: LearnerState) -> Acting:
         """The averaged policy, adapters merged."""

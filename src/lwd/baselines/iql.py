@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.errors import ConfigError
 from lwd.learner.divl import Metrics, target_values
 from lwd.learner.method import Acting, from_scratch, go_on
-from lwd.learner.stages import Update
+from lwd.learner.stages import Update, augmented
 from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.learner.trainable import typed
 from lwd.learner.update import critic_step, fit_policy, target_step, value_step, with_filled_tails
@@ -85,11 +85,11 @@ class Iql(LearnerConfig):
 
     def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
-        return partial(update_critic, self)
+        return augmented(partial(update_critic, self), self.augment)
 
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
-        return eqx.Partial(update, self, typed(reference, self.trainable))  # pyright: ignore
+        return augmented(eqx.Partial(update, self, typed(reference, self.trainable)), self.augment)  # pyright: ignore
 
     def acting(self, state: LearnerState) -> Acting:
         """The averaged policy, adapters merged."""

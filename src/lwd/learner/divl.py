@@ -24,7 +24,7 @@ class DivlConfig:
 
     Attributes:
         atoms, value_low, value_high: the support of p_psi (201 atoms on [-0.1, 1.1] in the paper).
-        tau_base, alpha: Eq 18; 0.6 offline, 0.9 online, alpha 0.3.
+        tau_base, alpha: Eq 18; in the paper 0.6 offline, 0.9 online, alpha 0.3.
         tau_min, tau_max: the clip of Eq 18, not published; decision record 0005.
     """
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lwd.learner.clone import CloneConfig, CloneState, clone_losses, clone_step, init_clone
 from lwd.learner.divl import Metrics
 from lwd.learner.method import Acting, Lwd
-from lwd.learner.stages import Update
+from lwd.learner.stages import Update, augmented
 from lwd.learner.state import LearnerState
 from lwd.learner.trainable import prepared
 from lwd.learner.update import update, update_critic
@@ -89,11 +89,11 @@ class RefitLwd(Lwd):
 
     def warm_up(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
         """Value, critic and reference; the policy is the reference until Algorithm 2 moves it."""
-        return eqx.Partial(_warm_up, self)  # pyright: ignore
+        return augmented(eqx.Partial(_warm_up, self), self.augment)  # pyright: ignore
 
     def update(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
         """The reference, then Algorithm 2 against its averaged copy."""
-        return eqx.Partial(_update, self)  # pyright: ignore
+        return augmented(eqx.Partial(_update, self), self.augment)  # pyright: ignore
 
     def acting(self, state: RefitState) -> Acting:  # pyright: ignore
         """The averaged policy."""

@@ -19,6 +19,7 @@ from lwd.config import Experiment, OnlineStage
 from lwd.episode import Outcome, Source
 from lwd.errors import ConfigError
 from lwd.fleet.services import fleet_description
+from lwd.learner.clone import CloneConfig
 from lwd.learner.method import Method
 from lwd.learner.optimizers import OptimizerConfig
 from lwd.learner.state import LearnerConfig
@@ -213,9 +214,9 @@ def _at_pace(online: OnlineStage, pace: int) -> OnlineStage:
 
 
 def fine_tuned_clone(x: Experiment, steps: int) -> Cloning:
-    """Flow matching that goes on from the SFT policy with this many learner steps."""
-    clone = x.clone.learner
-    return Cloning(policy=_fine_tuning(x, steps), batch=clone.batch, policy_ema_rate=clone.policy_ema_rate)
+    """The SFT stage's flow matching, going on from its policy with this many learner steps."""
+    settings = {field.name: getattr(x.clone.learner, field.name) for field in fields(CloneConfig)}
+    return Cloning(**{**settings, "policy": _fine_tuning(x, steps)})
 
 
 def _fine_tuning(x: Experiment, steps: int) -> OptimizerConfig:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lwd.episode import Source
 from lwd.replay import returns
 from lwd.replay.returns import NEVER, SUCCESS, Ints
-from lwd.replay.store import CHUNK_HUMAN, STEP_HUMAN
+from lwd.replay.store import STEP_HUMAN
 from lwd.replay.table import SOURCES
 from lwd.replay.view import View
 from lwd.transition import Observation, Transition
@@ -37,9 +37,7 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
     rows, columns, H = view.episodes, view.columns, view.spec.chunk_steps
     first, steps = rows["first"][episode], rows["steps"][episode]
     base = first + start
-    outcome, flags = rows["outcome"][episode], columns.flags[base]
-    corrected = ((flags & STEP_HUMAN) != 0) & (rows["source"][episode] == SOURCES.index(Source.ONLINE))
-    takeover = columns.takeover[base]
+    outcome, takeover = rows["outcome"][episode], columns.takeover[base]
     window = returns.window(
         start,
         steps,
@@ -52,21 +50,29 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
     )
     ahead = np.arange(H)
     left = (steps - start)[..., None]
-    actions = np.take(columns.actions, base[..., None] + np.minimum(ahead, left - 1), axis=0)
+    executed = base[..., None] + np.minimum(ahead, left - 1)
+    human = (columns.flags[executed] & STEP_HUMAN) != 0
     sentences = view.instructions[rows["instruction"][episode]]
     then = first + window.end
     seen, seen_then = _pictures(view, base, then)
     return Transition(
         observation=Observation(np.take(columns.proprio, base, axis=0), sentences, seen),
-        chunk=actions,
+        chunk=np.take(columns.actions, executed, axis=0),
         valid=ahead < left,
         reward=window.reward,
         discount=window.discount,
         next_observation=Observation(np.take(columns.proprio, then, axis=0), sentences, seen_then),
-        intervention=(flags & CHUNK_HUMAN) != 0,
-        exemplary=corrected | ((outcome == SUCCESS) & (takeover == NEVER)),
+        intervention=human.any(-1),
+        exemplary=_exemplary(human, rows["source"][episode], outcome, takeover),
         task=rows["task"][episode].astype(np.int32),
     )
+
+
+def _exemplary(human: NDArray[np.bool_], source: Ints, outcome: Ints, takeover: Ints) -> NDArray[np.bool_]:
+    """Whether a chunk whose steps [..., H] these hands commanded is worth imitating; see `Transition.exemplary`."""
+    corrected = human.all(-1) & (source == SOURCES.index(Source.ONLINE))
+    taken_over = human.any(-1) & ~human[..., 0]  # within the chunk; `takeover` counts from its end on
+    return corrected | ((outcome == SUCCESS) & (takeover == NEVER) & ~taken_over)
 
 
 def _pictures(

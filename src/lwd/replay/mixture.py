@@ -20,8 +20,8 @@ class Pool:
     Attributes:
         sources: episodes of these sources only.
         outcomes: episodes of these outcomes only.
-        corrections: also the steps that a human commanded in episodes of `sources` with any other outcome
-            (HG-DAgger).
+        corrections: also the chunks that a human commanded from their first step to their last, in episodes
+            of `sources` with any other outcome (HG-DAgger).
         balance: "steps": every transition alike; "tasks": every task alike, whatever amount of data it has,
             and every
             transition of a task alike.

@@ -175,7 +175,7 @@ def _lay_out(view: View, pool: Pool) -> _Spans | None:
     episode, first, length = whole, np.zeros_like(whole), table["steps"][whole].astype(np.int64)
     if pool.corrections:
         others = np.flatnonzero(~wanted & (weight > 0) & (table["human_steps"] > 0))
-        spans = [(e, *span) for e in others.tolist() for span in view.human_spans(e)]
+        spans = [(e, *span) for e in others.tolist() for span in _corrections(view, e)]
         extra = np.array(spans, np.int64).reshape(-1, 3).T
         episode, first, length = (
             np.concatenate(both) for both in zip((episode, first, length), extra, strict=True)
@@ -189,6 +189,14 @@ def _lay_out(view: View, pool: Pool) -> _Spans | None:
         mass *= (task_weight / np.maximum(np.bincount(task, mass * length, len(known)), 1e-300))[task]
     edges = np.concatenate(([0.0], np.cumsum(mass * length)))
     return _Spans(episode.astype(np.int64), first, length, mass, edges)
+
+
+def _corrections(view: View, episode: int) -> list[tuple[int, int]]:
+    """Where chunks may start that a human commands whole: (first start, how many) of each intervention."""
+    steps, reach = int(view.episodes["steps"][episode]), view.spec.chunk_steps - 1
+    # A chunk that the episode's end cuts short has no policy in its tail.
+    spans = [(at, n if at + n == steps else n - reach) for at, n in view.human_spans(episode)]
+    return [(at, n) for at, n in spans if n > 0]
 
 
 def _n_of_task(view: View, pool: Pool) -> NDArray[np.int64]:

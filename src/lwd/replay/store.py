@@ -25,13 +25,11 @@ from lwd.replay.admission import admit
 from lwd.replay.files import ArrayFile, Sentences
 from lwd.replay.folder import check_meta, folder_lock
 from lwd.replay.images import PictureStore
-from lwd.replay.returns import chunks_to_takeover, human_chunks
+from lwd.replay.returns import chunks_to_takeover
 from lwd.spec import RobotSpec, TaskSpec
 
-STEP_HUMAN, CHUNK_HUMAN = np.uint8(1), np.uint8(2)
-"""Bits of `Columns.flags`: a human commanded this step; a human commanded some step of the chunk that starts
-here.
-"""
+STEP_HUMAN = np.uint8(1)
+"""Bit of `Columns.flags`: a human commanded this step. Folders of older versions have another one, which nothing reads."""
 
 
 class Columns(NamedTuple):
@@ -41,7 +39,7 @@ class Columns(NamedTuple):
     Attributes:
         proprio: float32 [rows, P].
         actions: float32 [rows, A]; row T repeats the last action.
-        flags: uint8 [rows], STEP_HUMAN and CHUNK_HUMAN.
+        flags: uint8 [rows], STEP_HUMAN.
         takeover: uint16 [rows], `returns.chunks_to_takeover`.
         pictures: per camera int64 [rows, 2], file and record of its picture (`PictureStore`); the cameras of
             a robot share their records, and so the array.
@@ -242,9 +240,7 @@ class Store:
         """Write the T + 1 rows; their checksum."""
         interventions = np.asarray(episode.interventions, np.bool_)
         flags, takeover = np.zeros(episode.steps + 1, np.uint8), np.zeros(episode.steps + 1, np.uint16)
-        flags[:-1] = (
-            interventions * STEP_HUMAN + human_chunks(interventions, self.spec.chunk_steps) * CHUNK_HUMAN
-        )
+        flags[:-1] = interventions * STEP_HUMAN
         takeover[:-1] = chunks_to_takeover(interventions, self.spec.chunk_steps)
         proprio = np.ascontiguousarray(episode.proprio, np.float32)
         actions = np.concatenate((episode.actions, episode.actions[-1:])).astype(np.float32)

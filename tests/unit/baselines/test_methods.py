@@ -8,11 +8,15 @@ import pytest
 from lwd.config import stage_of_round
 from lwd.episode import Outcome, Source
 from lwd.errors import ConfigError
+from lwd.learner import stages
+from lwd.learner.augment import AugmentConfig
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.method import Method
+from lwd.learner.trainable import Trainable
 from lwd.models.arrays import from_arrays, to_arrays
 from lwd.recipes import recipe
-from lwd.recipes.methods import CLONING_PACE, METHODS, RECAP_PACE
+from lwd.recipes.ablations import refitted_reference
+from lwd.recipes.methods import CLONING_PACE, METHODS, RECAP_PACE, hg_dagger, rft
 from tests.paper.paper_examples import SIZES, assert_trees_equal, tiny_policy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -96,6 +100,35 @@ def test_recap_learns_from_everything_in_two_autonomous_rounds():
     assert (ahead.n_short, ahead.n_long) == (4, 4)  # one second: 20 control steps in chunks of 5
     assert x.online.rounds == 2
     assert x.online.learner.tasks == 8
+
+
+def applied(step: object) -> object:
+    """The augmentation that a learner step begins with."""
+    return step.args[1] if getattr(step, "func", None) is stages._augmented else None
+
+
+def test_whoever_learns_from_pictures_sees_them_augmented():
+    augment = AugmentConfig(crop=0.9)
+    stages_of = {name: getattr(SCENE, name) for name in ("clone", "offline", "online")}
+    seeing = {
+        name: replace(stage, learner=replace(stage.learner, augment=augment))
+        for name, stage in stages_of.items()
+    }
+    x, reference = replace(SCENE, **seeing), tiny_policy(0)
+    made = {name: method(x) for name, method in METHODS.items() if name != "recap"}  # which has MLPs alone
+    made["refitted_reference"] = refitted_reference(x)
+    for name, mine in made.items():
+        for stage in (mine.offline, mine.online):
+            learner = stage.learner
+            assert applied(learner.warm_up(reference)) == augment, name
+            assert applied(learner.update(reference)) == augment, name
+
+
+def test_clones_that_go_on_train_what_the_first_one_trained():
+    trainable = Trainable(policy="expert")
+    x = replace(SCENE, clone=replace(SCENE.clone, learner=replace(SCENE.clone.learner, trainable=trainable)))
+    for method in (rft, hg_dagger):
+        assert method(x).online.learner.trainable == trainable
 
 
 def test_schedules_end_with_the_learner_steps():

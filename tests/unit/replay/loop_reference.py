@@ -48,6 +48,13 @@ def transition(
         "discount": 0.0 if cut else gamma ** (end - start),
         "next_proprio": episode.proprio[end],
         "intervention": human(episode, start, H),
-        "exemplary": (outcome is Outcome.SUCCESS and not needed_help(episode, start, H))
-        or (episode.header.source is Source.ONLINE and bool(episode.interventions[start])),
+        "exemplary": (
+            outcome is Outcome.SUCCESS
+            and not needed_help(episode, start, H)
+            and (bool(episode.interventions[start]) or not human(episode, start, H))
+        )
+        or (
+            episode.header.source is Source.ONLINE
+            and all(bool(episode.interventions[i]) for i in range(start, min(start + H, episode.steps)))
+        ),
     }

@@ -243,16 +243,17 @@ def test_n_follows_the_pool_and_the_horizon(new_replay: New) -> None:
     } == want
 
 
-def test_corrections_add_the_steps_of_the_human(new_replay: New) -> None:
+def test_corrections_add_the_chunks_of_the_human(new_replay: New) -> None:
+    """Chunks of 4: the human's 0 to 4 hold two whole ones, 7 and 8 none, 17 to 19 three, since the episode ends there."""
     replay = new_replay()
     replay.add(make_episode(20, "success", source="online"))
-    replay.add(make_episode(20, "failure", source="online", human=[0, 1, 7, 18, 19]))
+    replay.add(make_episode(20, "failure", source="online", human=[0, 1, 2, 3, 4, 7, 8, 17, 18, 19]))
     replay.add(make_episode(20, "failure", source="online"))
     pool = Pool(sources=(Source.ONLINE,), outcomes=(Outcome.SUCCESS,), corrections=True)
     sampler = replay.sampler(replay.view(), Mixture(online=pool, online_share=1.0), 0)
     episode, start, _ = sampler.indices(0, 250, 1000)
     assert set(episode.flat) == {0, 1}
-    assert set(start[episode == 1]) == {0, 1, 7, 18, 19}
+    assert set(start[episode == 1]) == {0, 1, 17, 18, 19}
     assert (episode == 1).mean() == pytest.approx(5 / 25, abs=0.01)
     assert sampler.metrics["replay/online_transitions"] == 25
 
