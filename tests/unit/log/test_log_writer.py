@@ -1,5 +1,6 @@
 """The edge client: nothing that was recorded is lost, whatever fails; nothing leaves the spool too early."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -7,11 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from log_cases import CAMERA, SEEING, Fleet, assert_equal, change, make_episode, make_header, record
+from log_cases import (
+    CAMERA,
+    SEEING,
+    Fleet,
+    assert_equal,
+    change,
+    forge_parts,
+    make_episode,
+    make_header,
+    record,
+)
 
 from lwd.episode import Outcome, Verdict
 from lwd.errors import ConfigError, EpisodeError, StoreError
-from lwd.log import codec
+from lwd.log import codec, layout
+from lwd.log.scan import scan
 from lwd.log.writer import EdgeClient
 from lwd.robot.recorder import Recorder, Recording
 
@@ -89,6 +101,21 @@ def test_what_a_crash_left_is_recovered_at_the_next_start(fleet: Fleet):
     (bad,) = fleet.catalogue.quarantined()
     assert (bad.episode_id, bad.reason) == (junk.header.episode_id, "corrupt")
     assert fleet.objects.get(bad.key) == b"\0" * 5000
+
+
+def test_a_torn_file_that_cannot_be_read_is_delivered_as_it_is(fleet: Fleet):
+    """A verdict that no float holds: not ours to judge, and no reason not to start."""
+    episode = make_episode(5)
+    messages = scan(codec.encode(episode)).messages
+    verdict = {**json.loads(messages[layout.VERDICT_TOPIC][0]), "stage_score": 10**400}
+    folder = fleet.folder / "spool" / "robot-1"
+    folder.mkdir(parents=True)
+    data = forge_parts({**messages, layout.VERDICT_TOPIC: [json.dumps(verdict).encode()]})
+    (folder / f"{episode.header.episode_id}.part").write_bytes(data)
+    with fleet.client() as client:
+        assert client.deliver() == 1
+    fleet.drain()
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ["schema"]
 
 
 def test_running_recordings_are_not_recovered(fleet: Fleet):
