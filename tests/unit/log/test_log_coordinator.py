@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from log_cases import CAMERA, SEEING, Fleet, change, forge_parts, make_episode
+from log_cases import CAMERA, SEEING, SPEC, TASK, Fleet, change, forge_parts, make_episode
 
 from lwd.episode import SCHEMA_VERSION, Episode, Source
 from lwd.errors import StoreError
-from lwd.log import codec, layout, manifest, tables
+from lwd.log import admission, codec, layout, manifest, quarantine, tables
 from lwd.log.admission import MISSING_DELIVERIES
 from lwd.log.coordinator import Coordinator, StepReport
 from lwd.log.events import EpisodeEvent
@@ -209,6 +209,37 @@ def test_no_message_of_a_robot_ends_or_holds_up_the_coordinator(fleet: Fleet, ca
     assert [row.episode_id for row in fleet.catalogue.episodes()] == [good.episode_id]
     refused = {row.reason for row in fleet.catalogue.quarantined()}
     assert refused == (set() if "ended_at" in HOSTILE[case] else {"schema"})  # its object may still come
+
+
+@pytest.mark.parametrize("task", [TASK.name, "juggle"])
+def test_what_was_missing_is_judged_when_it_comes_again(fleet: Fleet, monkeypatch, task: str):
+    episode = make_episode(3, task=task)
+    data, name = codec.encode(episode), episode.header.episode_id
+    event = fleet.send(data, name)
+    fleet.objects.delete(event.key)
+    monkeypatch.setattr(admission, "MISSING_DELIVERIES", 1)
+    fleet.drain()
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ["missing"]
+    fleet.send(data, name)
+    fleet.drain()
+    good = task == TASK.name
+    assert [row.episode_id for row in fleet.catalogue.episodes()] == ([name] if good else [])
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ([] if good else ["task"])
+
+
+def test_who_announces_anothers_refused_episode_does_not_hide_it(fleet: Fleet):
+    """A cloned disk: the clone announces first. What the operator then sees and mends is the owner's refusal."""
+    episode = make_episode(3, robot="owner", task="juggle")
+    data, name = codec.encode(episode), episode.header.episode_id
+    for robot, reason in (("clone", "robot"), ("owner", "task"), ("clone", "task")):
+        fleet.send(data, name, robot=robot)
+        fleet.drain()
+        (row,) = fleet.catalogue.quarantined()
+        assert row.reason == reason
+    assert row.robot == "owner"
+    tasks = {"juggle": dataclasses.replace(TASK, name="juggle")}
+    assert quarantine.release(fleet.catalogue, fleet.objects, {SPEC.name: SPEC}, tasks, row.id) is None
+    assert [row.episode_id for row in fleet.catalogue.episodes()] == [name]
 
 
 def test_text_that_no_database_stores_poisons_nothing(fleet: Fleet):
