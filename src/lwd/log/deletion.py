@@ -151,7 +151,9 @@ def _find(connection: sa.Connection, episode_id: str) -> Deletion | None:
 
 def _deletion(row: Mapping[Any, Any], published: Sequence[tuple[int, int]]) -> Deletion:
     # Not the list in the row: a learner that still holds the episode has published since.
-    return Deletion(**{**row, "snapshots": tuple(_used(published, row["first_manifest"]))})
+    fields: dict[str, Any] = dict(row)
+    fields["snapshots"] = tuple(_used(published, row["first_manifest"]))
+    return Deletion(**fields)
 
 
 def _published(connection: sa.Connection) -> list[tuple[int, int]]:
