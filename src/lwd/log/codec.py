@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lwd.episode import Episode, EpisodeHeader, Outcome, Verdict
 from lwd.errors import EpisodeError
 from lwd.log import layout
+from lwd.log.checks import LAST_TIME
 from lwd.log.layout import CAMERA_PREFIX, FINAL_TOPIC, HEADER_TOPIC, STEP_TOPIC, VERDICT_TOPIC
 from lwd.log.scan import Scan, TornError, scan
 
@@ -86,7 +87,16 @@ class EpisodeStream:
         time_s: float,
         images: Mapping[str, bytes],
     ) -> None:
-        """Append one control step: state [P] sensed at `time_s`, action [A] then executed, a JPEG per camera."""
+        """Append one control step: state [P] sensed at `time_s`, action [A] then executed, a JPEG per camera.
+
+        Raises:
+            EpisodeError: reason "shape": it would be more steps than an episode may have.
+        """
+        if self._steps >= layout.MAX_STEPS:
+            detail = (
+                f"an episode has at most {layout.MAX_STEPS} control steps; end it and begin the next one."
+            )
+            raise EpisodeError(self._header.episode_id, "shape", detail)
         self._write(self._step_channel, self._steps, proprio, action, intervention, time_s, images)
         self._steps += 1
         if self._flush_steps is not None and self._steps % self._flush_steps == 0:
@@ -145,6 +155,7 @@ class EpisodeStream:
         """For viewers only; the exact time is in the message."""
         if not math.isfinite(time_s):
             return self._start_ns
+        time_s = min(max(time_s, -LAST_TIME), LAST_TIME)  # 1e300 times 1e9 is infinite
         return min(max(self._start_ns + int(time_s * 1e9), 0), 2**63 - 1)
 
 

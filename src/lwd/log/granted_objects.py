@@ -204,9 +204,12 @@ class GrantedObjects:
 
     def _check_host(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or (self._hosts and parts.netloc not in self._hosts):
+        if parts.scheme not in ("http", "https") or (
+            self._hosts is not None and parts.netloc not in self._hosts
+        ):
             raise StoreError(
-                f"grants: the URL names {parts.scheme}://{parts.netloc}, expected one of {sorted(self._hosts or ())}; "
+                f"grants: the URL names {parts.scheme}://{parts.netloc}, expected http or https and one of "
+                f"{sorted(self._hosts) if self._hosts is not None else 'any host'}; "
                 "nothing was sent."
             )
 

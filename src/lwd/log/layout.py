@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd import spec
 from lwd.episode import SCHEMA_VERSION, EpisodeHeader, Outcome, Source, Verdict
 from lwd.errors import EpisodeError
 from lwd.log.checks import LAST_TIME, integer_in, is_deep, number_in
@@ -38,16 +38,9 @@ VERDICT_TOPIC = "/episode/verdict"
 CAMERA_PREFIX = "/camera/"
 
 MAX_EPISODE_BYTES = 512 * 1024 * 1024
-MAX_STEPS = 100_000
-MAX_WIDTH = 65_536
-"""Longest state or action vector."""
-MAX_CAMERAS = 16
+MAX_STEPS, MAX_WIDTH, MAX_CAMERAS, NAME = spec.MAX_STEPS, spec.MAX_WIDTH, spec.MAX_CAMERAS, spec.NAME
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 64 * 1024
-MAX_TEXT_CHARS = 4096
-
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What an episode id, a robot's name and a camera's name may be: they become keys, subjects and file names."""
 
 STEP_SCHEMA = b"""float64 time_s        # seconds since the episode's started_at
 uint32 index          # control step, from 0
@@ -203,6 +196,8 @@ def unpack_header(payload: bytes) -> EpisodeHeader:
             "schema",
             f"the file has schema version {version!r:.20}, this program reads {SCHEMA_VERSION}; update lwd.",
         )
+    if missing := _HEADER_FIELDS.keys() - fields.keys():  # a default would be made up by whoever reads
+        raise EpisodeError(episode_id, "schema", f"the header lacks {', '.join(sorted(missing))}.")
     try:
         fields["source"] = Source(fields.get("source"))
         header = EpisodeHeader(**fields)
@@ -264,16 +259,11 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
-def _is_text(value: object) -> bool:
-    # Printable excludes line breaks, which would forge log lines, and lone surrogates, which no database stores.
-    return isinstance(value, str) and len(value) <= MAX_TEXT_CHARS and value.isprintable()
-
-
 def _is_infinite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-_TEXT = f"printable text of at most {MAX_TEXT_CHARS} characters"
+_TEXT, _is_text = spec.TEXT, spec.is_text
 _NAME = "1 to 64 of the characters [A-Za-z0-9_-]"
 _HEADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "episode_id": (_is_name, _NAME),
@@ -292,7 +282,10 @@ _HEADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or integer_in(value, -(2**63)) is not None,
         "a 64-bit integer, or null",
     ),
-    "control_hz": (lambda value: bool(number_in(value, 0, 1e6)), "a number above 0, at most 1e6"),
+    "control_hz": (
+        lambda value: bool(number_in(value, 0, spec.MAX_CONTROL_HZ)),
+        "a number above 0, at most 1e6",
+    ),
     "started_at": (
         lambda value: number_in(value, 0, LAST_TIME) is not None,
         f"seconds since the epoch, at most {LAST_TIME:g}",

@@ -62,6 +62,7 @@ class EpisodeRecording:
         """Append a control step: state [P] sensed `time_s` seconds into the episode, action [A] then executed.
 
         Raises:
+            EpisodeError: the episode has as many steps as one may have; what is written so far is kept.
             StoreError: the spool cannot be written, and on a full disk nothing may go for this episode; what is
                 written so far is kept.
         """

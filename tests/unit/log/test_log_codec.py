@@ -232,6 +232,34 @@ def test_a_verdict_that_does_not_fit_is_refused(field, value, reason):
     assert reason_of(forge_parts(messages)) == reason
 
 
+@pytest.mark.parametrize("field", [*vars(make_episode(1).header), "schema_version"])
+def test_a_header_that_lacks_a_field_is_refused(field: str):
+    messages = parts()
+    fields = json.loads(messages[layout.HEADER_TOPIC][0])
+    del fields[field]
+    messages[layout.HEADER_TOPIC] = [json.dumps(fields).encode()]
+    assert reason_of(forge_parts(messages)) == "schema"
+
+
+@pytest.mark.parametrize(
+    "sentence", ["می\u200cرود", "引き出しを\u3000開ける", "a\u00a0b", "öffne die Schublade"]
+)
+def test_sentences_of_any_language_can_be_recorded(sentence: str):
+    episode = make_episode(2, instruction=sentence)
+    assert codec.decode(codec.encode(episode)).header.instruction == sentence
+
+
+@pytest.mark.parametrize("sentence", ["open\nthe drawer", "a\u2028b", "a\x00", "\ud800", "x" * 5000])
+def test_line_breaks_and_what_no_database_stores_are_refused(sentence: str):
+    with pytest.raises(EpisodeError, match="instruction"):
+        codec.encode(make_episode(2, instruction=sentence))
+
+
+def test_a_time_that_is_finite_is_written_however_large(monkeypatch: pytest.MonkeyPatch):
+    times = np.array([0.0, 1.0, 1e308])
+    assert codec.decode(codec.encode(change(make_episode(2), times_s=times))).cycle_time_s == 1e308
+
+
 def test_nested_json_and_missing_parts_are_refused():
     messages = parts()
     assert reason_of(forge_parts({**messages, layout.HEADER_TOPIC: [b"[" * 60_000]})) == "corrupt"

@@ -247,6 +247,8 @@ def test_redirects_and_other_hosts_are_refused(site: Site):
     assert site.server.objects == {}
     with pytest.raises(StoreError, match="nothing was sent"):
         site.robot(hosts=["store.example:443"]).put_once(named(b"x"), b"x")
+    with pytest.raises(StoreError, match="nothing was sent"):
+        site.robot(hosts=[]).put_once(named(b"x"), b"x")
     assert site.robot(hosts=[site.server.host]).put_once(named(b"x"), b"x") is True
 
 

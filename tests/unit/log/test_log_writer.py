@@ -189,6 +189,43 @@ def test_an_id_that_is_here_is_not_used_again(fleet: Fleet, state: str):
         assert spooled(fleet) == before
 
 
+@pytest.mark.parametrize("started_at", [2e10, -1.0, float("nan")])
+def test_a_start_that_no_file_can_hold_is_refused_and_leaves_nothing(fleet: Fleet, started_at: float):
+    with fleet.client() as client:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(EpisodeError, match="started_at"):
+            client.begin(make_header(started_at=started_at))
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert spooled(fleet) == []
+
+
+def test_whatever_ends_begin_leaves_no_file_open(fleet: Fleet, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with fleet.client() as client:
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(codec, "EpisodeStream", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.begin(make_header())
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert spooled(fleet) == []
+
+
+def test_an_episode_that_is_too_long_says_so_while_it_runs(fleet: Fleet, monkeypatch):
+    episode = make_episode(5)
+    monkeypatch.setattr(layout, "MAX_STEPS", 4)
+    with fleet.client() as client:
+        with pytest.raises(EpisodeError, match="at most 4 control steps"):
+            record(client, episode)
+        client._open.copy().pop().abort()
+        record(client, make_episode(4))
+        assert client.deliver() == 2
+    fleet.drain()
+    assert [row.steps for row in fleet.catalogue.episodes()] == [3, 4]
+    assert fleet.catalogue.quarantined() == []
+
+
 def test_a_spool_has_one_owner(fleet: Fleet):
     with fleet.client(), pytest.raises(StoreError, match="in use by another client"):
         fleet.client()
