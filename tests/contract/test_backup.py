@@ -89,7 +89,10 @@ def test_everything_is_there_again(fleet: Fleet, urls: Urls, tmp_path: Path, eng
     assert report.heads == {"manifest": 1}
     assert [path.name for path in tmp_path.glob("backup.db*")] == ["backup.db"]
     target = urls(engine)
+    before = saved.read_bytes()
     assert restore(saved, target) == report
+    assert saved.read_bytes() == before
+    assert [path.name for path in tmp_path.glob("backup.db*")] == ["backup.db"]
     with Catalogue(saved) as copy, open_fleet(tmp_path, target) as again:
         expected = content(fleet.catalogue)
         assert content(copy) == expected

@@ -20,8 +20,14 @@ def robot(**changes: Any) -> RobotSpec:
 
 
 def task(**changes: Any) -> TaskSpec:
-    values: dict[str, Any] = {"name": "drawer", "instruction": "open the drawer", "milestones": ("open",)}
-    return TaskSpec(**{**values, "time_limit_steps": 100, "horizon": "short", **changes})
+    values: dict[str, Any] = {
+        "name": "drawer",
+        "instruction": "open the drawer",
+        "milestones": ("open",),
+        "time_limit_steps": 100,
+        "horizon": "short",
+    }
+    return TaskSpec(**{**values, **changes})
 
 
 def camera(name: str = "wrist", height: int = 8, width: int = 12) -> CameraSpec:

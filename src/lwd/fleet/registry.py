@@ -19,6 +19,7 @@ from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.services import fleet_description
 from lwd.fleet.telemetry import Telemetry
 from lwd.log.calls import NatsCalls
+from lwd.log.checks import integer_in
 from lwd.log.grants import Grants
 from lwd.log.nats_link import NatsLink
 from lwd.log.robots import NotAllowedError, check_active
@@ -138,8 +139,8 @@ class StatusDesk:
             log.warning("statuses_not_written count=%d cause=%r", len(rows), str(error))
             return
         for row in rows:
-            loaded = row.payload.get("snapshot")
-            if row.role == "robot" and isinstance(loaded, int) and newest is not None:
+            loaded = integer_in(row.payload.get("snapshot"), 0)
+            if row.role == "robot" and loaded is not None and newest is not None:
                 self._telemetry.gauge("snapshot_lag", float(newest - loaded), robot=row.name)
             # Not `process`: that label says whose endpoint this is.
             self._telemetry.gauge("clock_skew_seconds", row.clock_skew_s, of=row.name)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lwd.log import manifest, tables
 from lwd.log.catalogue import Catalogue
+from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.log.status import StatusRow, statuses
 
 SILENT_S = 15.0
 """A process that said nothing for so long is shown as silent."""
+MAX_SHOWN = 1e300
+"""Numbers beyond it are shown as text."""
 SKEW_S = 5.0
 """A clock that is off by more is worth a word."""
 
@@ -67,8 +71,8 @@ def stalls(rows: Sequence[StatusRow], now: float) -> list[str]:
             found.append(
                 f"{row.name} said nothing for {now - row.received_at:.0f} s; look at its machine and its log."
             )
-        elif row.payload.get("waits_for"):
-            found.append(f"{row.name} waits for {row.payload['waits_for']}.")
+        elif waits_for := _text(row.payload.get("waits_for")):
+            found.append(f"{row.name} waits for {waits_for}.")
         if row.payload.get("link") is False:
             found.append(f"{row.name} has no link to the broker.")
         if abs(row.clock_skew_s) > SKEW_S:
@@ -94,20 +98,20 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
         table.add_row(
             process["name"],
             process["role"],
-            "" if process["snapshot"] is None else str(process["snapshot"]),
+            escape(_text(process["snapshot"])),
             "" if process["behind"] is None else str(process["behind"]),
             "silent" if process["silent"] else f"{process['seen_s']:.0f} s ago",
-            process["waits_for"] or "",
-            numbers,
+            escape(_text(process["waits_for"])),
+            escape(numbers),
         )
     console.print(table)
     for sentence in found["stalls"]:
-        console.print(f"[yellow]{sentence}", highlight=False)
+        console.print(f"[yellow]{escape(sentence)}", highlight=False)
 
 
 def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
-    payload = row.payload
-    loaded = payload.get("snapshot")
+    payload, numbers = row.payload, row.payload.get("numbers")
+    loaded = integer_in(payload.get("snapshot"), 0)
     return {
         "name": row.name,
         "role": row.role,
@@ -115,11 +119,11 @@ def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
         "silent": _silent(row, now),
         "version": payload.get("version"),
         "snapshot": loaded,
-        "behind": newest - loaded if row.role == "robot" and type(loaded) is int and newest else None,
+        "behind": newest - loaded if row.role == "robot" and loaded is not None and newest else None,
         "waits_for": payload.get("waits_for"),
         "spool": payload.get("spool"),
         "clock_skew_s": row.clock_skew_s,
-        "numbers": payload.get("numbers") or {},
+        "numbers": cast(dict[str, Any], numbers) if isinstance(numbers, dict) else {},
     }
 
 
@@ -128,7 +132,14 @@ def _silent(row: StatusRow, now: float) -> bool:
 
 
 def _shown(value: object) -> str:
+    """A number of a process, which may have sent anything."""
     if isinstance(value, Mapping):
-        p50, p99 = value.get("p50_s"), value.get("p99_s")
+        said = cast(Mapping[str, object], value)
+        p50, p99 = (number_in(said.get(name), 0, LAST_TIME) for name in ("p50_s", "p99_s"))
         return "-" if p50 is None or p99 is None else f"P50 {p50:.2f} s P99 {p99:.2f} s"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    number = number_in(value, -MAX_SHOWN, MAX_SHOWN)
+    return _text(value) if number is None else f"{number:g}"
+
+
+def _text(value: object) -> str:
+    return "" if value is None else f"{value!s:.200}"

@@ -65,13 +65,15 @@ def backup(catalogue: Catalogue, target: Path) -> BackupReport:
 def restore(source: Path, url: str | Path) -> BackupReport:
     """Fill the empty catalogue `url` (SQLite or Postgres; made if missing) from a backup, in one transaction.
 
+    Not a byte of the backup changes.
+
     Raises:
         StoreError: there is no such backup, it has another version (migrate it first), the catalogue is not empty, or a
             database failed; nothing was changed then.
     """
     if not source.is_file():
         raise StoreError(f"backup {str(source)!r} does not exist; nothing was restored.")
-    with Catalogue(source) as saved, Catalogue(url) as target:
+    with Catalogue(source, read_only=True) as saved, Catalogue(url) as target:
         with saved.read() as held, target.write() as sink:
             full = {name: count for name, count in _counts(sink).items() if count}
             if full:

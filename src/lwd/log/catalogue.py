@@ -76,6 +76,7 @@ class Catalogue:
     Args:
         url: a path, `sqlite:///path` or `postgresql://user@host/database` (psycopg 3).
         timeout_s: longest statement, and longest wait for another process's write transaction.
+        read_only: refuse to change an SQLite file in any way.
 
     Raises:
         StoreError: it cannot be opened, or its tables have another version than this program.
@@ -83,8 +84,10 @@ class Catalogue:
     Open it after a fork, not before; close it, or use it as a context manager.
     """
 
-    def __init__(self, url: str | Path, timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        self._database = Database(url, timeout_s)
+    def __init__(
+        self, url: str | Path, timeout_s: float = BUSY_TIMEOUT_S, *, read_only: bool = False
+    ) -> None:
+        self._database = Database(url, timeout_s, read_only=read_only)
         self.url = self._database.url
         try:
             migrations.prepare(self._database)

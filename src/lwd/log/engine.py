@@ -34,6 +34,7 @@ class Database:
     Args:
         url: a path, `sqlite:///path` or `postgresql://user@host/database`.
         timeout_s: longest statement and longest wait for the write lock.
+        read_only: refuse to change an SQLite file, also its journal's mode.
 
     Attributes:
         url: the address, possibly with a password.
@@ -42,16 +43,22 @@ class Database:
         file: the database's file, None on Postgres.
     """
 
-    def __init__(self, url: str | Path, timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str | Path, timeout_s: float = BUSY_TIMEOUT_S, *, read_only: bool = False
+    ) -> None:
         text = str(url)
         self.url = text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
         self.shown = _shown(self.url)
         with _reporting(self.shown, "open"):
-            parsed = sa.make_url(self.url)
+            parsed = _parsed(self.url)
             self.backend = parsed.get_backend_name()
         self.file = Path(parsed.database) if self.backend == "sqlite" and parsed.database else None
         with _reporting(self.shown, "open"):
-            engine = _sqlite(parsed, timeout_s) if self.backend == "sqlite" else _postgres(parsed, timeout_s)
+            engine = (
+                _sqlite(parsed, timeout_s, read_only)
+                if self.backend == "sqlite"
+                else _postgres(parsed, timeout_s)
+            )
         self._engine = engine
         event.listen(engine, "begin", _on_begin)
         reading: dict[str, Any] = (
@@ -83,7 +90,7 @@ class Database:
             yield connection
 
 
-def _sqlite(url: sa.URL, timeout_s: float) -> sa.Engine:
+def _sqlite(url: sa.URL, timeout_s: float, read_only: bool) -> sa.Engine:
     """SQLite with WAL, full durability, a busy timeout and explicit transactions."""
     if not url.database or url.database == ":memory:":
         raise StoreError("catalogue: an in-memory SQLite cannot be shared between processes; give it a file.")
@@ -100,7 +107,9 @@ def _sqlite(url: sa.URL, timeout_s: float) -> sa.Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         deadline = time.monotonic() + timeout_s
-        while True:  # the switch to WAL needs the file alone and does not honour the busy timeout
+        if read_only:
+            cursor.execute("PRAGMA query_only=ON")
+        while not read_only:  # the switch to WAL needs the file alone and does not honour the busy timeout
             try:
                 cursor.execute("PRAGMA journal_mode=WAL")
                 break
@@ -187,11 +196,20 @@ def _on_begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except ValueError as error:  # SQLAlchemy's own reading of a port; its text may hold the password
+        raise StoreError(
+            f"catalogue {_shown(url)!r}: its port is no number; expected postgresql://user@host:5432/database."
+        ) from error
+
+
 def _shown(url: str) -> str:
     """The URL without its password."""
     try:
         return sa.make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):
         return url.partition("://")[0] + "://..."
 
 
@@ -199,6 +217,10 @@ def _shown(url: str) -> str:
 def _reporting(shown: str, action: str) -> Generator[None]:
     try:
         yield
+    except OverflowError as error:
+        raise StoreError(
+            f"catalogue {shown!r}: {action} failed: a number has more than 64 bits; no row has such a number."
+        ) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()
         raise StoreError(

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lwd.errors import ConfigError
-from lwd.log.losses import Drop, Losses, Total
+from lwd.log.losses import BUDGET, DISK_FULL, Drop, Losses, Total
 from lwd.log.spool import Spool
 from lwd.log.spool_file import FULL
 from lwd.log.spool_index import Held
 from lwd.log.worth import About, Worth
 
 log = logging.getLogger(__name__)
-
-BUDGET, DISK_FULL = "budget", "disk full"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.log.layout import NAME
 from lwd.log.worth import Worth
+
+BUDGET, DISK_FULL = "budget", "disk full"
+"""Why an episode was dropped."""
+MAX_JOURNAL_BYTES = 64 * 1024
+"""A longer journal is compacted while the robot runs, as soon as everything in it was reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,8 @@ class Losses:
         """The bus has the report of this drop."""
         self._append({"told": episode_id})
         self._untold.pop(episode_id, None)
+        if not self._untold and self._path.stat().st_size > MAX_JOURNAL_BYTES:
+            self._compact()
 
     def untold(self) -> list[Drop]:
         """Drops that are still to be reported, oldest first."""
@@ -74,13 +82,14 @@ class Losses:
     def _replay(self, record: Mapping[str, Any]) -> None:
         try:
             if "totals" in record:
-                found = {Worth[name]: Total(**values) for name, values in record["totals"].items()}
-                self._totals.update(found)
+                self._totals.update({Worth[name]: _total(said) for name, said in record["totals"].items()})
             elif "drop" in record:
                 fields: dict[str, Any] = dict(record["drop"])
                 fields["worth"] = Worth[fields["worth"]]
                 drop = Drop(**fields)
-                if NAME.fullmatch(drop.episode_id) and drop.episode_id not in self._untold:
+                fits = integer_in(drop.size, 0) is not None and number_in(drop.at, 0, LAST_TIME) is not None
+                known = drop.episode_id in self._untold
+                if fits and NAME.fullmatch(drop.episode_id) and drop.why in (BUDGET, DISK_FULL) and not known:
                     self._count(drop)
             else:
                 self._untold.pop(str(record.get("told")), None)
@@ -109,6 +118,13 @@ class Losses:
             os.replace(temporary, self._path)
         except OSError:  # a full disk: the longer journal says the same
             temporary.unlink(missing_ok=True)
+
+
+def _total(said: Mapping[str, Any]) -> Total:
+    episodes, size = integer_in(said["episodes"], 0), integer_in(said["size"], 0)
+    if episodes is None or size is None:
+        raise TypeError("a total is no count")
+    return Total(episodes=episodes, size=size)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

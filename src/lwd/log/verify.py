@@ -27,7 +27,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """How many episodes were read (and their bytes), and what is wrong with them."""
+    """How many episodes were looked for, the bytes that were read, and what is wrong. What is deleted meanwhile is left out."""
 
     episodes: int
     bytes_read: int
@@ -41,9 +41,11 @@ def verify(
     problems: list[Problem] = []
     count = size = 0
     for row in catalogue.episodes() if rows is None else rows:
+        read, found = _check(objects, row)
+        if found is not None and found.reason == "missing" and catalogue.episode(row.episode_id) is None:
+            continue  # deleted since we have its row: its row goes first, then its bytes
         count += 1
-        size += row.size
-        found = _check(objects, row)
+        size += read
         if found is not None:
             problems.append(found)
             log.error(
@@ -53,31 +55,40 @@ def verify(
     return VerifyReport(episodes=count, bytes_read=size, problems=tuple(problems))
 
 
-def _check(objects: ObjectSource, row: EpisodeRow) -> Problem | None:
-    def problem(reason: str, detail: str) -> Problem:
-        return Problem(episode_id=row.episode_id, key=row.key, reason=reason, detail=detail)
-
+def _check(objects: ObjectSource, row: EpisodeRow) -> tuple[int, Problem | None]:
+    """The bytes that were read of an episode, and what is wrong with it."""
     try:
         data = objects.get(row.key, row.size)
     except MissingObjectError as error:
-        return problem("missing", str(error))
+        return 0, _problem(row, "missing", str(error))
     except TooLargeError as error:
-        return problem("hash", str(error))
+        return 0, _problem(row, "hash", str(error))
     except StoreError as error:
-        return problem("store", str(error))
+        return 0, _problem(row, "store", str(error))
+    return len(data), _compare(data, row)
+
+
+def _compare(data: bytes, row: EpisodeRow) -> Problem | None:
     digest = hashlib.sha256(data).hexdigest()
     if digest != row.sha256 or len(data) != row.size:
-        return problem(
-            "hash", f"{len(data)} bytes with sha256 {digest}, catalogued were {row.size} with {row.sha256}."
+        return _problem(
+            row,
+            "hash",
+            f"{len(data)} bytes with sha256 {digest}, catalogued were {row.size} with {row.sha256}.",
         )
     try:
         episode = decode(data)
     except EpisodeError as error:
-        return problem(error.reason, error.detail)
+        return _problem(row, error.reason, error.detail)
     stored = (episode.header.episode_id, episode.header.task, episode.steps, episode.verdict.outcome.value)
     if stored != (row.episode_id, row.task, row.steps, row.outcome):
-        return problem(
+        return _problem(
+            row,
             "row",
             f"the file says {stored}, the catalogue {(row.episode_id, row.task, row.steps, row.outcome)}.",
         )
     return None
+
+
+def _problem(row: EpisodeRow, reason: str, detail: str) -> Problem:
+    return Problem(episode_id=row.episode_id, key=row.key, reason=reason, detail=detail)

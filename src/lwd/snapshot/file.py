@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ MAX_META_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 100_000_000
 """As in safetensors."""
 MAX_DIMENSIONS = 32
+_RESERVED = "__metadata__"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _META = "lwd"  # a single metadata key: safetensors does not promise an order for several, and the bytes are hashed
 
 _DTYPES = {
@@ -41,14 +44,20 @@ def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
     """Arrays and metadata as bytes; equal content gives equal bytes.
 
     Raises:
-        SnapshotError: nothing to save, an array of a type that cannot be saved or with a value that is not finite
-            (such a policy must never reach a robot), metadata that is not JSON or too large.
+        SnapshotError: nothing to save, an array whose name, type or shape no reader takes, or with a value that is not
+            finite (such a policy must never reach a robot), metadata that is not JSON or too large.
     """
     if not arrays:
         raise SnapshotError("a snapshot without arrays; expected at least one.")
     whole: dict[str, NDArray[Any]] = {}
+    for name in arrays:
+        _check_name(name)
     for name in sorted(arrays):
         array = np.asarray(arrays[name], order="C")
+        if array.ndim > MAX_DIMENSIONS:
+            raise SnapshotError(
+                f"array {name!r} has {array.ndim} dimensions, at most {MAX_DIMENSIONS} can be loaded."
+            )
         if array.dtype.name not in _DTYPES.values():
             raise SnapshotError(
                 f"array {name!r} has dtype {array.dtype}; expected one of {sorted(_DTYPES.values())}."
@@ -70,7 +79,7 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, 
     """
     try:
         header, begin = _header(data)
-        meta = json.loads(header.pop("__metadata__")[_META])
+        meta = json.loads(header.pop(_RESERVED)[_META])
         arrays = _arrays(header, memoryview(data)[begin:].toreadonly())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         cause = f"{type(error).__name__}: {str(error)[:120]}"
@@ -108,6 +117,13 @@ def _arrays(header: Mapping[str, Any], body: memoryview) -> dict[str, NDArray[An
     if end != len(body):
         raise ValueError(f"{len(body) - end} bytes after the last array")
     return arrays
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or name == _RESERVED or _SURROGATE.search(name):
+        raise SnapshotError(
+            f"an array is named {name!r:.80}; expected text without lone surrogates, and not {_RESERVED!r}."
+        )
 
 
 def _meta_text(meta: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -22,9 +23,6 @@ def create_key(path: Path) -> Ed25519PrivateKey:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -33,7 +31,7 @@ def create_key(path: Path) -> Ed25519PrivateKey:
             os.link(temporary, path)  # whole or not at all, and only if nobody else was first
         finally:
             temporary.unlink()
-        _write(public_path(path), public, 0o644)
+        _write_public(path, key)
     except FileExistsError as error:
         raise SnapshotError(
             f"key {str(path)!r} exists; it is not replaced. Load it, or choose another path."
@@ -73,19 +71,38 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
-    """Read the private key at `path`, making the pair first if there is none. Safe for several processes."""
+    """Read the private key at `path`, making the pair first if there is none. Safe for several processes.
+
+    A public key that is missing (a crash came in between) is written again.
+    """
     if not path.exists():
         try:
             return create_key(path)
         except SnapshotError:
             if not path.exists():
                 raise
-    return load_private_key(path)
+    key = load_private_key(path)
+    if not public_path(path).exists():
+        with contextlib.suppress(
+            OSError
+        ):  # a folder that is only read: who signs does not need the public key
+            _write_public(path, key)
+    return key
 
 
 def public_path(path: Path) -> Path:
     """Where `create_key(path)` puts the public key."""
     return path.with_name(f"{path.name}.pub")
+
+
+def _write_public(path: Path, key: Ed25519PrivateKey) -> None:
+    """Write the public key beside the private one at `path`, whole or not at all."""
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    temporary = path.with_name(f".{public_path(path).name}.{os.getpid()}")
+    _write(temporary, public, 0o644)
+    os.replace(temporary, public_path(path))
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

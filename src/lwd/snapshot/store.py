@@ -124,7 +124,7 @@ class SnapshotStore:
                 number=1 if parent is None else parent + 1,
                 parent=parent,
                 learner_step=int(learner_step),
-                manifest=manifest,
+                manifest=None if manifest is None else int(manifest),  # NumPy's integers are no JSON
                 sha256=sha256,
                 size=len(data),
                 key=key,

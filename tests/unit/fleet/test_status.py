@@ -106,6 +106,32 @@ def test_the_desk_measures_lag_and_clocks(services: Services) -> None:
     assert [row["name"] for row in fleet_status(services.catalogue)["processes"]] == ["r1", "r2"]
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"numbers": [1]},
+        {"numbers": {"x": {"p50_s": "a", "p99_s": 1}}},
+        {"numbers": {"x": 10**400, "[/y]": "[/z]"}},
+        {"waits_for": "the file [/tmp/x]"},
+        {"waits_for": {"a": 1}},
+        {"snapshot": 10**400},
+        {"snapshot": "[/x]"},
+    ],
+)
+def test_whatever_a_robot_says_of_itself_the_operator_sees_the_fleet(
+    services: Services, status: dict[str, Any]
+):
+    publish(services, 1)
+    desk = StatusDesk(services, Telemetry({"process": "coordinator"}))
+    desk.heard("status.r1", status_message("robot", status))
+    desk.flush()
+    out = io.StringIO()
+    print_status(Console(file=out, width=200), fleet_status(services.catalogue))
+    assert "r1" in out.getvalue()
+    if "waits_for" in status:
+        assert f"r1 waits for {status['waits_for']}." in out.getvalue()
+
+
 def test_people_see_latencies_and_sentences(services: Services) -> None:
     telemetry = Telemetry({})
     telemetry.observe("episode_sampleable_seconds", [0.5, 0.25, 2.0])

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from log_cases import Fleet
 
 from lwd.errors import StoreError
+from lwd.log import manifest, quarantine
 from lwd.log.catalogue import Catalogue
 
 
@@ -28,6 +29,19 @@ def test_what_is_no_database_is_refused(tmp_path: Path):
         if "://" in unknown:
             with pytest.raises(StoreError, match=r"postgresql://user@host|nonsense|mysql"):
                 Catalogue(unknown)
+
+
+def test_numbers_that_no_row_has_are_store_errors(fleet: Fleet):
+    with pytest.raises(StoreError, match="64 bits"):
+        manifest.read(fleet.catalogue, 10**20)
+    with pytest.raises(StoreError, match="64 bits"):
+        quarantine.show(fleet.catalogue, fleet.objects, 10**20)
+
+
+def test_a_port_that_is_no_number_says_so_without_the_password():
+    with pytest.raises(StoreError, match="port") as caught:
+        Catalogue("postgresql://u:secret@h:notaport/d")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_password_is_not_shown():

@@ -13,7 +13,7 @@ from log_cases import Fleet, assert_equal, change, make_episode, make_header, re
 
 from lwd.episode import Episode, Outcome, Source, Verdict
 from lwd.errors import ConfigError, StoreError
-from lwd.log import codec
+from lwd.log import codec, losses
 from lwd.log.calls import CallBusyError, CallRefusedError
 from lwd.log.keeper import Keeper
 from lwd.log.losses import Drop, Losses, Total
@@ -213,6 +213,36 @@ def test_the_journal_survives_torn_and_foreign_lines(tmp_path: Path):
     assert Losses(path).totals()[Worth.FAILURE] == Total(episodes=3, size=21)
     assert path.stat().st_size < long  # compacted, and still the same
     assert Losses(path).totals()[Worth.FAILURE] == Total(episodes=3, size=21)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"totals": {"SUCCESS": {"episodes": "x", "size": 1}}}',
+        '{"totals": {"SUCCESS": [1, 2]}}',
+        '{"drop": {"episode_id": "b", "worth": "SUCCESS", "size": "big", "at": 1, "why": "budget"}}',
+        '{"drop": {"episode_id": "b", "worth": "SUCCESS", "size": 1, "at": "noon", "why": "budget"}}',
+        '{"drop": {"episode_id": "b", "worth": "SUCCESS", "size": 1, "at": 1, "why": ["?"]}}',
+    ],
+)
+def test_a_damaged_journal_does_not_stop_a_robot(tmp_path: Path, line: str):
+    path = tmp_path / "journal"
+    path.write_text(line)
+    journal = Losses(path)
+    journal.add(Drop(episode_id="a", worth=Worth.SUCCESS, size=7, at=2.0, why="budget"))
+    assert journal.totals()[Worth.SUCCESS] == Total(episodes=1, size=7)
+    assert [drop.episode_id for drop in journal.untold()] == ["a"]
+
+
+def test_the_journal_stays_small_while_a_robot_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(losses, "MAX_JOURNAL_BYTES", 1000)
+    path = tmp_path / "journal"
+    journal = Losses(path)
+    for name in range(50):
+        journal.add(Drop(episode_id=f"e{name}", worth=Worth.SUCCESS, size=7, at=2.0, why="budget"))
+        journal.told(f"e{name}")
+        assert path.stat().st_size < 1200
+    assert Losses(path).totals()[Worth.SUCCESS] == Total(episodes=50, size=350)
 
 
 def test_a_running_episode_takes_from_successes_but_not_from_failures(fleet: Fleet, folder: Path):

@@ -4,6 +4,7 @@ import sqlalchemy as sa
 from log_cases import Fleet, make_episode
 
 from lwd.log import tables
+from lwd.log.deletion import delete
 from lwd.log.verify import verify
 
 
@@ -13,6 +14,22 @@ def test_a_sound_log_has_no_problem(fleet: Fleet):
     fleet.drain()
     report = verify(fleet.catalogue, fleet.objects)
     assert (report.episodes, report.problems) == (3, ())
+    assert report.bytes_read == sum(row.size for row in fleet.catalogue.episodes())
+
+
+def test_what_is_deleted_meanwhile_is_no_damage(fleet: Fleet):
+    for name in ("a", "b", "c"):
+        fleet.send_episode(make_episode(4, episode_id=name))
+    fleet.drain()
+
+    class Busy:
+        def get(self, key: str, max_bytes: int | None = None) -> bytes:
+            if key.startswith("episodes/a/"):
+                delete(fleet.catalogue, fleet.objects, "c", reason="blurred", deleted_by="kim")
+            return fleet.objects.get(key, max_bytes)
+
+    report = verify(fleet.catalogue, Busy())
+    assert (report.episodes, report.problems) == (2, ())
     assert report.bytes_read == sum(row.size for row in fleet.catalogue.episodes())
 
 

@@ -24,6 +24,15 @@ def test_made_once_and_read_again(tmp_path: Path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["snapshot.pem", "snapshot.pem.pub"]
 
 
+def test_a_public_key_that_a_crash_left_out_is_made_good(tmp_path: Path):
+    path = tmp_path / "snapshot.pem"
+    key = create_key(path)
+    public_path(path).unlink()
+    load_or_create_key(path)
+    load_public_key(public_path(path)).verify(key.sign(b"x"), b"x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["snapshot.pem", "snapshot.pem.pub"]
+
+
 def test_what_is_no_key_is_refused(tmp_path: Path):
     path = tmp_path / "key"
     create_key(path)
