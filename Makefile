@@ -55,7 +55,7 @@ bench: $(READY)  ## write benchmarks/results/*.json and print them against the l
 chaos: $(READY)  ## sixteen robots, a hundred faults: is every episode counted once? Writes benchmarks/results/chaos.json (about 20 minutes)
 	$(BIN)/python -m benchmarks.chaos --seed $(CHAOS_SEED)
 
-results: $(READY)  ## run what is missing of the evidence (days; goes on where it was cut), then `make table`
+results: $(READY)  ## run what is missing of the evidence (a day on two cores in all; goes on where it was cut), then `make table`
 	for benchmark in $(BENCHMARKS); do $(BIN)/lwd results run --benchmark $$benchmark --jobs $(WORKERS) || exit 1; done
 	$(MAKE) table
 
