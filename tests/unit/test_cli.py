@@ -74,7 +74,7 @@ OPTIONS = {
         "--proprio-dim",
     ],
     "weights inspect": ["SOURCE", "--names", "--sizes"],
-    "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like"],
+    "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like", "--action-dim"],
     "plan": ["--model", "--stage", "--batch", "--gpus", "--gpu", "--lora-rank", "--remat", "--json"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
     "results together": ["--benchmark", "--only", "--out", "--results"],

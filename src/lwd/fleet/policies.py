@@ -96,6 +96,7 @@ def publish(
         "acting": type(policy).__name__,
         "robot_spec": spec.name,
         "chunk_steps": spec.chunk_steps,
+        "action_dim": spec.action_dim,
         "instruction_encoder": encoder(experiment).version,
         "flow_steps": experiment.model.flow_steps,
         "normalizer": normalizer_fingerprint(arrays),
