@@ -222,7 +222,7 @@ def test_what_each_setting_changes_is_laid_side_by_side(tmp_path):
     assert lines == [
         "| change | metaworld | metaworld_hours |",
         "| --- | --- | --- |",
-        "| Robots, online, same wall-clock: 1 (against: 16) "
+        "| Robots, online, same wall-clock: 1 instead of 16 "
         "| -0.50 (-0.50 to -0.50), long +0.00 (+0.00 to +0.00), 2 seeds "
         "| +0.00 (+0.00 to +0.00), long +0.00 (+0.00 to +0.00), 1 seed |",
     ]
@@ -249,8 +249,8 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
         "Beyond the paper: more turns and more of the fleet's hours"
     }
     assert [(one.title.split(":")[0], [row for _, row in one.rows]) for one in scene] == [
-        ("Value", ["lwd_offline", "iql_qam_offline"]),
-        ("Value", ["lwd_online", "iql_qam_online"]),
+        ("Value, offline (Table II)", ["lwd_offline", "iql_qam_offline"]),
+        ("Value, online (Table II)", ["lwd_online", "iql_qam_online"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns"]),
         ("Beyond the paper", ["lwd_online", "best_of_16_acting"]),
