@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lwd.errors import ConfigError, LwdError
 
@@ -115,7 +116,8 @@ def print_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) ->
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+        # As Text: robots wrote some of it, and "[" would begin rich's markup.
+        table.add_row(*(Text("" if row[name] is None else str(row[name])) for name in columns))
     Console().print(table)
 
 

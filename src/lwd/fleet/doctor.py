@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from lwd import __version__
 from lwd.errors import LwdError
@@ -50,9 +51,9 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     """One line per finding, and what to do below it."""
     for finding in findings:
         mark = "[green]good[/green]" if finding.good else "[red]bad [/red]"
-        console.print(f"{mark}  {finding.what}: {finding.found}", highlight=False)
+        console.print(f"{mark}  {finding.what}: {escape(finding.found)}", highlight=False)
         if not finding.good and finding.do:
-            console.print(f"      {finding.do}", highlight=False)
+            console.print(f"      {escape(finding.do)}", highlight=False)
 
 
 def _credential(path: Path) -> list[Finding]:

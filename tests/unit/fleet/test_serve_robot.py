@@ -23,6 +23,7 @@ from lwd.fleet.policies import model_config, publish
 from lwd.fleet.robot import Robot, RobotOptions
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.robot_policy import View
+from lwd.fleet.serve.batcher import BatchSettings
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.serve.policies import driver_runner
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
@@ -182,6 +183,11 @@ def test_options_that_cannot_work():
         ServeOptions(room=1)
     with pytest.raises(ConfigError, match="ws://"):
         RemoteOptions(url="http://127.0.0.1")
+    with pytest.raises(ConfigError, match="--max-batch"):
+        BatchSettings(max_batch=0)
+    for seconds in (-0.001, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="--collect-ms"):
+            BatchSettings(collect_s=seconds)
 
 
 # ---- a robot of the server -------------------------------------------------------------------------------
