@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,9 +153,23 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(RunOptions):
-    """Print a recipe, whole."""
+class Show:
+    """List the recipes, or print one whole.
+
+    Attributes:
+        recipe: name of the one to print; without it all are listed.
+        seed: of everything random.
+    """
+
+    recipe: str | None = None
+    seed: int = 0
 
     def run(self) -> None:
         """Run it."""
-        Console().print(pretty_repr(experiment(self)))
+        from lwd.recipes import RECIPES, recipe
+
+        if self.recipe is not None:
+            Console().print(pretty_repr(recipe(self.recipe, self.seed)), markup=False)
+            return
+        for name, make in RECIPES.items():
+            print(f"{name:<28} {inspect.getdoc(make) or ''}".splitlines()[0].rstrip())
