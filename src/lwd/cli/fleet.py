@@ -171,7 +171,7 @@ class Status(Read):
         """Run it."""
         from lwd.fleet.status import fleet_status, print_status
 
-        with self.opened() as (catalogue, _):
+        with self.opened_catalogue() as catalogue:
             found = fleet_status(catalogue)
         if self.json:
             print_json(found)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lwd.errors import ConfigError, LwdError
 
 if TYPE_CHECKING:
+    from lwd.fleet.folder import RunFolder
     from lwd.log.catalogue import Catalogue, EpisodeRow
     from lwd.log.objects import ObjectStore
 
@@ -55,15 +57,34 @@ class Stored:
     @contextmanager
     def opened(self) -> Generator[tuple[Catalogue, ObjectStore]]:
         """Catalogue and objects; ConfigError if there is no log."""
-        from lwd.fleet.folder import RunFolder
-        from lwd.log.catalogue import Catalogue
+        from lwd.fleet.folder import check_objects
         from lwd.log.objects import ObjectStore
+
+        with self.opened_catalogue() as catalogue:
+            objects = self._folder().objects
+            if (
+                self.catalogue is not None or self.objects is not None
+            ):  # a run folder of its own may have none yet
+                check_objects(objects)
+            yield catalogue, ObjectStore(objects)
+
+    @contextmanager
+    def opened_catalogue(self) -> Generator[Catalogue]:
+        """The catalogue alone, whatever became of the objects; ConfigError if there is none."""
+        from lwd.fleet.folder import check_catalogue
+        from lwd.log.catalogue import Catalogue
 
         if self.catalogue is None:
             existing(self.out)
-        run = RunFolder(self.out.absolute(), self.catalogue, self.objects)
-        with Catalogue(run.catalogue) as catalogue:
-            yield catalogue, ObjectStore(run.objects)
+        url = self._folder().catalogue
+        check_catalogue(url)
+        with Catalogue(url) as catalogue:
+            yield catalogue
+
+    def _folder(self) -> RunFolder:
+        from lwd.fleet.folder import RunFolder
+
+        return RunFolder(self.out.absolute(), self.catalogue, self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +119,12 @@ def existing(path: Path) -> Any:
     return folder(path)
 
 
+def check_limit(limit: int | None) -> None:
+    """ConfigError if fewer than no rows are asked for."""
+    if limit is not None and limit < 0:
+        raise ConfigError(f"--limit is {limit}; expected 0 or more.")
+
+
 def command() -> str:
     """What the user typed."""
     return " ".join(["lwd", *sys.argv[1:]])
@@ -115,7 +142,8 @@ def print_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) ->
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+        # As Text: robots wrote some of it, and "[" would begin rich's markup.
+        table.add_row(*(Text("" if row[name] is None else str(row[name])) for name in columns))
     Console().print(table)
 
 

@@ -34,7 +34,7 @@ class Service:
         bus: address of a broker without credentials (nats://host:port), for a closed network.
         catalogue: postgresql://user@host/database, or a path.
         objects: s3://bucket/prefix?endpoint=http://host:port, or a folder.
-        recipe: the experiment; `lwd show` prints one.
+        recipe: name of the experiment (`lwd show` lists them).
         seed: of the experiment.
         metrics_port: Prometheus port, 0 for none.
         metrics_address: address that it listens on.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +28,7 @@ class Demo(RunOptions):
         console = Console()
         Phases(experiment(self), folder(self.out), console, command()).run()
         report = write_report(self.out)
-        console.print(f"\nreport: {report}\nsummary: {self.out / 'summary.json'}")
+        console.print(f"\nreport: {report}\nsummary: {self.out / 'summary.json'}", markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +87,16 @@ def _train(
     """All of a stage, as one process or as one of several."""
     if options.is_watched:
         print(f"{options.processes} processes train; their logs are in {options.out / 'logs'}")
-        watch(options, options.out)
+        code = watch(options, options.out)
+        if code:
+            print("lwd: stopped; run the same command again to go on.", file=sys.stderr)
+            raise SystemExit(code)
         return
     if options.heartbeat is not None:
+        from lwd.fleet.supervisor import end_with_parent
+
         log_to_stderr()
+        end_with_parent()  # what was learned since the last checkpoint is learned again
     with joined(options) as team:
         from lwd.fleet import offline
         from lwd.fleet.folder import open_services
@@ -145,9 +153,23 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(RunOptions):
-    """Print a recipe, whole."""
+class Show:
+    """List the recipes, or print one whole.
+
+    Attributes:
+        recipe: name of the one to print; without it all are listed.
+        seed: of everything random.
+    """
+
+    recipe: str | None = None
+    seed: int = 0
 
     def run(self) -> None:
         """Run it."""
-        Console().print(pretty_repr(experiment(self)))
+        from lwd.recipes import RECIPES, recipe
+
+        if self.recipe is not None:
+            Console().print(pretty_repr(recipe(self.recipe, self.seed)), markup=False)
+            return
+        for name, make in RECIPES.items():
+            print(f"{name:<28} {inspect.getdoc(make) or ''}".splitlines()[0].rstrip())

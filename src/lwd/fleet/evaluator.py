@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from lwd.config import Experiment
 from lwd.episode import Episode, Source
+from lwd.errors import ConfigError
 from lwd.evaluate.scores import EvaluationRecord
 from lwd.fleet.acting import fleet_driver
 from lwd.fleet.metrics_log import MetricsLog, event
@@ -26,6 +28,8 @@ from lwd.robot.sim.run import EpisodeReport, run
 from lwd.spec import TaskSpec
 
 log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,14 @@ def run_evaluator(
         folder: log and snapshots.
         every_s: seconds between two beginnings.
         episodes: per task.
+
+    Raises:
+        ConfigError: no episodes, or a time that is none.
     """
+    if episodes < 1:
+        raise ConfigError(f"--episodes is {episodes}; expected 1 or more per task.")
+    if not 0 <= every_s < math.inf:
+        raise ConfigError(f"--every-s is {every_s}; expected a number of seconds, 0 or more.")
     x = replace(experiment, evaluate=replace(experiment.evaluate, episodes=episodes))
     _, tasks = fleet_description(x)
     done: int | None = None
@@ -135,8 +146,9 @@ def run_evaluator(
                 metrics.write(snapshot=number, episodes=len(found.records), time_s=time.time(), **numbers)
                 context.say(evaluated=number, **numbers)
                 event(log, "evaluated", snapshot=number, average=numbers["success/average"])
+            time.sleep(_POLL_S)  # even where --every-s is 0: there may be nothing to evaluate for hours
             while not context.should_stop() and time.monotonic() - began < every_s:
-                time.sleep(min(0.2, every_s))
+                time.sleep(_POLL_S)
 
 
 def _groups(

@@ -101,6 +101,7 @@ class StatusDesk:
         self._services, self._telemetry = services, telemetry
         self._rows: dict[str, StatusRow] = {}
         self._guard = threading.Lock()
+        self._failed: str | None = None
 
     def heard(self, subject: str, message: Mapping[str, Any]) -> None:
         """Take in one status."""
@@ -116,7 +117,7 @@ class StatusDesk:
 
         def run() -> None:
             while not ended.wait(FLUSH_EVERY_S):
-                self.flush()
+                self._try_flush()
 
         thread = threading.Thread(target=run, name="lwd-statuses", daemon=True)
         thread.start()
@@ -125,7 +126,17 @@ class StatusDesk:
         finally:
             ended.set()
             thread.join(10.0)
+            self._try_flush()
+
+    def _try_flush(self) -> None:
+        """One status that nobody foresaw must not end those of all others."""
+        try:
             self.flush()
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            if cause != self._failed:  # the same one may come again every few seconds
+                log.exception("statuses_failed")
+            self._failed = cause
 
     def flush(self) -> None:
         """Write down what came since the last time; what the catalogue refuses now is superseded soon."""
