@@ -35,7 +35,8 @@ class EpisodeError(LwdError):
 
     Attributes:
         episode_id: the episode, or "?" when even that cannot be read.
-        reason: one word for tables: corrupt, truncated, shape, nan, spec, task, schema, hash, duplicate.
+        reason: one word for tables: corrupt, truncated, schema, shape, nan, spec, task, times, hash, robot, missing,
+            duplicate, dropped.
         detail: what was found and what was expected.
     """
 

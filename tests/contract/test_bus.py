@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lwd.errors import StoreError
 from lwd.log.bus import MAX_PAYLOAD_BYTES, Bus, CatalogueBus
 from lwd.log.catalogue import Catalogue
+from lwd.log.checks import MAX_DEPTH
 from lwd.log.nats_bus import NatsBus
 from lwd.log.nats_link import NatsLink
 
@@ -114,6 +116,17 @@ def test_subjects_and_wildcards(bus: Bus):
     for bad in ("", "a.*", "a b", "a" * 201):
         with pytest.raises(StoreError, match="not allowed"):
             bus.publish(bad, {})
+
+
+def test_what_is_nested_too_deep_is_not_taken(bus: Bus):
+    """It can be read and then neither shown nor written again."""
+    nested: dict[str, Any] = {}
+    for _ in range(MAX_DEPTH):
+        nested = {"in": nested}
+    with pytest.raises(StoreError, match="deep"):
+        bus.publish("s", nested)
+    bus.publish("s", nested["in"])
+    assert bus.consume("s")[0].payload == nested["in"]
 
 
 def test_limit_and_order(bus: Bus):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,13 +158,19 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 def find_episode(catalogue: Catalogue, beginning: str) -> EpisodeRow:
     """The one episode whose id begins so; LwdError if there is none, or more than one."""
-    rows = [row for row in catalogue.episodes() if row.episode_id.startswith(beginning)]
-    if not rows:
+    rows = {row.episode_id: row for row in catalogue.episodes()}
+    return rows[find_id(rows, beginning)]
+
+
+def find_id(ids: Iterable[str], beginning: str) -> str:
+    """The one episode id of `ids` that begins so; LwdError if there is none, or more than one."""
+    found = [name for name in ids if name.startswith(beginning)]
+    if not found:
         raise LwdError(f"no episode begins with {beginning!r}; `lwd log ls` lists them.")
-    if len(rows) > 1:
-        some = ", ".join(row.episode_id for row in rows[:3])
-        raise LwdError(f"{len(rows)} episodes begin with {beginning!r} ({some}, ...); give more characters.")
-    return rows[0]
+    if len(found) > 1:
+        some = ", ".join(found[:3])
+        raise LwdError(f"{len(found)} episodes begin with {beginning!r} ({some}, ...); give more characters.")
+    return found[0]
 
 
 def log_to_stderr() -> None:

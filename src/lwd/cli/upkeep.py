@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import Read, Stored, check_limit, find_episode, print_facts, print_rows
+from lwd.cli.options import Read, Stored, check_limit, find_id, print_facts, print_rows
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ class LogRetain(Read):
 class LogDelete(Stored):
     """Delete an episode for good: its row and its bytes. Its tombstone stays, and it never comes back.
 
-    Shows what would be deleted and which manifests and snapshots used it; deletes with --yes.
+    Shows what would be deleted and which manifests and snapshots used it; deletes with --yes. Said again, it finishes what the
+    store refused.
 
     Attributes:
         episode_id: id of the episode; the first characters are enough if they are unique.
@@ -175,14 +176,16 @@ class LogDelete(Stored):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.log.deletion import delete, lineage
+        from lwd.log.deletion import delete, finish, lineage, unfinished
 
         with self.opened() as (catalogue, objects):
-            row = find_episode(catalogue, self.episode_id)
+            ids = [row.episode_id for row in [*catalogue.episodes(), *unfinished(catalogue)]]
+            name = find_id(ids, self.episode_id)
             if self.yes:
-                found = delete(catalogue, objects, row.episode_id, reason=self.reason, deleted_by=self.by)
+                finish(catalogue, objects)  # also what earlier deletions could not
+                found = delete(catalogue, objects, name, reason=self.reason, deleted_by=self.by)
             else:
-                found = lineage(catalogue, row.episode_id)
+                found = lineage(catalogue, name)
         print_facts(asdict(found), self.json)
         if not self.yes:
             print("nothing was deleted; add --yes to delete it", file=sys.stderr)

@@ -22,6 +22,9 @@ from lwd.spec import RobotSpec, TaskSpec
 
 log = logging.getLogger(__name__)
 
+MISSING, ANOTHERS = "missing", "robot"
+"""Two reasons that a later announcement may make obsolete: its bytes were not there, it was not the announcer's."""
+
 MAX_DETAIL_CHARS = 1000
 MISSING_DELIVERIES = 12
 """Deliveries, with growing pauses (about two minutes in all), before an absent object is given up."""
@@ -83,7 +86,7 @@ class Admission:
             if message.deliveries < MISSING_DELIVERIES or event is None:
                 return Deferred(delay_s=_pause_s(message), cause=str(error))
             lost = EpisodeError(
-                event.episode_id, "missing", f"{error} It was announced {message.deliveries} times."
+                event.episode_id, MISSING, f"{error} It was announced {message.deliveries} times."
             )
             return Refused(row=_quarantine_row(message, event, lost))
         except StoreError as error:
@@ -116,7 +119,7 @@ class Admission:
             raise EpisodeError(event.episode_id, "schema", detail)
         if episode.header.robot != event.robot:
             detail = f"the file is of robot {episode.header.robot}, robot {event.robot} announced it."
-            raise EpisodeError(event.episode_id, "robot", detail)
+            raise EpisodeError(event.episode_id, ANOTHERS, detail)
         validate(episode, self._specs, self._tasks)
         return episode
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from lwd.errors import StoreError
 from lwd.log import tables
 from lwd.log.catalogue import Catalogue
+from lwd.log.checks import MAX_DEPTH, is_deep
 
 MAX_PAYLOAD_BYTES = 16 * 1024
 """Largest payload, as JSON in UTF-8. Whatever is larger belongs into the object store."""
@@ -87,6 +89,10 @@ def encode_payload(subject: str, payload: Mapping[str, Any]) -> str:
         text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"bus: the payload for {subject!r} is not JSON: {error}.") from error
+    if is_deep(payload):
+        raise StoreError(
+            f"bus: the payload for {subject!r} is nested more than {MAX_DEPTH} deep; make it flatter."
+        )
     if len(text) > MAX_PAYLOAD_BYTES:  # json.dumps writes ASCII, so characters are bytes
         raise StoreError(
             f"bus: the payload for {subject!r} has {len(text)} bytes, at most {MAX_PAYLOAD_BYTES} are allowed; "
@@ -112,7 +118,22 @@ def decode_payload(where: str, data: bytes) -> dict[str, Any]:
         raise StoreError(
             f"bus: what arrived for {where!r} is {type(found).__name__}, expected a JSON object."
         )
+    if is_deep(found):
+        raise StoreError(
+            f"bus: what arrived for {where!r} is nested more than {MAX_DEPTH} deep; it was not read."
+        )
     return cast(dict[str, Any], found)
+
+
+def decode_message(subject: str, data: bytes) -> dict[str, Any]:
+    """The payload of a queued message, or, where there is none, one that says so.
+
+    Whoever consumes must see what cannot be read, to refuse it for good: dropped here it would come again for ever.
+    """
+    try:
+        return decode_payload(subject, data)
+    except StoreError as error:
+        return {"malformed": str(error), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
 
 def check_consumed(subject: str) -> None:
@@ -204,7 +225,7 @@ class CatalogueBus:
         return [
             Message(
                 subject=row["subject"],
-                payload=json.loads(row["payload"]),
+                payload=decode_message(row["subject"], row["payload"].encode()),
                 receipt=str(row["id"]),
                 deliveries=row["deliveries"] + 1,
                 published_at=row["published_at"],

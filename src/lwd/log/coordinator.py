@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from lwd.errors import EpisodeError, StoreError
 from lwd.log import manifest as manifests
 from lwd.log import tables
-from lwd.log.admission import Admission, Deferred, Judgement
+from lwd.log.admission import MISSING, Admission, Deferred, Judgement
 from lwd.log.bus import Bus, Message
 from lwd.log.catalogue import Catalogue
 from lwd.log.counting import record
@@ -145,9 +145,7 @@ class Coordinator:
         """Receipts of messages whose bytes are catalogued or quarantined, or whose episode is deleted: nothing to fetch."""
         wanted: dict[str, tuple[str, str, str]] = {}
         for message in messages:
-            with contextlib.suppress(
-                EpisodeError
-            ):  # a malformed event is judged later; it must not reach a query
+            with contextlib.suppress(EpisodeError):  # judged later; it must not reach a query
                 event = parse_event(message.payload)
                 wanted[message.receipt] = (event.episode_id, event.sha256, message.subject.rpartition(".")[2])
         ids = sorted({content[0] for content in wanted.values()})
@@ -155,8 +153,11 @@ class Coordinator:
         with self._catalogue.read() as connection:
             query = sa.select(held.episode_id, held.sha256).where(held.episode_id.in_(ids))
             counted = {(row[0], row[1]) for row in connection.execute(query)}
-            # Only its own: what was refused because another robot announced it must not stop its owner.
-            query = sa.select(refused.episode_id, refused.sha256, refused.robot)
+            # Only its own: what was refused because another robot announced it must not stop its owner. And what was missing
+            # may have come since.
+            query = sa.select(refused.episode_id, refused.sha256, refused.robot).where(
+                refused.reason != MISSING
+            )
             seen = {tuple(row) for row in connection.execute(query.where(refused.episode_id.in_(ids)))}
             query = sa.select(deleted.episode_id).where(deleted.episode_id.in_(ids))
             gone = set(connection.execute(query).scalars())

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lwd.log import tables
-from lwd.log.admission import Accepted, Judgement, Refused
+from lwd.log.admission import ANOTHERS, MISSING, Accepted, Judgement, Refused
 from lwd.log.catalogue import Catalogue
 from lwd.log.events import DROPPED
 
@@ -42,14 +42,25 @@ def record(catalogue: Catalogue, judgements: Sequence[Judgement]) -> tuple[int, 
 
 
 def _list(connection: sa.Connection, row: Mapping[str, Any]) -> bool:
-    """Put a row into quarantine; False if there is nothing to list, or it is listed already."""
+    """Put a row into quarantine; False if there is nothing to list, or it is listed already.
+
+    What was listed when its bytes were missing, or when a robot that does not own it announced it, makes way for what is
+    known now: it would hide the owner's refusal, which an operator can mend.
+    """
     if row["reason"] == DROPPED and _held(connection, row["episode_id"]):
         return False  # the robot could not know that it had been delivered: nothing was lost
     same = tables.quarantine.c
-    query = sa.select(same.id).where(same.episode_id == row["episode_id"], same.sha256 == row["sha256"])
-    if connection.execute(query).first() is not None:
+    query = sa.select(same.id, same.reason, same.robot)
+    query = query.where(same.episode_id == row["episode_id"], same.sha256 == row["sha256"])
+    held = connection.execute(query).first()
+    if held is None:
+        connection.execute(sa.insert(tables.quarantine).values(row))
+        return True
+    found_since = held.reason == MISSING and row["reason"] != MISSING
+    if not found_since and (held.reason != ANOTHERS or held.robot == row["robot"]):
         return False
-    connection.execute(sa.insert(tables.quarantine).values(row))
+    values = {name: row[name] for name in ("robot", "reason", "detail", "quarantined_at")}
+    connection.execute(sa.update(tables.quarantine).where(same.id == held.id).values(values))
     return True
 
 
@@ -76,18 +87,22 @@ def _insert(
             twice.append(_duplicate_row(row, held[episode_id]))
     if new:
         connection.execute(sa.insert(tables.episodes), [dict(row) for row in new])
-        _settle(connection, {row["episode_id"]: row["robot"] for row in new})
+        _settle(connection, {row["episode_id"]: row for row in new})
     return new, twice
 
 
-def _settle(connection: sa.Connection, robots: Mapping[str, str]) -> None:
-    """What episodes' rows make obsolete: whose the ids are, and their own robots' reports that they had been dropped."""
-    connection.execute(sa.delete(tables.claims).where(tables.claims.c.episode_id.in_(robots)))
+def _settle(connection: sa.Connection, new: Mapping[str, Mapping[str, Any]]) -> None:
+    """What new episodes' rows, by id, make obsolete: whose the ids are, and that they were listed as dropped or missing."""
+    connection.execute(sa.delete(tables.claims).where(tables.claims.c.episode_id.in_(new)))
     listed = tables.quarantine.c
-    query = sa.select(listed.id, listed.episode_id, listed.robot).where(
-        listed.reason == DROPPED, listed.episode_id.in_(robots)
+    query = sa.select(listed.id, listed.episode_id, listed.reason, listed.robot, listed.sha256).where(
+        listed.reason.in_((DROPPED, MISSING)), listed.episode_id.in_(new)
     )
-    obsolete = [row.id for row in connection.execute(query) if robots[row.episode_id] == row.robot]
+    obsolete: list[int] = []
+    for row in connection.execute(query):
+        counted = new[row.episode_id]
+        if row.sha256 == counted["sha256"] if row.reason == MISSING else row.robot == counted["robot"]:
+            obsolete.append(row.id)
     if obsolete:
         connection.execute(sa.delete(tables.quarantine).where(listed.id.in_(obsolete)))
 

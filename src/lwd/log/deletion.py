@@ -2,7 +2,7 @@
 
 Manifests are numbers and stay as they are; those that held the episode now have one row fewer than they counted. A
 learner that has it in its replay keeps it until that replay is built anew; `Deletion.snapshots` names the policies that
-may have learned from it.
+may have learned from it, those too that were published after it was deleted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,18 +72,32 @@ def lineage(catalogue: Catalogue, episode_id: str) -> Deletion:
     """What `delete` would record, without deleting; StoreError if there is no such episode."""
     with catalogue.read() as connection:
         found = _find(connection, episode_id)
-        return found or _deletion(_tombstone(connection, episode_id, "", ""))
+        return found or _deletion(_tombstone(connection, episode_id, "", ""), _published(connection))
 
 
 def deletions(catalogue: Catalogue) -> list[Deletion]:
     """All tombstones, oldest first."""
     with catalogue.read() as connection:
         query = sa.select(tables.deletions).order_by(tables.deletions.c.deleted_at)
-        return [_deletion(row) for row in connection.execute(query).mappings()]
+        published = _published(connection)
+        return [_deletion(row, published) for row in connection.execute(query).mappings()]
+
+
+def unfinished(catalogue: Catalogue) -> list[Deletion]:
+    """Deletions that a failure cut off: the rows are gone, the bytes are not."""
+    return [row for row in deletions(catalogue) if row.object_deleted_at is None]
+
+
+def finish(catalogue: Catalogue, objects: ObjectStore) -> int:
+    """Remove what deletions that were cut off left in the store; how many objects. StoreError as in `delete`."""
+    return sum(_remove_bytes(catalogue, objects, row.episode_id) for row in unfinished(catalogue))
 
 
 def sweep(catalogue: Catalogue, objects: ObjectStore) -> int:
-    """Remove objects that lie under deleted episodes' ids again (a robot retried late); how many."""
+    """Remove all objects under deleted episodes' ids (left behind, or a robot retried late); how many.
+
+    Lists the store once per tombstone; StoreError as in `delete`.
+    """
     return sum(_remove_bytes(catalogue, objects, row.episode_id) for row in deletions(catalogue))
 
 
@@ -104,20 +118,12 @@ def _tombstone(connection: sa.Connection, episode_id: str, reason: str, deleted_
     first = connection.execute(
         sa.select(sa.func.min(number)).where(tables.manifests.c.upto_seq >= episode["seq"])
     ).scalar_one()
-    used: list[int] = []
-    if first is not None:
-        column = tables.snapshots.c
-        used = list(
-            connection.execute(
-                sa.select(column.number).where(column.manifest >= first).order_by(column.number)
-            ).scalars()
-        )
     copied = ("episode_id", "seq", "task", "robot", "key", "sha256", "size")
     return {
         **{name: episode[name] for name in copied},
         "first_manifest": first,
         "last_manifest": None if first is None else read_head(connection, HEAD),
-        "snapshots": json.dumps(used),
+        "snapshots": json.dumps(_used(_published(connection), first)),
         "reason": reason,
         "deleted_by": deleted_by,
         "deleted_at": time.time(),
@@ -140,10 +146,25 @@ def _remove_bytes(catalogue: Catalogue, objects: ObjectStore, episode_id: str) -
 def _find(connection: sa.Connection, episode_id: str) -> Deletion | None:
     query = sa.select(tables.deletions).where(tables.deletions.c.episode_id == episode_id)
     row = connection.execute(query).mappings().first()
-    return None if row is None else _deletion(row)
+    return None if row is None else _deletion(row, _published(connection))
 
 
-def _deletion(row: Mapping[Any, Any]) -> Deletion:
+def _deletion(row: Mapping[Any, Any], published: Sequence[tuple[int, int]]) -> Deletion:
+    # Not the list in the row: a learner that still holds the episode has published since.
     fields: dict[str, Any] = dict(row)
-    fields["snapshots"] = tuple(json.loads(row["snapshots"]))
+    fields["snapshots"] = tuple(_used(published, row["first_manifest"]))
     return Deletion(**fields)
+
+
+def _published(connection: sa.Connection) -> list[tuple[int, int]]:
+    """Number and manifest of each snapshot that had one, oldest first."""
+    column = tables.snapshots.c
+    query = sa.select(column.number, column.manifest).where(column.manifest.is_not(None))
+    return [(row[0], row[1]) for row in connection.execute(query.order_by(column.number))]
+
+
+def _used(published: Sequence[tuple[int, int]], first_manifest: int | None) -> list[int]:
+    """Numbers of the snapshots that may have learned from what came with `first_manifest`."""
+    if first_manifest is None:
+        return []
+    return [number for number, manifest in published if manifest >= first_manifest]

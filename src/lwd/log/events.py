@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lwd.errors import EpisodeError
+from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.log.layout import NAME
 
 EVENT_VERSION = 1
@@ -84,6 +85,30 @@ class DroppedEvent:
 
 def parse_dropped(payload: Mapping[str, Any]) -> DroppedEvent:
     """Read a report from a robot, trusting nothing in it; EpisodeError "schema" if it does not fit."""
+    with _reading():
+        return _dropped(payload)
+
+
+def parse_event(payload: Mapping[str, Any]) -> EpisodeEvent:
+    """Read a message from a robot, trusting nothing in it; EpisodeError "schema" if it does not fit."""
+    with _reading():
+        return _event(payload)
+
+
+@contextlib.contextmanager
+def _reading() -> Generator[None]:
+    """Whatever reading a message raises is a refusal: one robot's message must never end the coordinator."""
+    try:
+        yield
+    except EpisodeError:
+        raise
+    except Exception as error:
+        raise EpisodeError(
+            "?", "schema", f"the message cannot be read: {type(error).__name__}: {error!s:.200}"
+        ) from error
+
+
+def _dropped(payload: Mapping[str, Any]) -> DroppedEvent:
     episode_id, robot, size = payload.get("episode_id"), payload.get("robot"), payload.get("size")
     worth, why, at = payload.get("worth"), payload.get("why"), payload.get("at")
     fits = (
@@ -94,10 +119,8 @@ def parse_dropped(payload: Mapping[str, Any]) -> DroppedEvent:
         and isinstance(robot, str)
         and NAME.fullmatch(robot) is not None
         and all(isinstance(text, str) and _WORDS.fullmatch(text) for text in (worth, why))
-        and type(size) is int
-        and size >= 0
-        and isinstance(at, int | float)
-        and 0 <= at <= 1e11
+        and integer_in(size, 0) is not None
+        and number_in(at, 0, LAST_TIME) is not None
     )
     if not fits:
         shown = episode_id if isinstance(episode_id, str) and NAME.fullmatch(episode_id) else "?"
@@ -106,31 +129,26 @@ def parse_dropped(payload: Mapping[str, Any]) -> DroppedEvent:
     return DroppedEvent(**fields)
 
 
-def parse_event(payload: Mapping[str, Any]) -> EpisodeEvent:
-    """Read a message from a robot, trusting nothing in it; EpisodeError "schema" if it does not fit."""
+def _event(payload: Mapping[str, Any]) -> EpisodeEvent:
     shown = payload.get("episode_id")
     episode_id = shown if isinstance(shown, str) and NAME.fullmatch(shown) else "?"
     if payload.get("version") != EVENT_VERSION:
         detail = f"the event has version {payload.get('version')!r:.20}, this program reads {EVENT_VERSION}."
         raise EpisodeError(episode_id, "schema", detail)
-    robot, sha256, size = payload.get("robot"), payload.get("sha256"), payload.get("size")
+    robot, sha256, size = payload.get("robot"), payload.get("sha256"), integer_in(payload.get("size"), 0)
     fits = (
         episode_id != "?"
         and isinstance(robot, str)
         and NAME.fullmatch(robot) is not None
         and isinstance(sha256, str)
         and _SHA256.fullmatch(sha256) is not None
-        and type(size) is int
-        and size >= 0
     )
-    if not fits or not isinstance(robot, str) or not isinstance(sha256, str) or not isinstance(size, int):
+    if not fits or not isinstance(robot, str) or not isinstance(sha256, str) or size is None:
         raise EpisodeError(episode_id, "schema", f"the event's fields do not fit: {dict(payload)!r:.300}")
-    ended_at = payload.get("ended_at")
-    timely = isinstance(ended_at, int | float) and math.isfinite(ended_at) and not isinstance(ended_at, bool)
     return EpisodeEvent(
         episode_id=episode_id,
         robot=robot,
         sha256=sha256,
         size=size,
-        ended_at=float(ended_at) if timely and isinstance(ended_at, int | float) else None,
+        ended_at=number_in(payload.get("ended_at"), 0, LAST_TIME),
     )

@@ -20,6 +20,7 @@ from lwd.errors import ConfigError
 from lwd.log.losses import Drop, Losses, Total
 from lwd.log.spool import Spool
 from lwd.log.spool_file import FULL
+from lwd.log.spool_index import Held
 from lwd.log.worth import About, Worth
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,6 @@ class Keeper:
         self._spool, self._budget = spool, budget_bytes
         self._guard = threading.RLock()
         self._busy: set[Path] = set()
-        self._used = 0
         self._losses = Losses(spool.folder / ".dropped.jsonl")
         noted = {drop.episode_id for drop in self._losses.untold()}
         for path in [*spool.whole(), *spool.set_aside()]:
@@ -75,18 +75,14 @@ class Keeper:
             full: the disk has just refused them.
             worth: only what is worth less is dropped.
         """
+        if not full and self._budget is None:
+            return True
         with self._guard:
-            if full:
+            if full or self._budget is None:
                 return self._drop_one(worth, DISK_FULL)
-            self._used += size
-            if self._budget is None or self._used <= self._budget:
-                return True
-            self._used = self._spool.used() + size  # what was delivered meanwhile does not count
-            while self._used > self._budget:
-                before = self._spool.used()
+            while self._spool.index.used() + size > self._budget:
                 if not self._drop_one(worth, BUDGET):
                     return False
-                self._used -= before - self._spool.used()
             return True
 
     def store(self, write: Callable[[], object], about: About | None) -> None:
@@ -111,9 +107,8 @@ class Keeper:
         if self._budget is None:
             return
         with self._guard:
-            self._used = self._spool.used()
-            while self._used > self._budget and self._drop_one(None, BUDGET):
-                self._used = self._spool.used()
+            while self._spool.index.used() > self._budget and self._drop_one(None, BUDGET):
+                pass
 
     @contextlib.contextmanager
     def delivering(self, path: Path) -> Generator[bool]:
@@ -140,11 +135,12 @@ class Keeper:
 
     def status(self) -> SpoolStatus:
         """The spool's state now."""
+        waiting, refused = self._spool.index.counts()
         with self._guard:
             return SpoolStatus(
-                waiting=len(self._spool.whole()),
-                refused=len(self._spool.set_aside()),
-                used_bytes=self._spool.used(),
+                waiting=waiting,
+                refused=refused,
+                used_bytes=self._spool.index.used(),
                 budget_bytes=self._budget,
                 dropped=self._losses.totals(),
                 unreported=len(self._losses.untold()),
@@ -152,21 +148,20 @@ class Keeper:
 
     def _drop_one(self, below: Worth | None, why: str) -> bool:
         """Drop what goes first, of what is worth less than `below` (anything if None); False if there is nothing."""
-        refused = set(self._spool.set_aside())
-        found = [*self._spool.whole(), *refused]
-        order = {path: (self._worth(path), path not in refused, _Newest(path.stem)) for path in found}
-        leaving = min((order[path][0] for path in self._busy if path in order), default=Worth.HUMAN)
-        free = [path for path in found if path not in self._busy]
-        first = min(free, key=order.__getitem__, default=None)
-        if first is None or (below is not None and order[first][0] >= below):
+        index = self._spool.index
+        while (first := index.first(self._busy)) is not None and not first.path.exists():
+            index.forget(first.path)  # somebody took it away by hand: that is no drop
+        if first is None or (below is not None and first.worth >= below):
             return False
-        if order[first][0] > leaving:  # what is worth less is being delivered: it makes room by itself
+        # A budget waits for what is worth less and is being delivered: it makes room by itself. A full disk cannot wait.
+        if why == BUDGET and first.worth > min(index.worths(self._busy), default=Worth.HUMAN):
             return False
-        self._drop(first, order[first][0], why)
+        self._drop(first, why)
         return True
 
-    def _drop(self, path: Path, worth: Worth, why: str) -> None:
-        drop = Drop(episode_id=path.stem, worth=worth, size=path.stat().st_size, at=time.time(), why=why)
+    def _drop(self, held: Held, why: str) -> None:
+        path, worth = held.path, held.worth
+        drop = Drop(episode_id=path.stem, worth=worth, size=held.size, at=time.time(), why=why)
         try:
             self._losses.add(drop)
             self._spool.remove(path)
@@ -180,16 +175,3 @@ class Keeper:
             "episode_dropped episode=%s class=%s bytes=%d why=%r",
             *(drop.episode_id, worth.name.lower(), drop.size, why),
         )
-
-    def _worth(self, path: Path) -> Worth:
-        about = self._spool.about(path)
-        return Worth.UNJUDGED if about is None else about.worth
-
-
-class _Newest(str):
-    """An id that sorts before older ones."""
-
-    __slots__ = ()
-
-    def __lt__(self, other: str) -> bool:
-        return str.__gt__(self, other)

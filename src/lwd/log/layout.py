@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from lwd.episode import SCHEMA_VERSION, EpisodeHeader, Outcome, Source, Verdict
 from lwd.errors import EpisodeError
+from lwd.log.checks import LAST_TIME, integer_in, is_deep, number_in
 
 HEADER_TOPIC = "/episode/header"
 STEP_TOPIC = "/episode/step"
@@ -218,31 +219,29 @@ def check_header(header: EpisodeHeader) -> None:
     for field, (fits, expected) in _HEADER_FIELDS.items():
         value = getattr(header, field)
         if not fits(value):
-            infinite = isinstance(value, float) and not math.isfinite(value)
             shown = header.episode_id if _is_name(header.episode_id) else "?"
             detail = f"header field {field} is {value!r:.80}, expected {expected}."
-            raise EpisodeError(shown, "nan" if infinite else "schema", detail)
+            raise EpisodeError(shown, "nan" if _is_infinite(value) else "schema", detail)
 
 
 def unpack_verdict(payload: bytes, episode_id: str) -> tuple[Verdict, int]:
     """Read a verdict message: the verdict and T. EpisodeError with reason "schema", "nan" or "corrupt"."""
     fields = _load_json(payload, episode_id, "verdict")
-    score, steps = fields.get("stage_score"), fields.get("steps")
+    score, steps = number_in(fields.get("stage_score"), 0, 1), integer_in(fields.get("steps"), 0)
     try:
         outcome = Outcome(fields.get("outcome"))
     except ValueError as error:
         raise EpisodeError(
             episode_id, "schema", f"the verdict's outcome does not fit: {str(error)[:80]}"
         ) from error
-    if not isinstance(score, int | float) or isinstance(score, bool) or type(steps) is not int:
-        raise EpisodeError(
-            episode_id, "schema", "the verdict needs a number stage_score and an integer steps."
-        )
-    if not math.isfinite(score):
-        raise EpisodeError(episode_id, "nan", "the verdict's stage_score is not finite.")
-    if not 0 <= score <= 1:
-        raise EpisodeError(episode_id, "schema", f"the verdict's stage_score is {score}, expected 0 to 1.")
-    return Verdict(outcome=outcome, stage_score=float(score)), steps
+    if score is None:
+        said = fields.get("stage_score")
+        detail = f"the verdict's stage_score is {said!r:.80}, expected a number from 0 to 1."
+        raise EpisodeError(episode_id, "nan" if _is_infinite(said) else "schema", detail)
+    if steps is None:
+        detail = f"the verdict's steps is {fields.get('steps')!r:.80}, expected an integer from 0 on."
+        raise EpisodeError(episode_id, "schema", detail)
+    return Verdict(outcome=outcome, stage_score=score), steps
 
 
 def _load_json(payload: bytes, episode_id: str, what: str) -> dict[str, Any]:
@@ -256,6 +255,8 @@ def _load_json(payload: bytes, episode_id: str, what: str) -> dict[str, Any]:
         raise EpisodeError(episode_id, "corrupt", f"the {what} is not JSON: {str(error)[:80]}") from error
     if not isinstance(fields, dict):
         raise EpisodeError(episode_id, "schema", f"the {what} is not a JSON object.")
+    if is_deep(fields):
+        raise EpisodeError(episode_id, "schema", f"the {what} is nested too deep to be shown.")
     return fields
 
 
@@ -268,12 +269,8 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT_CHARS and value.isprintable()
 
 
-def _is_integer(value: object, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
-
-
-def _is_number(value: object, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high  # not NaN
+def _is_infinite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 _TEXT = f"printable text of at most {MAX_TEXT_CHARS} characters"
@@ -287,8 +284,17 @@ _HEADER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "software": (_is_text, _TEXT),
     "operator": (lambda value: value is None or _is_text(value), f"{_TEXT}, or null"),
     "source": (lambda value: isinstance(value, Source), "demo, rollout, play or online"),
-    "snapshot": (lambda value: value is None or _is_integer(value, 0), "a number from 0 on, or null"),
-    "seed": (lambda value: value is None or _is_integer(value, -(2**63)), "a 64-bit integer, or null"),
-    "control_hz": (lambda value: _is_number(value, 1e6) and value > 0, "a number above 0, at most 1e6"),
-    "started_at": (lambda value: _is_number(value, 1e11), "seconds since the epoch"),
+    "snapshot": (
+        lambda value: value is None or integer_in(value, 0) is not None,
+        "a number from 0 on, or null",
+    ),
+    "seed": (
+        lambda value: value is None or integer_in(value, -(2**63)) is not None,
+        "a 64-bit integer, or null",
+    ),
+    "control_hz": (lambda value: bool(number_in(value, 0, 1e6)), "a number above 0, at most 1e6"),
+    "started_at": (
+        lambda value: number_in(value, 0, LAST_TIME) is not None,
+        f"seconds since the epoch, at most {LAST_TIME:g}",
+    ),
 }

@@ -21,7 +21,7 @@ class Manifest:
     Attributes:
         number: 1, 2, 3, ...; parent: the number before, None for the first.
         created_at: seconds since the epoch.
-        episodes: how many it holds.
+        episodes: how many it held when it was committed; what was deleted before is not counted.
     """
 
     number: int
@@ -70,9 +70,9 @@ def commit(catalogue: Catalogue) -> Manifest | None:
     with catalogue.write() as connection:
         number = read_head(connection, HEAD)
         last = None if number is None else _read(connection, number)
-        low, known = (0, 0) if last is None else (last.upto_seq, last.episodes)
-        new = connection.execute(sa.select(sa.func.count(), sa.func.max(seq)).where(seq > low)).one()
-        if not new[0]:
+        low = 0 if last is None else last.upto_seq
+        newest = connection.execute(sa.select(sa.func.max(seq)).where(seq > low)).scalar_one()
+        if newest is None:
             return None
         # The coordinator is the only one that inserts episodes, and on SQLite this transaction holds the write
         # lock: no episode can appear later with a seq at or below this one.
@@ -80,8 +80,8 @@ def commit(catalogue: Catalogue) -> Manifest | None:
             number=1 if last is None else last.number + 1,
             parent=number,
             created_at=time.time(),
-            episodes=known + int(new[0]),
-            upto_seq=int(new[1]),
+            episodes=int(connection.execute(sa.select(sa.func.count(seq))).scalar_one()),
+            upto_seq=int(newest),
         )
         connection.execute(sa.insert(tables.manifests).values(vars(manifest)))
         move_head(connection, HEAD, manifest.number)

@@ -27,7 +27,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from lwd.errors import StoreError
-from lwd.log.bus import MAX_PAYLOAD_BYTES, Message, check_consumed, decode_payload, encode_payload
+from lwd.log.bus import MAX_PAYLOAD_BYTES, Message, check_consumed, decode_message, encode_payload
 from lwd.log.nats_link import NatsLink
 
 log = logging.getLogger(__name__)
@@ -206,16 +206,10 @@ class NatsBus:
 
 def _message(message: Msg) -> Message:
     subject = message.subject.rpartition(".")[0]
-    try:
-        payload = decode_payload(subject, message.data)
-    except StoreError as error:
-        # Whoever consumes must see it, to refuse it for good: dropped here it would come again for ever.
-        digest = hashlib.sha256(message.data).hexdigest()
-        payload = {"malformed": str(error), "sha256": digest, "size": len(message.data)}
     metadata = message.metadata
     return Message(
         subject=subject,
-        payload=payload,
+        payload=decode_message(subject, message.data),
         receipt=message.reply,
         deliveries=metadata.num_delivered,
         published_at=metadata.timestamp.timestamp(),

@@ -13,7 +13,7 @@ from lwd.episode import EpisodeHeader, Outcome, Verdict
 from lwd.errors import StoreError
 from lwd.log import codec
 from lwd.log.keeper import Keeper
-from lwd.log.spool import Spool, reporting, spool_error
+from lwd.log.spool import Spool, reporting
 from lwd.log.spool_file import SpoolFile
 from lwd.log.worth import About, worth_so_far
 
@@ -35,17 +35,21 @@ class EpisodeRecording:
         self._spool, self._keeper, self._header = spool, keeper, header
         self._on_end, self._on_torn = on_end, on_torn
         self._interventions = 0
-        self.path = spool.part(header.episode_id)
+        self.path = spool.new_part(header.episode_id)
         with reporting(self.path, "create"):
             self._file = SpoolFile(self.path, self._room)
+        spool.index.runs(self.path)
         try:
-            self._stream = codec.EpisodeStream(self._file, header, flush_steps)
-        except OSError as error:
+            with reporting(self.path, "write"):
+                self._stream = codec.EpisodeStream(self._file, header, flush_steps)
+        except BaseException:
             with contextlib.suppress(OSError):
                 self._file.close()
             with contextlib.suppress(OSError):
-                self.path.unlink()  # it holds no step, and nobody would look at it before the next start
-            raise spool_error(self.path, "write", error) from error
+                spool.discard(
+                    self.path
+                )  # it holds no step, and nobody would look at it before the next start
+            raise
 
     def step(
         self,
@@ -83,12 +87,15 @@ class EpisodeRecording:
             self._file.sync()
             self._file.close()
             self._spool.promote(self.path, about)
-            self._keeper.settle()
+        self._on_end(self)
         log.info(
             "episode_recorded episode=%s task=%s snapshot=%s outcome=%s steps=%d",
             *(header.episode_id, header.task, header.snapshot, verdict.outcome, steps),
         )
-        self._on_end(self)
+        try:
+            self._keeper.settle()
+        except OSError as error:  # the episode is whole and safe; room is made at the next occasion
+            log.error("spool_over_budget path=%s cause=%r", self.path, str(error))
 
     def abort(self) -> None:
         """Give up: what is whole becomes an UNJUDGED episode. Does nothing after `finish` or `abort`.
@@ -96,7 +103,9 @@ class EpisodeRecording:
         Raises:
             StoreError: the spool cannot be written; the torn file stays, and the client tries it again.
         """
-        if self._on_end(self):
+        with self._spool.mending:  # from its end until it is whole nobody else may take it for a torn file
+            if not self._on_end(self):
+                return
             self._close()
             left = About(
                 source=self._header.source, outcome=Outcome.UNJUDGED, intervention_steps=self._interventions

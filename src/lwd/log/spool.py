@@ -16,9 +16,10 @@ import fcntl
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Collection, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from lwd.episode import Outcome, Source
 from lwd.errors import EpisodeError, StoreError
 from lwd.log import codec
 from lwd.log.layout import NAME
-from lwd.log.worth import About, about
+from lwd.log.spool_index import Held, SpoolIndex
+from lwd.log.worth import About, Worth, about
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,22 @@ class RefusedEpisode:
 class Spool:
     """One client's folder. Locked against other processes until `close` or the death of this one.
 
+    Attributes:
+        index: what is in it, read once when it is opened.
+        mending: held while torn files are made whole and while a whole one is written: neither may take the other's file.
+
     Raises:
         StoreError: it cannot be made or written, or another client uses it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.index, self.mending = SpoolIndex(), threading.Lock()
         self._lock: int | None = _lock_folder(folder)
+        for part in folder.glob(f"*{_PART}"):
+            self.index.runs(part)
+        for path in [*self.whole(), *self.set_aside()]:
+            self._list(path, self.about(path))
 
     def close(self) -> None:
         """Let another client have the folder."""
@@ -61,9 +72,25 @@ class Spool:
             os.close(self._lock)
             self._lock = None
 
-    def part(self, episode_id: str) -> Path:
-        """The file of a running episode."""
+    def new_part(self, episode_id: str) -> Path:
+        """Where to write an episode that begins; StoreError if its id is here already."""
+        self.check_new(episode_id)
         return self.folder / f"{episode_id}{_PART}"
+
+    def check_new(self, episode_id: str) -> None:
+        """StoreError if an episode of this id runs, waits or was refused here: it would be overwritten."""
+        whole = f"{episode_id}{_WHOLE}"
+        places = {
+            "runs": self.folder / f"{episode_id}{_PART}",
+            "waits for delivery": self.folder / whole,
+            "was refused": self.folder / _REFUSED / whole,
+        }
+        for state, path in places.items():
+            if path.exists():
+                raise StoreError(
+                    f"spool {str(self.folder)!r}: an episode {episode_id!r} {state} here already, and an id is used once. "
+                    "Nothing was overwritten; give the new episode an id of its own."
+                )
 
     def whole(self) -> list[Path]:
         """Files that wait for delivery, oldest episode first (ids sort by time)."""
@@ -84,18 +111,13 @@ class Spool:
                 path.unlink(missing_ok=True)
         return [path for path in sorted(self.folder.glob(f"*{_PART}")) if path not in running]
 
-    def used(self) -> int:
-        """Bytes of all episodes, running, waiting and refused."""
-        size = 0
-        for path in [*self.whole(), *self.set_aside(), *self.folder.glob(f"*{_PART}")]:
-            with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
-                size += path.stat().st_size
-        return size
-
     def promote(self, part: Path, about: About | None = None) -> None:
         """Make a synced `.part` file one that waits for delivery. OSError if the disk refuses."""
         self._note(part.stem, about)
-        os.replace(part, part.with_suffix(_WHOLE))
+        whole = part.with_suffix(_WHOLE)
+        os.replace(part, whole)
+        self.index.forget(part)
+        self._list(whole, about)
         _sync_folder(self.folder)
 
     def add(self, episode_id: str, data: bytes, about: About | None = None) -> None:
@@ -103,6 +125,7 @@ class Spool:
         path = self.folder / f"{episode_id}{_WHOLE}"
         self._note(episode_id, about)
         _write(path, data)
+        self._list(path, about)
         _sync_folder(self.folder)
 
     def about(self, path: Path) -> About | None:
@@ -119,6 +142,7 @@ class Spool:
     def remove(self, path: Path) -> None:
         """Remove a whole episode that is delivered or dropped, waiting or refused."""
         path.unlink(missing_ok=True)
+        self.index.forget(path)
         path.with_suffix(_REASON).unlink(missing_ok=True)
         self._note_path(path.stem).unlink(missing_ok=True)
 
@@ -128,6 +152,7 @@ class Spool:
         target.parent.mkdir(exist_ok=True)
         _write(target.with_suffix(_REASON), json.dumps({"reason": reason, "at": time.time()}).encode())
         os.replace(path, target)
+        self._move(path, target, waits=False)
         _sync_folder(target.parent)
         _sync_folder(self.folder)
 
@@ -147,6 +172,7 @@ class Spool:
         if not NAME.fullmatch(episode_id) or not path.exists():
             return False
         os.replace(path, self.folder / path.name)
+        self._move(path, self.folder / path.name, waits=True)
         _sync_folder(self.folder)
         path.with_suffix(_REASON).unlink(missing_ok=True)
         return True
@@ -158,7 +184,7 @@ class Spool:
         """
         whole = part.with_suffix(_WHOLE)
         if whole.exists():  # a crash between writing the whole file and removing the torn one
-            part.unlink()
+            self.discard(part)
             return False
         try:
             episode = codec.recover(part.read_bytes())
@@ -172,13 +198,31 @@ class Spool:
             return True
         if episode is None or data is None:
             log.warning("episode_empty episode=%s deleted=true cause='no whole control step'", part.stem)
-            part.unlink()
+            self.discard(part)
             return False
         self.add(part.stem, data, about(episode))
-        part.unlink()
+        self.discard(part)
         outcome = episode.verdict.outcome
         log.warning("episode_recovered episode=%s steps=%d outcome=%s", part.stem, episode.steps, outcome)
         return True
+
+    def discard(self, part: Path) -> None:
+        """Remove a `.part` file that holds nothing that is not elsewhere."""
+        part.unlink(missing_ok=True)
+        self.index.forget(part)
+
+    def _list(self, path: Path, about: About | None) -> None:
+        worth = Worth.UNJUDGED if about is None else about.worth
+        with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
+            held = Held(path=path, size=path.stat().st_size, worth=worth, waits=path.parent == self.folder)
+            self.index.put(held)
+
+    def _move(self, path: Path, target: Path, *, waits: bool) -> None:
+        held = self.index.forget(path)
+        if held is None:  # somebody put it here while we ran
+            self._list(target, self.about(target))
+        else:
+            self.index.put(replace(held, path=target, waits=waits))
 
     def _note(self, episode_id: str, about: About | None) -> None:
         """Best effort and not synced: what is missing or torn is read from the episode itself."""

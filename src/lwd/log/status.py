@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from lwd.log import tables
 from lwd.log.catalogue import Catalogue
+from lwd.log.checks import LAST_TIME, number_in
 from lwd.log.layout import NAME
 
 ALL_STATUSES = "status.*"
@@ -47,20 +48,18 @@ def status_message(role: str, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_status(name: str, message: Mapping[str, Any]) -> StatusRow | None:
     """What arrived on `status.<name>`, trusting nothing in it; None if it does not fit."""
-    role, sent_at, payload = message.get("role"), message.get("sent_at"), message.get("status")
+    role, payload = message.get("role"), message.get("status")
+    sent_at = number_in(message.get("sent_at"), 0, LAST_TIME)
     fits = (
         NAME.fullmatch(name) is not None
         and isinstance(role, str)
         and NAME.fullmatch(role) is not None
-        and isinstance(sent_at, int | float)
         and isinstance(payload, dict)
         and len(json.dumps(payload)) <= MAX_STATUS_BYTES
     )
-    if not fits or not isinstance(payload, dict) or not isinstance(sent_at, int | float):
+    if not fits or not isinstance(payload, dict) or sent_at is None:
         return None
-    return StatusRow(
-        name=name, role=str(role), sent_at=float(sent_at), received_at=time.time(), payload=payload
-    )
+    return StatusRow(name=name, role=str(role), sent_at=sent_at, received_at=time.time(), payload=payload)
 
 
 def record_statuses(catalogue: Catalogue, rows: Sequence[StatusRow]) -> None:

@@ -146,8 +146,9 @@ claims = sa.Table(
     sa.Column("claimed_at", sa.Double, nullable=False),
 )
 
-# Tombstones: what was deleted, what had used it, and that it must never come back. `snapshots` is a JSON list of the
-# numbers that may have learned from it; the manifests from `first_manifest` to `last_manifest` held it.
+# Tombstones: what was deleted, what had used it, and that it must never come back. The manifests from `first_manifest` to
+# `last_manifest` held it. `snapshots` is a JSON list of the numbers that may have learned from it when it was deleted; later
+# ones follow from `first_manifest`.
 deletions = sa.Table(
     "deletions",
     metadata,

@@ -99,10 +99,7 @@ class EdgeClient:
             EpisodeError: a header field cannot be stored.
             StoreError: the spool cannot be written, or holds this id already.
         """
-        if header.robot != self.robot:
-            raise ConfigError(
-                f"the episode's robot is {header.robot!r:.80}, but this client delivers for {self.robot!r}."
-            )
+        self._check_robot(header)
         check_header(header)  # before a file is named after it
         flush_steps = max(1, round(header.control_hz * self._flush_s))
         with self._guard:  # so that `recover` cannot see the file before it is known as running
@@ -116,12 +113,15 @@ class EdgeClient:
         """Put a complete episode into the spool; it is then as safe as one recorded step by step.
 
         Raises:
+            ConfigError: it is of another robot.
             EpisodeError: it cannot be stored.
-            StoreError: the spool cannot be written.
+            StoreError: the spool cannot be written, or holds this id already.
         """
+        self._check_robot(episode.header)
         check_header(episode.header)
         name, data, known = episode.header.episode_id, codec.encode(episode), about(episode)
-        with reporting(self._spool.folder / name, "write"):
+        with self._spool.mending, reporting(self._spool.folder / name, "write"):
+            self._spool.check_new(name)
             self._keeper.store(lambda: self._spool.add(name, data, known), known)
         self._wake.set()
 
@@ -156,16 +156,8 @@ class EdgeClient:
         What a full disk leaves no room for stays as it is, and is tried again with each delivery: a robot may run for weeks
         before it starts again.
         """
-        with self._guard:
-            self._left_torn = False
-            torn = self._spool.torn({recording.path for recording in self._open})
-        recovered = 0
-        for path in torn:
-            try:
-                recovered += self._spool.salvage(path)
-            except OSError as error:
-                self._left_torn = True
-                log.warning("spool_recovery_failed path=%s cause=%r", path, str(error))
+        with self._spool.mending:
+            recovered = self._salvage()
         with reporting(self._spool.folder, "write"):
             self._keeper.settle()
         self._wake.set()
@@ -220,6 +212,25 @@ class EdgeClient:
                 log.warning("recording_not_closed path=%s cause=%r", recording.path, str(error))
         self.stop()
         self._spool.close()
+
+    def _salvage(self) -> int:
+        with self._guard:
+            self._left_torn = False
+            torn = self._spool.torn({recording.path for recording in self._open})
+        recovered = 0
+        for path in torn:
+            try:
+                recovered += self._spool.salvage(path)
+            except OSError as error:
+                self._left_torn = True
+                log.warning("spool_recovery_failed path=%s cause=%r", path, str(error))
+        return recovered
+
+    def _check_robot(self, header: EpisodeHeader) -> None:
+        if header.robot != self.robot:
+            raise ConfigError(
+                f"the episode's robot is {header.robot!r:.80}, but this client delivers for {self.robot!r}."
+            )
 
     def _stays_torn(self) -> None:
         self._left_torn = True

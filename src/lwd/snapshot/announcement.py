@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
 from lwd.errors import SnapshotError
+from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.snapshot.store import Snapshot
 
 MAX_META_BYTES = 8 * 1024
@@ -31,7 +31,8 @@ def announcement(snapshot: Snapshot) -> dict[str, Any]:
 def parse_announcement(payload: Mapping[str, Any]) -> Snapshot:
     """Read a message, trusting nothing in it; SnapshotError if it does not fit. The signature is not checked here."""
     number, sha256, signature = payload.get("number"), payload.get("sha256"), payload.get("signature")
-    created_at, status, meta = payload.get("created_at"), payload.get("status"), payload.get("meta")
+    created_at = number_in(payload.get("created_at"), 0, LAST_TIME)
+    status, meta = payload.get("status"), payload.get("meta")
     fits = (
         _is_count(number)
         and number != 0
@@ -42,11 +43,9 @@ def parse_announcement(payload: Mapping[str, Any]) -> Snapshot:
         and _matches(_SHA256, sha256)
         and _matches(_SIGNATURE, signature)
         and _matches(_STATUS, status)
-        and isinstance(created_at, int | float)
-        and math.isfinite(created_at)
         and isinstance(meta, dict)
     )
-    if not fits:
+    if not fits or created_at is None:
         raise SnapshotError(f"an announcement's fields do not fit: {dict(payload)!r:.300}")
     row = cast(dict[str, Any], payload)
     return Snapshot(
@@ -58,14 +57,14 @@ def parse_announcement(payload: Mapping[str, Any]) -> Snapshot:
         size=row["size"],
         key=f"snapshots/{row['sha256']}.safetensors",  # it follows from the hash, so it cannot point elsewhere
         signature=row["signature"],
-        created_at=float(row["created_at"]),
+        created_at=created_at,
         status=row["status"],
         meta=row["meta"],
     )
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
+    return integer_in(value, 0) is not None
 
 
 def _matches(pattern: re.Pattern[str], value: object) -> bool:

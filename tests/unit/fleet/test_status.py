@@ -95,7 +95,8 @@ def test_the_desk_measures_lag_and_clocks(services: Services) -> None:
     desk = StatusDesk(services, telemetry)
     desk.heard("status.r1", status_message("robot", {"snapshot": 1}))
     desk.heard("status.r2", status_message("robot", {"snapshot": 3}))
-    desk.heard("status.r2", {"role": "robot", "sent_at": "yesterday", "status": {}})
+    for hostile in ("yesterday", 10**400, float("inf"), True):
+        desk.heard("status.r2", {"role": "robot", "sent_at": hostile, "status": {}})
     desk.flush()
     samples = [sample for family in telemetry.collect() for sample in family.samples]
     lag = {s.labels["robot"]: s.value for s in samples if s.name == "lwd_snapshot_lag"}

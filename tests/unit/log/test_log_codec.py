@@ -220,6 +220,7 @@ def test_a_header_that_does_not_fit_is_refused(field, value, reason):
     [
         ("outcome", "great", "schema"),
         ("stage_score", 1.5, "schema"),
+        ("stage_score", 10**400, "schema"),  # an integer that no float holds
         ("stage_score", float("nan"), "nan"),
         ("steps", 4, "shape"),
     ],
@@ -238,6 +239,10 @@ def test_nested_json_and_missing_parts_are_refused():
         "schema",
         "corrupt",
     )
+    fields = json.loads(messages[layout.HEADER_TOPIC][0])
+    for depth in range(900, 1000, 5):  # what can just be read can not be shown
+        nested = json.dumps({**fields, "task": "@"}).replace('"@"', "[" * depth + "]" * depth).encode()
+        assert reason_of(forge_parts({**messages, layout.HEADER_TOPIC: [nested]})) in ("schema", "corrupt")
     for topic in messages:
         assert reason_of(forge_parts({**messages, topic: []})) in ("schema", "shape")
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from log_cases import CAMERA, SEEING, Fleet, change, forge_parts, make_episode
+import sqlalchemy as sa
+from log_cases import CAMERA, SEEING, SPEC, TASK, Fleet, change, forge_parts, make_episode
 
 from lwd.episode import SCHEMA_VERSION, Episode, Source
 from lwd.errors import StoreError
-from lwd.log import codec, layout, manifest
+from lwd.log import admission, codec, layout, manifest, quarantine, tables
 from lwd.log.admission import MISSING_DELIVERIES
 from lwd.log.coordinator import Coordinator, StepReport
 from lwd.log.events import EpisodeEvent
@@ -46,6 +47,16 @@ def flipped() -> tuple[str, bytes]:
     return episode.header.episode_id, bytes(data)
 
 
+def huge_score() -> tuple[str, bytes]:
+    """A stage score that no float holds."""
+    episode = make_episode(5)
+    messages = scan(codec.encode(episode)).messages
+    fields = {**json.loads(messages[layout.VERDICT_TOPIC][0]), "stage_score": 10**400}
+    return episode.header.episode_id, forge_parts(
+        {**messages, layout.VERDICT_TOPIC: [json.dumps(fields).encode()]}
+    )
+
+
 def cut() -> tuple[str, bytes]:
     episode = make_episode(5)
     return episode.header.episode_id, codec.encode(episode)[:-100]
@@ -61,6 +72,7 @@ BAD: dict[str, tuple[str, Any]] = {
     "garbage": ("corrupt", lambda: ("garbage", b"PK\x03\x04" * 50)),
     "empty": ("truncated", lambda: ("empty", b"")),
     "future schema": ("schema", future),
+    "stage score of 400 digits": ("schema", huge_score),
     "id of another": ("schema", lambda: ("somebody-else", codec.encode(make_episode(3)))),
     "nan state": ("nan", lambda: broken("proprio", (2, 1), np.nan)),
     "infinite action": ("nan", lambda: broken("actions", (2, 1), np.inf)),
@@ -166,6 +178,68 @@ def test_a_malformed_event_is_quarantined_once(fleet: Fleet, change_event):
     fleet.bus.publish("episodes.robot-1", {})
     fleet.drain()
     assert len(fleet.catalogue.quarantined()) == 2
+
+
+HOSTILE = {
+    "a time of 400 digits": {"ended_at": 10**400},
+    "a size of 400 digits": {"size": 10**400},
+    "nested as deep as JSON is read": {"x": "@"},
+    "a report with a time of 400 digits": {
+        "kind": "dropped",
+        "worth": "success",
+        "why": "budget",
+        "at": 10**400,
+    },
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_no_message_of_a_robot_ends_or_holds_up_the_coordinator(fleet: Fleet, case: str):
+    """A robot's own program may put any JSON on its subject."""
+    event = EpisodeEvent(episode_id="hostile", robot="robot-1", sha256="a" * 64, size=5)
+    for number, depth in enumerate(range(900, 1000, 10)):
+        text = json.dumps({**event.payload(), **HOSTILE[case]}).replace('"@"', "[" * depth + "]" * depth)
+        row = {"subject": event.subject, "message_id": str(number), "payload": text, "published_at": 1.0}
+        with fleet.catalogue.write() as connection:
+            connection.execute(sa.insert(tables.events).values(row))
+    good = fleet.send_episode(make_episode(3))
+    stop = threading.Event()
+    stop.set()
+    fleet.coordinator.run(stop)
+    assert [row.episode_id for row in fleet.catalogue.episodes()] == [good.episode_id]
+    refused = {row.reason for row in fleet.catalogue.quarantined()}
+    assert refused == (set() if "ended_at" in HOSTILE[case] else {"schema"})  # its object may still come
+
+
+@pytest.mark.parametrize("task", [TASK.name, "juggle"])
+def test_what_was_missing_is_judged_when_it_comes_again(fleet: Fleet, monkeypatch, task: str):
+    episode = make_episode(3, task=task)
+    data, name = codec.encode(episode), episode.header.episode_id
+    event = fleet.send(data, name)
+    fleet.objects.delete(event.key)
+    monkeypatch.setattr(admission, "MISSING_DELIVERIES", 1)
+    fleet.drain()
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ["missing"]
+    fleet.send(data, name)
+    fleet.drain()
+    good = task == TASK.name
+    assert [row.episode_id for row in fleet.catalogue.episodes()] == ([name] if good else [])
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ([] if good else ["task"])
+
+
+def test_who_announces_anothers_refused_episode_does_not_hide_it(fleet: Fleet):
+    """A cloned disk: the clone announces first. What the operator then sees and mends is the owner's refusal."""
+    episode = make_episode(3, robot="owner", task="juggle")
+    data, name = codec.encode(episode), episode.header.episode_id
+    for robot, reason in (("clone", "robot"), ("owner", "task"), ("clone", "task")):
+        fleet.send(data, name, robot=robot)
+        fleet.drain()
+        (row,) = fleet.catalogue.quarantined()
+        assert row.reason == reason
+    assert row.robot == "owner"
+    tasks = {"juggle": dataclasses.replace(TASK, name="juggle")}
+    assert quarantine.release(fleet.catalogue, fleet.objects, {SPEC.name: SPEC}, tasks, row.id) is None
+    assert [row.episode_id for row in fleet.catalogue.episodes()] == [name]
 
 
 def test_text_that_no_database_stores_poisons_nothing(fleet: Fleet):

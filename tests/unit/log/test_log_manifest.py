@@ -7,6 +7,7 @@ from log_cases import Fleet, make_episode, open_fleet
 
 from lwd.errors import StoreError
 from lwd.log import manifest
+from lwd.log.deletion import delete
 
 
 def test_numbers_parents_and_membership(fleet: Fleet):
@@ -33,6 +34,22 @@ def test_numbers_parents_and_membership(fleet: Fleet):
     row = manifest.episodes_between(fleet.catalogue, 1, 2)[0]
     assert row.key == f"episodes/{row.episode_id}/{row.sha256}"
     assert len(fleet.objects.get(row.key)) == row.size
+
+
+def test_a_manifest_does_not_count_what_was_deleted_before_it(fleet: Fleet):
+    for name in ("a", "b", "c"):
+        fleet.send_episode(make_episode(2, episode_id=name))
+    fleet.drain()
+    fleet.coordinator.commit()
+    for name in ("a", "b"):
+        delete(fleet.catalogue, fleet.objects, name, reason="blurred", deleted_by="kim")
+    fleet.send_episode(make_episode(2, episode_id="d"))
+    fleet.drain()
+    found = fleet.coordinator.commit()
+    assert found is not None
+    held = manifest.episodes_between(fleet.catalogue, None, found.number)
+    assert [row.episode_id for row in held] == ["c", "d"]
+    assert found.episodes == 2
 
 
 def test_an_unknown_number_says_which_is_newest(fleet: Fleet):

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_cases import SPEC, TASK, Fleet, change, make_episode
 
+from lwd.cli.upkeep import LogDelete
 from lwd.episode import Outcome, Source, Verdict
 from lwd.errors import ConfigError, StoreError
 from lwd.log import codec, quarantine, retention
 from lwd.log.catalogue import EpisodeRow
 from lwd.log.deletion import deletions
 from lwd.log.export import export
+from lwd.log.objects import ObjectStore
 from lwd.log.retention import Budget
 from lwd.log.worth import Worth
 
@@ -144,6 +146,32 @@ def test_no_failure_or_intervention_goes_before_a_success_of_its_task(rows, size
     assert found.used - found.freed <= size or found.missing == found.used - found.freed - size
     if found.delete:  # nothing went that did not have to
         assert found.used - (found.freed - found.delete[-1].size) > size
+
+
+@pytest.mark.parametrize("way", ["the command again", "another episode's", "retention"])
+def test_a_deletion_that_the_store_cut_off_is_finished(fleet: Fleet, monkeypatch, way: str):
+    for name in ("a", "b"):
+        fleet.send_episode(make_episode(2, episode_id=name))
+    fleet.drain()
+    where = {"catalogue": str(fleet.folder / "catalogue.db"), "objects": str(fleet.folder / "objects")}
+
+    def delete(name: str) -> None:
+        LogDelete(episode_id=name, reason="consent withdrawn", by="kim", yes=True, **where).run()
+
+    def down(*_: object) -> bool:
+        raise StoreError("the store is down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "delete", down)
+        with pytest.raises(StoreError, match="down"):
+            delete("a")
+    assert len(list(fleet.objects.list("episodes/a"))) == 1
+    if way == "retention":
+        retention.apply(fleet.catalogue, fleet.objects, [], deleted_by="kim")
+    else:
+        delete("a" if way == "the command again" else "b")
+    assert list(fleet.objects.list("episodes/a")) == []
+    assert deletions(fleet.catalogue)[0].object_deleted_at is not None
 
 
 def test_an_export_goes_on_where_it_was_cut_off(fleet: Fleet, tmp_path: Path):

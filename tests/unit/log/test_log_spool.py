@@ -296,6 +296,62 @@ def test_where_nothing_may_go_a_full_disk_is_an_error_and_the_rest_is_kept(
         assert np.array_equal(half.proprio[:-1], episode.proprio[: half.steps])
 
 
+def test_a_full_disk_does_not_wait_for_what_is_being_delivered(folder: Path):
+    spool = Spool(folder)
+    for name, outcome in (("a", Outcome.UNJUDGED), ("b", Outcome.SUCCESS)):
+        spool.add(name, b"x" * 100, About(source=Source.ONLINE, outcome=outcome, intervention_steps=0))
+    keeper = Keeper(spool, budget_bytes=200)
+    with keeper.delivering(folder / "a.mcap"):
+        assert not keeper.room(10, full=False, worth=Worth.HUMAN)  # "a" makes that room by itself
+        assert keeper.room(10, full=True, worth=Worth.HUMAN)
+    assert [path.stem for path in spool.whole()] == ["a"]
+    spool.close()
+
+
+def test_a_large_spool_is_read_once(fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Drops and status are on a recording's way: they look into no file and list no folder."""
+    size = len(codec.encode(made("success", "x")))
+    with fleet.client() as client:
+        for name in "abc":
+            client.submit(made("success", name))
+
+    def never(*_: object) -> None:
+        raise AssertionError("the spool was read again")
+
+    with fleet.client(budget_bytes=3 * size + 50) as client:
+        for name in ("about", "whole", "set_aside"):
+            monkeypatch.setattr(Spool, name, never)
+        client.submit(made("failure", "d"))
+        assert client.status().waiting == 3
+        assert client.status().used_bytes < 3 * size + 50
+        monkeypatch.undo()
+        assert kept(client, folder) == ["a", "b", "d"]
+
+
+def test_what_is_known_of_a_spool_is_what_is_in_it(fleet: Fleet, folder: Path):
+    def check(client: EdgeClient, waiting: int, refused: int) -> None:
+        found = client.status()
+        files = [*folder.glob("*.mcap"), *folder.glob("*.part"), *folder.glob("refused/*.mcap")]
+        assert (found.waiting, found.refused) == (waiting, refused)
+        assert found.used_bytes == sum(path.stat().st_size for path in files)
+
+    with fleet.client() as client:
+        recording = client.begin(make_header(episode_id="r"))
+        check(client, 0, 0)
+        for name in ("a", "b"):
+            client.submit(made("success", name))
+        check(client, 2, 0)
+        client._spool.refuse(folder / "0000000a.mcap", "too large")
+        check(client, 1, 1)
+        record(client, made("failure", "c"))
+        check(client, 2, 1)
+        client.retry_refused("0000000a")
+        check(client, 3, 0)
+        recording.abort()  # without a step nothing is left of it
+        client.deliver()
+        check(client, 0, 0)
+
+
 def test_worth_is_read_from_the_file_where_the_note_is_lost(fleet: Fleet, folder: Path):
     with fleet.client() as client:
         for kind, name in (("failure", "a"), ("success", "b"), ("human", "c")):

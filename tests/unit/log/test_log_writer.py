@@ -1,17 +1,31 @@
 """The edge client: nothing that was recorded is lost, whatever fails; nothing leaves the spool too early."""
 
+import json
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from log_cases import CAMERA, SEEING, Fleet, assert_equal, change, make_episode, make_header, record
+from log_cases import (
+    CAMERA,
+    SEEING,
+    Fleet,
+    assert_equal,
+    change,
+    forge_parts,
+    make_episode,
+    make_header,
+    record,
+)
 
 from lwd.episode import Outcome, Verdict
 from lwd.errors import ConfigError, EpisodeError, StoreError
-from lwd.log import codec
+from lwd.log import codec, layout
+from lwd.log.scan import scan
 from lwd.log.writer import EdgeClient
 from lwd.robot.recorder import Recorder, Recording
 
@@ -91,6 +105,21 @@ def test_what_a_crash_left_is_recovered_at_the_next_start(fleet: Fleet):
     assert fleet.objects.get(bad.key) == b"\0" * 5000
 
 
+def test_a_torn_file_that_cannot_be_read_is_delivered_as_it_is(fleet: Fleet):
+    """A verdict that no float holds: not ours to judge, and no reason not to start."""
+    episode = make_episode(5)
+    messages = scan(codec.encode(episode)).messages
+    verdict = {**json.loads(messages[layout.VERDICT_TOPIC][0]), "stage_score": 10**400}
+    folder = fleet.folder / "spool" / "robot-1"
+    folder.mkdir(parents=True)
+    data = forge_parts({**messages, layout.VERDICT_TOPIC: [json.dumps(verdict).encode()]})
+    (folder / f"{episode.header.episode_id}.part").write_bytes(data)
+    with fleet.client() as client:
+        assert client.deliver() == 1
+    fleet.drain()
+    assert [row.reason for row in fleet.catalogue.quarantined()] == ["schema"]
+
+
 def test_running_recordings_are_not_recovered(fleet: Fleet):
     with fleet.client(flush_s=0.1) as client:
         episode = make_episode(5)
@@ -100,6 +129,64 @@ def test_running_recordings_are_not_recovered(fleet: Fleet):
         assert client.recover() == 0
         assert spooled(fleet) == [f"{episode.header.episode_id}.part"]
     assert spooled(fleet) == [f"{episode.header.episode_id}.mcap"]  # closing makes it an unjudged episode
+
+
+def test_recovery_takes_nothing_that_another_thread_is_writing(fleet: Fleet, monkeypatch):
+    """The delivery thread recovers while the robot gives an episode up, and while it submits one."""
+    episode = make_episode(15)
+    with fleet.client(flush_s=0.5) as client:
+
+        def meanwhile(then: Callable[..., None]) -> Callable[..., None]:
+            def run(*args: object) -> None:
+                monkeypatch.undo()
+                other = threading.Thread(target=client.recover)
+                other.start()
+                other.join(0.2)
+                then(*args)
+
+            return run
+
+        recording = client.begin(episode.header)
+        for t in range(14):
+            recording.step(episode.proprio[t], episode.actions[t], False, float(episode.times_s[t]), {})
+        monkeypatch.setattr(recording, "_close", meanwhile(recording._close))
+        recording.abort()
+        monkeypatch.setattr(os, "fsync", meanwhile(os.fsync))
+        client.submit(make_episode(5))
+        assert client.deliver() == 2
+    fleet.drain()
+    assert [row.steps for row in fleet.catalogue.episodes()] == [13, 5]
+
+
+def test_an_error_in_making_room_is_no_loss_of_what_is_whole(fleet: Fleet, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with fleet.client() as client:
+        monkeypatch.setattr(client._keeper, "settle", full)
+        record(client, make_episode(5))
+        monkeypatch.undo()
+        assert client.deliver() == 1
+    fleet.drain()
+    assert [row.outcome for row in fleet.catalogue.episodes()] == ["success"]
+
+
+@pytest.mark.parametrize("state", ["runs", "waits", "was refused"])
+def test_an_id_that_is_here_is_not_used_again(fleet: Fleet, state: str):
+    first, second = make_episode(5, seed=1, episode_id="same"), make_episode(9, seed=2, episode_id="same")
+    with fleet.client() as client:
+        if state == "runs":
+            client.begin(first.header)
+        else:
+            client.submit(first)
+        if state == "was refused":
+            client._spool.refuse(fleet.folder / "spool" / "robot-1" / "same.mcap", "too large")
+        before = spooled(fleet)
+        with pytest.raises(StoreError, match=f"{state}.*used once"):
+            client.begin(second.header)
+        with pytest.raises(StoreError, match=f"{state}.*used once"):
+            client.submit(second)
+        assert spooled(fleet) == before
 
 
 def test_a_spool_has_one_owner(fleet: Fleet):
@@ -114,6 +201,8 @@ def test_names_are_checked(fleet: Fleet, tmp_path: Path):
     with fleet.client() as client:
         with pytest.raises(ConfigError, match="delivers for 'robot-1'"):
             client.begin(make_header(robot="robot-2"))
+        with pytest.raises(ConfigError, match="delivers for 'robot-1'"):
+            client.submit(make_episode(2, robot="robot-2"))
         with pytest.raises(EpisodeError, match="episode_id"):
             client.begin(make_header(episode_id="../../x"))
         with pytest.raises(EpisodeError, match="camera name"):
@@ -122,7 +211,7 @@ def test_names_are_checked(fleet: Fleet, tmp_path: Path):
             )
         header = make_header()
         client.begin(header)
-        with pytest.raises(StoreError, match="cannot create"):
+        with pytest.raises(StoreError, match="runs here already"):
             client.begin(header)
     assert not (tmp_path / "x.part").exists()
 

@@ -156,7 +156,7 @@ def test_an_announcement_is_the_whole_row_and_trusts_nothing():
     assert parse_announcement(elsewhere).key == snapshot.key
     changes = {
         "number": (0, -1, True, "3", 2**70, None), "parent": ("x", -1), "sha256": ("zz", None, 3, "AB" * 32),
-        "size": (-1, 1.5), "signature": ("", "00"), "created_at": (float("nan"), "x"), "meta": (None, []),
+        "size": (-1, 1.5), "signature": ("", "00"), "created_at": (float("nan"), "x", 10**400, True), "meta": (None, []),
         "status": ("", 3, "x" * 99),
     }  # fmt: skip
     for name, values in changes.items():
