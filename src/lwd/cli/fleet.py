@@ -27,7 +27,7 @@ class FleetUp(RunOptions):
         broker: found a fleet in the run folder if there is none, and run a nats-server for it at this address.
         bus: instead: the fleet's broker runs elsewhere, and this folder holds the fleet (`lwd fleet init`).
         catalogue, objects: URLs in place of the run folder's own.
-        robots: how many simulated robots; the recipe's number by default.
+        robots: how many simulated robots run here; the recipe's number by default, 0 where all are elsewhere.
         evaluator: whether to evaluate new snapshots meanwhile.
         pace: of the simulated robots; 1 is the robot's control rate, 0 as fast as it goes.
         metrics_port: Prometheus port of the coordinator; the learner's is the next, then the evaluator's. 0 for none.
@@ -115,9 +115,9 @@ class FleetInvite:
         role: what it may do.
         spec: kind of robot, as recipes name it ("scene", "metaworld").
         file: where the credential goes; by default fleet/credentials/NAME.json in the run folder.
-        replace: revoke what this name holds and make a new one.
+        replace: revoke what this name holds and make a new one; also mends --spec while nothing was delivered.
         out: run folder with the fleet.
-        catalogue: URL of the catalogue, in place of the run folder's own.
+        catalogue: URL of the fleet's catalogue, in place of the run folder's own; kept, without its password, for later.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
@@ -147,7 +147,7 @@ class FleetRevoke:
     Attributes:
         name: of the robot or service.
         out: run folder with the fleet.
-        catalogue: URL of the catalogue, in place of the run folder's own.
+        catalogue: URL of the fleet's catalogue; by default the one that was named when somebody was invited.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]

@@ -54,7 +54,7 @@ def collect(experiment: Experiment, services: Services, sources: Sequence[Source
             spec = fleet.demonstrated if source is Source.DEMO else fleet.deployed
             act = _rollout_driver(experiment, services) if source is Source.ROLLOUT else None
             if act is not None:
-                number = find_snapshot(services, "sft").number
+                number = find_snapshot(services, "sft", experiment).number
                 plan = [replace(assignment, snapshot=number) for assignment in plan]
             _run_plan(experiment, recorder, spec, plan, act, f"collect {source.value}", console)
 
@@ -115,7 +115,7 @@ def _count(experiment: Experiment, task: TaskSpec, count: int) -> int:
 
 
 def _rollout_driver(experiment: Experiment, services: Services) -> PolicyDriver:
-    policy, snapshot = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    policy, snapshot = load_policy(experiment, services, find_snapshot(services, "sft", experiment).number)
     driver = fleet_driver(experiment)
     driver.load(snapshot.number, policy)
     return driver
