@@ -78,7 +78,7 @@ def test_picture_of_the_loop_is_drawn(page: str) -> None:
 def test_steps_of_a_guide_are_one_list() -> None:
     (steps,) = re.findall(r"<ol>.*</ol>", rendered("how-to/run_a_fleet.md"), re.DOTALL)
     assert steps.count("<ol>") == 1
-    assert len(re.findall(r"^<li>", steps, re.MULTILINE)) == 4
+    assert len(re.findall(r"^<li>", steps, re.MULTILINE)) == 5
 
 
 def test_page_of_formats_lists_the_tables_of_the_catalogue() -> None:

@@ -157,8 +157,8 @@ def find_snapshot(services: Services, stage: str, experiment: Experiment | None 
     if not found:
         whose = "" if kind is None else f" for robots of kind {kind!r}"
         raise SnapshotError(
-            f"no snapshot of stage {stage!r}{whose} in {services.catalogue.shown}. Make it first: {_COMMANDS[stage]}, with "
-            "the same --out, --catalogue and --objects."
+            f"no snapshot of stage {stage!r}{whose} in {services.catalogue.shown}. Make it first: {_COMMANDS[stage]}. If "
+            "it was made, name the --out, --catalogue and --objects that it was made with."
         )
     return found[-1]
 

@@ -14,6 +14,7 @@ from lwd.fleet import collect as collecting
 from lwd.fleet.collect import collect, first_seed
 from lwd.fleet.evaluator import plan as evaluation_plan
 from lwd.fleet.folder import RunFolder, open_services
+from lwd.robot.sim.fleet_spec import FleetSpec
 
 PLANS = collecting._PLANS
 
@@ -144,3 +145,15 @@ def test_a_collection_that_was_cut_makes_only_what_is_missing(tmp_path, console)
         assert services.catalogue.episodes() == after
     assert after[: len(before)] == before
     assert Counter(row.seed for row in after) == Counter(a.seed for a in PLANS[Source.DEMO](x))
+
+
+def test_another_kind_of_robots_episodes_are_not_taken_for_ones_own(tmp_path, console):
+    x = toy_fleet.experiment()
+    x = replace(x, collect=replace(x.collect, demos={"expert": 1}))
+    other = FleetSpec(tier="toy_fleet:other_line")
+    elsewhere = replace(x, fleet=replace(x.fleet, deployed=other, demonstrated=other))
+    with open_services(RunFolder(tmp_path / "run")) as services:
+        for one in (x, elsewhere):
+            collect(one, services, (Source.DEMO,), console)
+        kinds = Counter(row.spec for row in services.catalogue.episodes())
+    assert kinds == {"line": 3, "other-line": 3}
