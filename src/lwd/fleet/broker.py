@@ -159,7 +159,10 @@ def lets_in(authority: Authority, member: Member, timeout_s: float = ASK_TIMEOUT
         except OSError as error:
             silent.append(f"{url}: {error}")
     if silent:
-        raise ConfigError(f"the broker cannot be asked from here whom it lets in ({'; '.join(silent)}).")
+        raise ConfigError(
+            f"the broker cannot be asked from here whom it lets in ({'; '.join(silent)}). If it runs, restart it, so that it "
+            "reads its list."
+        )
     return False
 
 

@@ -146,8 +146,13 @@ def invite(
     folder.note_register()
     credential = authority.invite(name, role, replace_old=replace)
     credential.save(path, replace=replace)
-    write_broker(folder, authority)
-    _confirm_revoked(authority, name)
+    try:
+        write_broker(folder, authority)
+        _confirm_revoked(authority, name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{str(path)!r} is written, but the broker may not know it yet, or still let in what it replaces: {error}"
+        ) from error
     return credential, path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwd.config import Experiment
@@ -54,7 +54,10 @@ class LocalFleet:
                 fleet's, a number of robots below 0, or nats-server is missing.
         """
         spec, _ = fleet_description(self.experiment)
-        fleet = FleetFolder(RunFolder(self.out, self.catalogue, self.objects))
+        run = RunFolder(self.out, self.catalogue, self.objects)
+        fleet = FleetFolder(
+            replace(run, catalogue_url=run.catalogue)
+        )  # the register is where these services look
         authority = self._authority(fleet)
         names = self._robot_names(authority, spec.name)
         roles = {"coordinator": "coordinator"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 
 import pytest
@@ -182,6 +183,29 @@ def test_a_broker_that_does_not_hear_of_it_must_be_restarted(guarded, monkeypatc
     assert registered(fleet)["arm-1"].revoked_at is not None
     server.restart()
     assert revoke(fleet, "arm-1") == 0
+
+
+def test_a_credential_that_was_replaced_is_there_even_if_the_broker_cannot_be_asked(fleet, monkeypatch):
+    old, path = invite(fleet, "arm-1", "robot", "line")
+
+    def unreachable(authority, member):
+        raise ConfigError("cannot be asked")
+
+    monkeypatch.setattr(broker, "lets_in", unreachable)
+    with pytest.raises(ConfigError, match=r"arm-1\.json' is written, but .* cannot be asked"):
+        invite(fleet, "arm-1", "robot", "line", replace=True)
+    assert load_credential(path).id != old.id
+
+
+def test_something_else_at_the_brokers_address_is_not_taken_for_it(fleet, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        found = FleetFolder(RunFolder(tmp_path / "other"))
+        authority = found_fleet(found, "lab", [f"tls://127.0.0.1:{other.getsockname()[1]}"])
+        invite(found, "arm-1", "robot", "line")
+        with pytest.raises(ConfigError, match="cannot be asked from here"):
+            broker.lets_in(authority, authority.members()[0], timeout_s=0.1)
 
 
 def test_a_broker_of_another_user_is_not_taken_for_a_dead_one(fleet, monkeypatch):
