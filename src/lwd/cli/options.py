@@ -41,6 +41,24 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageOptions(RunOptions):
+    """A stage's experiment, and where its log is: in the run folder, or on a fleet's servers.
+
+    Attributes:
+        catalogue: postgresql://user@host/database, or a path, in place of the run folder's own.
+        objects: s3://bucket/prefix?endpoint=http://host:port, or a folder, in place of the run folder's own.
+    """
+
+    catalogue: str | None = None
+    objects: str | None = None
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where all of it is."""
+        return folder(self.out, self.catalogue, self.objects)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """Where the log is: a run folder, or a fleet's servers.
 
@@ -82,9 +100,7 @@ class Stored:
             yield catalogue
 
     def _folder(self) -> RunFolder:
-        from lwd.fleet.folder import RunFolder
-
-        return RunFolder(self.out.absolute(), self.catalogue, self.objects)
+        return folder(self.out, self.catalogue, self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +121,14 @@ def experiment(options: RunOptions) -> Any:
     return recipe(options.recipe, options.seed)
 
 
-def folder(path: Path) -> Any:
+def folder(path: Path, catalogue: str | None = None, objects: str | None = None) -> RunFolder:
     """A run folder, absolute."""
     from lwd.fleet.folder import RunFolder
 
-    return RunFolder(path.absolute())
+    return RunFolder(path.absolute(), catalogue, objects)
 
 
-def existing(path: Path) -> Any:
+def existing(path: Path) -> RunFolder:
     """A run folder that is there; ConfigError otherwise."""
     if not (path / "catalogue.db").exists():
         raise ConfigError(f"{path} is no run folder: it has no catalogue.db. Name one with --out.")

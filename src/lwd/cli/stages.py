@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.pretty import pretty_repr
 
 from lwd.cli.job import JobOptions, joined, watch
-from lwd.cli.options import RUN, RunOptions, command, experiment, folder, log_to_stderr, print_json
+from lwd.cli.options import (
+    RUN,
+    RunOptions,
+    StageOptions,
+    command,
+    experiment,
+    folder,
+    log_to_stderr,
+    print_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +41,7 @@ class Demo(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collect(RunOptions):
+class Collect(StageOptions):
     """Make offline data: demonstrations and play first, rollouts once the SFT policy exists.
 
     Attributes:
@@ -49,13 +58,13 @@ class Collect(RunOptions):
         from lwd.fleet.folder import open_services
 
         console, chosen = Console(), experiment(self)
-        with open_services(folder(self.out)) as services:
+        with open_services(self.run_folder) as services:
             collect(chosen, services, [Source(name) for name in self.sources], console)
             print_dataset(console, write_dataset(chosen, services))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSft(JobOptions, RunOptions):
+class TrainSft(JobOptions, StageOptions):
     """Clone the demonstrations: the SFT policy, which is the reference of everything after it. Resumes."""
 
     def run(self) -> None:
@@ -64,7 +73,7 @@ class TrainSft(JobOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOffline(JobOptions, RunOptions):
+class TrainOffline(JobOptions, StageOptions):
     """Offline RL (DIVL and QAM) from the SFT policy on everything collected. Resumes."""
 
     def run(self) -> None:
@@ -73,7 +82,7 @@ class TrainOffline(JobOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConsolidated(JobOptions, RunOptions):
+class TrainConsolidated(JobOptions, StageOptions):
     """Learn once more after the online stage, on everything recorded, as the recipe's `consolidated` says. Resumes."""
 
     def run(self) -> None:
@@ -106,14 +115,14 @@ def _train(
             "offline": offline.train_offline,
             "consolidated": offline.train_consolidated,
         }[stage]
-        with open_services(folder(options.out)) as services:
+        with open_services(options.run_folder) as services:
             snapshot = train(experiment(options), services, Console(), team)
     if snapshot is not None:
         print(f"published snapshot {snapshot.number}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(RunOptions):
+class Evaluate(StageOptions):
     """Evaluate the newest policy of a stage on held-out starts.
 
     Attributes:
@@ -129,7 +138,7 @@ class Evaluate(RunOptions):
         from lwd.fleet.demo import run_evaluation
         from lwd.fleet.folder import open_services
 
-        with open_services(folder(self.out)) as services:
+        with open_services(self.run_folder) as services:
             scores = run_evaluation(experiment(self), services, self.stage, Console(stderr=self.json))
         if self.json:
             print_json(asdict(scores))

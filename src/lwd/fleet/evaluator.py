@@ -17,7 +17,7 @@ from lwd.errors import ConfigError
 from lwd.evaluate.scores import EvaluationRecord
 from lwd.fleet.acting import fleet_driver
 from lwd.fleet.metrics_log import MetricsLog, event
-from lwd.fleet.policies import load_policy
+from lwd.fleet.policies import load_policy, snapshots_of
 from lwd.fleet.progress import progress
 from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
@@ -105,7 +105,7 @@ def _from(waiting: list[Assignment], should_stop: Callable[[], bool]) -> Callabl
 def run_evaluator(
     context: Context, experiment: Experiment, folder: RunFolder, every_s: float = 600.0, episodes: int = 10
 ) -> None:
-    """The evaluator process: evaluate the newest policy every `every_s` seconds until told to stop.
+    """The evaluator process: evaluate the newest policy of its kind of robot every `every_s` seconds until told to stop.
 
     Appends one line per evaluation to `metrics/evaluator.jsonl`: snapshot, success over all, short and long tasks.
 
@@ -124,11 +124,13 @@ def run_evaluator(
     if not 0 <= every_s < math.inf:
         raise ConfigError(f"--every-s is {every_s}; expected a number of seconds, 0 or more.")
     x = replace(experiment, evaluate=replace(experiment.evaluate, episodes=episodes))
-    _, tasks = fleet_description(x)
+    spec, tasks = fleet_description(x)
     done: int | None = None
     with open_services(folder) as services, MetricsLog(folder.metrics("evaluator")) as metrics:
         while not context.should_stop():
-            began, number = time.monotonic(), services.snapshots.newest()
+            began = time.monotonic()
+            mine = snapshots_of(services, spec.name)  # another kind of robot may have published since
+            number = mine[-1].number if mine else None
             if number is None or number == done:
                 context.say(waits_for="a new snapshot")
             else:

@@ -21,7 +21,7 @@ from lwd.fleet.telemetry import Telemetry
 from lwd.log.calls import NatsCalls
 from lwd.log.grants import Grants
 from lwd.log.nats_link import NatsLink
-from lwd.log.robots import NotAllowedError, check_active
+from lwd.log.robots import NotAllowedError, check_active, revoked_names
 from lwd.log.signals import NatsSignals
 from lwd.log.status import ALL_STATUSES, StatusRow, read_status, record_statuses
 
@@ -143,6 +143,8 @@ class StatusDesk:
         with self._guard:
             rows, self._rows = list(self._rows.values()), {}
         try:
+            gone = revoked_names(self._services.catalogue)  # their last words must not bring their row back
+            rows = [row for row in rows if row.name not in gone]
             record_statuses(self._services.catalogue, rows)
             newest = self._services.snapshots.newest()
         except StoreError as error:

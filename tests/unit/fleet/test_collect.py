@@ -16,6 +16,7 @@ from lwd.fleet.evaluator import plan as evaluation_plan
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.log.codec import decode
 from lwd.log.writer import EdgeClient
+from lwd.robot.sim.fleet_spec import FleetSpec
 
 PLANS = collecting._PLANS
 
@@ -165,3 +166,15 @@ def test_episodes_that_wait_in_spools_are_not_made_again(tmp_path, console):
         collect(x, services, (Source.DEMO,), console)
         rows = services.catalogue.episodes()
     assert Counter(row.episode_id for row in rows) == Counter(row.episode_id for row in made)
+
+
+def test_another_kind_of_robots_episodes_are_not_taken_for_ones_own(tmp_path, console):
+    x = toy_fleet.experiment()
+    x = replace(x, collect=replace(x.collect, demos={"expert": 1}))
+    other = FleetSpec(tier="toy_fleet:other_line")
+    elsewhere = replace(x, fleet=replace(x.fleet, deployed=other, demonstrated=other))
+    with open_services(RunFolder(tmp_path / "run")) as services:
+        for one in (x, elsewhere):
+            collect(one, services, (Source.DEMO,), console)
+        kinds = Counter(row.spec for row in services.catalogue.episodes())
+    assert kinds == {"line": 3, "other-line": 3}

@@ -86,6 +86,24 @@ def test_reports_and_recordings_agree():
     assert all((r.takeovers > 0) == (r.intervention_steps > 0) for r in reports)
 
 
+@pytest.mark.parametrize(
+    ("tier", "said"),
+    [
+        ("nocolon", "package.module:function"),
+        (".a:b", "package.module:function"),
+        (":make", "package.module:function"),
+        ("no_such_module:make", "cannot be imported"),
+        ("robots_for_tests:nothing", "cannot be imported"),
+        ("robots_for_tests:TASKS", "expected a function"),
+        ("robots_for_tests:without_argument", "one argument, the FleetSpec"),
+        ("robots_for_tests:without_operators", "expected an Environment and a mapping"),
+    ],
+)
+def test_a_robot_of_ones_own_that_cannot_be_made_says_what_is_expected(tier, said):
+    with pytest.raises(ConfigError, match=said):
+        FleetSpec(tier=tier).build()
+
+
 def test_a_workers_exception_arrives_with_its_traceback():
     spec = FleetSpec(tier="robots_for_tests:raising")
     with (
