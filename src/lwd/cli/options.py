@@ -80,10 +80,8 @@ class Stored:
 
         with self.opened_catalogue() as catalogue:
             objects = self._folder().objects
-            if (
-                self.catalogue is not None or self.objects is not None
-            ):  # a run folder of its own may have none yet
-                check_objects(objects)
+            if self.catalogue is not None or self.objects is not None:
+                check_objects(objects)  # those of a run folder of its own may not be there yet
             yield catalogue, ObjectStore(objects)
 
     @contextmanager
