@@ -31,7 +31,7 @@ test: $(READY)  ## all tests but the slow tier
 test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (minutes; the limit is ten)
 	$(BIN)/pytest -m slow tests/slow/test_regression_gate.py
 
-test-vla: $(READY)  ## the VLA at dummy size learns from pictures through the whole loop (about half an hour)
+test-vla: $(READY)  ## the VLA at dummy size learns from pictures through the whole loop (three quarters of an hour on one core)
 	$(BIN)/pytest -m slow tests/slow/test_vla_learns.py
 
 record-slow: $(READY)  ## record the slow tier's curves anew; the change belongs into CHANGELOG.md under "Numbers"
