@@ -31,7 +31,7 @@ test: $(READY)  ## all tests but the slow tier
 test-slow: $(READY)  ## the slow tier: what is learned is what was recorded (minutes; the limit is ten)
 	$(BIN)/pytest -m slow tests/slow/test_regression_gate.py
 
-test-vla: $(READY)  ## the VLA at dummy size learns from pictures through the whole loop (about half an hour)
+test-vla: $(READY)  ## the VLA at dummy size learns from pictures through the whole loop (three quarters of an hour on one core)
 	$(BIN)/pytest -m slow tests/slow/test_vla_learns.py
 
 record-slow: $(READY)  ## record the slow tier's curves anew; the change belongs into CHANGELOG.md under "Numbers"
@@ -55,7 +55,7 @@ bench: $(READY)  ## write benchmarks/results/*.json and print them against the l
 chaos: $(READY)  ## sixteen robots, a hundred faults: is every episode counted once? Writes benchmarks/results/chaos.json (about 20 minutes)
 	$(BIN)/python -m benchmarks.chaos --seed $(CHAOS_SEED)
 
-results: $(READY)  ## run what is missing of the evidence (days; goes on where it was cut), then `make table`
+results: $(READY)  ## run what is missing of the evidence (a day on two cores in all; goes on where it was cut), then `make table`
 	for benchmark in $(BENCHMARKS); do $(BIN)/lwd results run --benchmark $$benchmark --jobs $(WORKERS) || exit 1; done
 	$(MAKE) table
 

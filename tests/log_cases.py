@@ -32,6 +32,9 @@ TASK = TaskSpec(
     name="drawer", instruction="open the drawer", milestones=("open",), time_limit_steps=100, horizon="short"
 )
 
+IDS = [f"0199aa{i:02d}" + "f" * 24 for i in range(3)]
+"""Episodes of `run_folder` in tests/unit/conftest.py."""
+
 
 def make_header(**changes: Any) -> EpisodeHeader:
     values: dict[str, Any] = {

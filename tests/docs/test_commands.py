@@ -15,7 +15,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^[ ]*```\w*\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 # What may stand before `lwd` in a line: a prompt, variables, another user, a folder, a container.
 SHOWN = re.compile(
-    r"^\s*(?:[\w-]+\$ )?(?:[A-Z_]+=\S+ )*(?:sudo -u lwd )?(?:docker run .* )?(?:/opt/lwd/bin/)?lwd (.+)$"
+    r"^\s*(?:docker compose .*? run .*? learner |"
+    r"(?:[\w-]+\$ )?(?:[A-Z_]+=\S+ )*(?:sudo (?:-E )?-u lwd )?(?:docker run .* )?(?:/opt/lwd/bin/)?lwd )(.+)$"
 )
 
 

@@ -16,6 +16,7 @@ from lwd import image
 from lwd.episode import Outcome
 from lwd.errors import UnknownNameError
 from lwd.log import tables
+from lwd.robot.sim.fleet_spec import FleetSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
@@ -26,7 +27,8 @@ def test_robot_of_the_guide_works() -> None:
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(program, "add_a_robot.md", "exec"), names)
-    robot = names["Slider"]()
+    robot, operators = names["make"](FleetSpec(tier="my_lab.slider:make"))
+    assert operators == {}
     sensed = robot.reset("reach", 3)
     while robot.outcome() is None:
         gap = sensed.proprio[1] - sensed.proprio[0]
@@ -76,7 +78,7 @@ def test_picture_of_the_loop_is_drawn(page: str) -> None:
 def test_steps_of_a_guide_are_one_list() -> None:
     (steps,) = re.findall(r"<ol>.*</ol>", rendered("how-to/run_a_fleet.md"), re.DOTALL)
     assert steps.count("<ol>") == 1
-    assert len(re.findall(r"^<li>", steps, re.MULTILINE)) == 4
+    assert len(re.findall(r"^<li>", steps, re.MULTILINE)) == 5
 
 
 def test_page_of_formats_lists_the_tables_of_the_catalogue() -> None:

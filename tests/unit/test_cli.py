@@ -4,25 +4,33 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from log_cases import make_episode, open_fleet
+from log_cases import IDS
 
 from lwd import cli
-from lwd.episode import Source
-from lwd.fleet.folder import RunFolder, open_services
 from lwd.log.tables import CATALOGUE_VERSION
 from lwd.log.verify import VerifyReport
 
 OPTIONS = {
     "demo": ["--recipe", "--seed", "--out"],
-    "collect": ["--recipe", "--seed", "--out", "--sources"],
-    "train sft": ["--recipe", "--seed", "--out"],
-    "train offline": ["--recipe", "--seed", "--out"],
-    "train consolidated": ["--recipe", "--seed", "--out"],
+    "collect": ["--recipe", "--seed", "--out", "--catalogue", "--objects", "--sources"],
+    "train sft": ["--recipe", "--seed", "--out", "--catalogue", "--objects"],
+    "train offline": ["--recipe", "--seed", "--out", "--catalogue", "--objects"],
+    "train consolidated": ["--recipe", "--seed", "--out", "--catalogue", "--objects"],
     "fleet up": ["--recipe", "--seed", "--out", "--broker", "--bus", "--robots", "--evaluator", "--pace"],
     "serve": ["--out", "--credential", "--host", "--port", "--token-file", "--new-token", "--room"],
-    "evaluate": ["--recipe", "--seed", "--out", "--json", "sft", "offline", "online", "consolidated"],
+    "evaluate": [
+        "--recipe",
+        "--seed",
+        "--out",
+        "--catalogue",
+        "--objects",
+        "--json",
+        "sft",
+        "offline",
+        "online",
+        "consolidated",
+    ],
     "report": ["--out"],
     "log ls": ["--out", "--json", "--task", "--source", "--limit", "--quarantine"],
     "log show": ["--out", "--json", "EPISODE-ID"],
@@ -74,7 +82,7 @@ OPTIONS = {
         "--proprio-dim",
     ],
     "weights inspect": ["SOURCE", "--names", "--sizes"],
-    "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like"],
+    "weights export": ["SOURCE", "OUT", "--layout", "--sizes", "--like", "--action-dim"],
     "plan": ["--model", "--stage", "--batch", "--gpus", "--gpu", "--lora-rank", "--remat", "--json"],
     "results run": ["--benchmark", "--only", "--out", "--results", "--jobs"],
     "results together": ["--benchmark", "--only", "--out", "--results"],
@@ -83,51 +91,6 @@ OPTIONS = {
     "results figures": ["--root", "--png"],
     "show": ["--recipe", "--seed"],
 }
-IDS = [f"0199aa{i:02d}" + "f" * 24 for i in range(3)]
-
-
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch):
-    """Tables and help do not wrap."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def lwd(capsys, monkeypatch):
-    """Run a command line; exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lwd", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def run_folder(tmp_path):
-    """Three episodes, of which one was sent twice, one refused, and two snapshots."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    with open_fleet(folder) as fleet:
-        for i, episode_id in enumerate(IDS):
-            fleet.send_episode(
-                make_episode(10 + i, episode_id=episode_id, source=Source.ONLINE if i else Source.DEMO)
-            )
-        wrong = make_episode(5, episode_id="0199bb" + "e" * 26, proprio_dim=4)
-        fleet.send_episode(wrong)
-        fleet.drain()
-        fleet.coordinator.commit()
-    with open_services(RunFolder(folder)) as services:
-        for step in (50, 100):
-            arrays = {"weight": np.full(3, step, np.float32)}
-            services.snapshots.publish(arrays, step, 1, {"stage": "online"})
-    return folder
 
 
 # ---- help ------------------------------------------------------------------------------------------------------------

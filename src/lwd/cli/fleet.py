@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import RUN, Read, RunOptions, experiment, folder, print_json
+from lwd.cli.options import RUN, Read, StageOptions, experiment, folder, print_json
 from lwd.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class FleetUp(RunOptions):
+class FleetUp(StageOptions):
     """Online RL on this machine: coordinator, learner, robots.
 
     By default without any server, until the recipe's experience is collected. With --broker or --bus every part is a
@@ -26,8 +26,7 @@ class FleetUp(RunOptions):
     Attributes:
         broker: found a fleet in the run folder if there is none, and run a nats-server for it at this address.
         bus: instead: the fleet's broker runs elsewhere, and this folder holds the fleet (`lwd fleet init`).
-        catalogue, objects: URLs in place of the run folder's own.
-        robots: how many simulated robots; the recipe's number by default.
+        robots: how many simulated robots run here; the recipe's number by default, 0 where all are elsewhere.
         evaluator: whether to evaluate new snapshots meanwhile.
         pace: of the simulated robots; 1 is the robot's control rate, 0 as fast as it goes.
         metrics_port: Prometheus port of the coordinator; the learner's is the next, then the evaluator's. 0 for none.
@@ -35,8 +34,6 @@ class FleetUp(RunOptions):
 
     broker: str | None = None
     bus: bool = False
-    catalogue: str | None = None
-    objects: str | None = None
     robots: int | None = None
     evaluator: bool = False
     pace: float = 0.0
@@ -47,7 +44,7 @@ class FleetUp(RunOptions):
         if self.broker is None and not self.bus:
             from lwd.fleet.online import online
 
-            snapshot = online(experiment(self), folder(self.out), Console())
+            snapshot = online(experiment(self), self.run_folder, Console())
             print(f"newest snapshot {snapshot.number} at learner step {snapshot.learner_step}")
             return
         self._supervise()
@@ -115,9 +112,9 @@ class FleetInvite:
         role: what it may do.
         spec: kind of robot, as recipes name it ("scene", "metaworld").
         file: where the credential goes; by default fleet/credentials/NAME.json in the run folder.
-        replace: revoke what this name holds and make a new one.
+        replace: revoke what this name holds and make a new one; also mends --spec while nothing was delivered.
         out: run folder with the fleet.
-        catalogue: URL of the catalogue, in place of the run folder's own.
+        catalogue: URL of the fleet's catalogue, in place of the run folder's own; kept, without its password, for later.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
@@ -147,7 +144,7 @@ class FleetRevoke:
     Attributes:
         name: of the robot or service.
         out: run folder with the fleet.
-        catalogue: URL of the catalogue, in place of the run folder's own.
+        catalogue: URL of the fleet's catalogue; by default the one that was named when somebody was invited.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
@@ -171,7 +168,7 @@ class Status(Read):
         """Run it."""
         from lwd.fleet.status import fleet_status, print_status
 
-        with self.opened() as (catalogue, _):
+        with self.opened_catalogue() as catalogue:
             found = fleet_status(catalogue)
         if self.json:
             print_json(found)

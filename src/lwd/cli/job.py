@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -43,8 +44,11 @@ class JobOptions:
         return self.processes > 1 and self.heartbeat is None
 
 
-def watch(options: JobOptions, out: Path) -> None:
+def watch(options: JobOptions, out: Path) -> int:
     """Run this host's processes of a job of several, until they have ended or it is told to stop.
+
+    Returns:
+        0 if all ended well; otherwise it was told to stop: the exit code of a program that ended by that signal.
 
     Raises:
         WatchdogError: the job keeps failing before it gets anywhere.
@@ -67,7 +71,8 @@ def watch(options: JobOptions, out: Path) -> None:
     context = ServiceContext("learner", "watchdog")
     stop_with_parent(context.stopping)
     with context.signals():
-        watchdog.run(context.stopping)
+        done = watchdog.run(context.stopping)
+    return 0 if done else 128 + (context.signal or signal.SIGTERM)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lwd.cli.options import Read, find_episode, print_facts, print_rows
+from lwd.cli.options import Read, check_limit, find_episode, print_facts, print_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class LogLs(Read):
 
     Attributes:
         task, source: only these.
-        limit: how many of the newest.
+        limit: how many of the newest; 0 for none.
         quarantine: list refused episodes instead.
     """
 
@@ -27,7 +27,8 @@ class LogLs(Read):
 
     def run(self) -> None:
         """Run it."""
-        with self.opened() as (catalogue, _):
+        check_limit(self.limit)
+        with self.opened_catalogue() as catalogue:
             if self.quarantine:
                 rows = [asdict(row) for row in catalogue.quarantined()]
                 columns = ["episode_id", "reason", "detail", "robot"]
@@ -35,12 +36,12 @@ class LogLs(Read):
                 rows = [asdict(row) for row in catalogue.episodes(task=self.task, source=self.source)]
                 columns = ["seq", "episode_id", "task", "source", "snapshot", "outcome", "stage_score", "steps",
                            "intervention_steps"]  # fmt: skip
-        print_rows(rows[-self.limit :], columns, self.json)
+        print_rows(rows[max(len(rows) - self.limit, 0) :], columns, self.json)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogShow(Read):
-    """Everything the catalogue knows of one episode, and whether its file is intact.
+    """Everything the catalogue knows of one episode, and whether its file is intact. Exit code 1 if it is not.
 
     Attributes:
         episode_id: id of the episode; the first characters are enough if they are unique.
@@ -51,16 +52,23 @@ class LogShow(Read):
     def run(self) -> None:
         """Run it."""
         from lwd.log.codec import decode
+        from lwd.log.verify import verify
 
         with self.opened() as (catalogue, objects):
             row = find_episode(catalogue, self.episode_id)
-            episode = decode(objects.get(row.key))
-        facts: dict[str, Any] = asdict(row) | {
-            "proprio": list(episode.proprio.shape),
-            "actions": list(episode.actions.shape),
-            "cameras": sorted(episode.images),
-        }
+            facts: dict[str, Any] = asdict(row)
+            problems = verify(catalogue, objects, [row]).problems
+            if not problems:
+                episode = decode(objects.get(row.key))
+                facts |= {
+                    "proprio": list(episode.proprio.shape),
+                    "actions": list(episode.actions.shape),
+                    "cameras": sorted(episode.images),
+                }
+        facts["damage"] = f"{problems[0].reason}: {problems[0].detail}" if problems else None
         print_facts(facts, self.json)
+        if problems:
+            raise SystemExit(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ class SnapshotLs(Read):
     """List published policies, newest last.
 
     Attributes:
-        limit: how many of the newest.
+        limit: how many of the newest; 0 for none.
     """
 
     limit: int = 50
@@ -92,10 +100,11 @@ class SnapshotLs(Read):
         """Run it."""
         from lwd.snapshot.store import snapshots
 
-        with self.opened() as (catalogue, _):
+        check_limit(self.limit)
+        with self.opened_catalogue() as catalogue:
             rows = [
                 asdict(s) | {"stage": s.meta.get("stage"), "sha256": s.sha256[:12]}
                 for s in snapshots(catalogue)
             ]
         columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
-        print_rows(rows[-self.limit :], columns, self.json)
+        print_rows(rows[max(len(rows) - self.limit, 0) :], columns, self.json)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lwd.errors import ConfigError, LwdError
 
 if TYPE_CHECKING:
+    from lwd.fleet.folder import RunFolder
     from lwd.log.catalogue import Catalogue, EpisodeRow
     from lwd.log.objects import ObjectStore
 
@@ -39,6 +41,24 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageOptions(RunOptions):
+    """A stage's experiment, and where its log is: in the run folder, or on a fleet's servers.
+
+    Attributes:
+        catalogue: postgresql://user@host/database, or a path, in place of the run folder's own.
+        objects: s3://bucket/prefix?endpoint=http://host:port, or a folder, in place of the run folder's own.
+    """
+
+    catalogue: str | None = None
+    objects: str | None = None
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where all of it is."""
+        return folder(self.out, self.catalogue, self.objects)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """Where the log is: a run folder, or a fleet's servers.
 
@@ -55,15 +75,30 @@ class Stored:
     @contextmanager
     def opened(self) -> Generator[tuple[Catalogue, ObjectStore]]:
         """Catalogue and objects; ConfigError if there is no log."""
-        from lwd.fleet.folder import RunFolder
-        from lwd.log.catalogue import Catalogue
+        from lwd.fleet.folder import check_objects
         from lwd.log.objects import ObjectStore
+
+        with self.opened_catalogue() as catalogue:
+            objects = self._folder().objects
+            if self.catalogue is not None or self.objects is not None:
+                check_objects(objects)  # those of a run folder of its own may not be there yet
+            yield catalogue, ObjectStore(objects)
+
+    @contextmanager
+    def opened_catalogue(self) -> Generator[Catalogue]:
+        """The catalogue alone, whatever became of the objects; ConfigError if there is none."""
+        from lwd.fleet.folder import check_catalogue
+        from lwd.log.catalogue import Catalogue
 
         if self.catalogue is None:
             existing(self.out)
-        run = RunFolder(self.out.absolute(), self.catalogue, self.objects)
-        with Catalogue(run.catalogue) as catalogue:
-            yield catalogue, ObjectStore(run.objects)
+        url = self._folder().catalogue
+        check_catalogue(url)
+        with Catalogue(url) as catalogue:
+            yield catalogue
+
+    def _folder(self) -> RunFolder:
+        return folder(self.out, self.catalogue, self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +119,24 @@ def experiment(options: RunOptions) -> Any:
     return recipe(options.recipe, options.seed)
 
 
-def folder(path: Path) -> Any:
+def folder(path: Path, catalogue: str | None = None, objects: str | None = None) -> RunFolder:
     """A run folder, absolute."""
     from lwd.fleet.folder import RunFolder
 
-    return RunFolder(path.absolute())
+    return RunFolder(path.absolute(), catalogue, objects)
 
 
-def existing(path: Path) -> Any:
+def existing(path: Path) -> RunFolder:
     """A run folder that is there; ConfigError otherwise."""
     if not (path / "catalogue.db").exists():
         raise ConfigError(f"{path} is no run folder: it has no catalogue.db. Name one with --out.")
     return folder(path)
+
+
+def check_limit(limit: int | None) -> None:
+    """ConfigError if fewer than no rows are asked for."""
+    if limit is not None and limit < 0:
+        raise ConfigError(f"--limit is {limit}; expected 0 or more.")
 
 
 def command() -> str:
@@ -115,7 +156,8 @@ def print_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) ->
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+        # As Text: robots wrote some of it, and "[" would begin rich's markup.
+        table.add_row(*(Text("" if row[name] is None else str(row[name])) for name in columns))
     Console().print(table)
 
 

@@ -34,7 +34,7 @@ class Service:
         bus: address of a broker without credentials (nats://host:port), for a closed network.
         catalogue: postgresql://user@host/database, or a path.
         objects: s3://bucket/prefix?endpoint=http://host:port, or a folder.
-        recipe: the experiment; `lwd show` prints one.
+        recipe: name of the experiment (`lwd show` lists them).
         seed: of the experiment.
         metrics_port: Prometheus port, 0 for none.
         metrics_address: address that it listens on.
@@ -178,8 +178,8 @@ class RobotJoin:
     Attributes:
         file: the credential, from `lwd fleet invite`.
         out: folder for spool and snapshots; by default .lwd/FLEET/ROBOT in the home directory.
-        environment: package.module:function that makes this robot's Environment and operators; without it the simulator
-            that the fleet's recipe names.
+        environment: package.module:function that is called with a FleetSpec and returns this robot's Environment and its
+            operators by name (docs/how-to/add_a_robot.md); without it the simulator that the fleet's recipe names.
         pace: 1 keeps the robot's control rate, 0 runs as fast as it goes.
         shared_folder: the fleet is on this machine and its objects are in a folder.
         ca_file: certificates of the object store's authority, where it is not a public one.

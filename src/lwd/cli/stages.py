@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +13,16 @@ from rich.console import Console
 from rich.pretty import pretty_repr
 
 from lwd.cli.job import JobOptions, joined, watch
-from lwd.cli.options import RUN, RunOptions, command, experiment, folder, log_to_stderr, print_json
+from lwd.cli.options import (
+    RUN,
+    RunOptions,
+    StageOptions,
+    command,
+    experiment,
+    folder,
+    log_to_stderr,
+    print_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +37,11 @@ class Demo(RunOptions):
         console = Console()
         Phases(experiment(self), folder(self.out), console, command()).run()
         report = write_report(self.out)
-        console.print(f"\nreport: {report}\nsummary: {self.out / 'summary.json'}")
+        console.print(f"\nreport: {report}\nsummary: {self.out / 'summary.json'}", markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collect(RunOptions):
+class Collect(StageOptions):
     """Make offline data: demonstrations and play first, rollouts once the SFT policy exists.
 
     Attributes:
@@ -47,13 +58,13 @@ class Collect(RunOptions):
         from lwd.fleet.folder import open_services
 
         console, chosen = Console(), experiment(self)
-        with open_services(folder(self.out)) as services:
+        with open_services(self.run_folder) as services:
             collect(chosen, services, [Source(name) for name in self.sources], console)
             print_dataset(console, write_dataset(chosen, services))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSft(JobOptions, RunOptions):
+class TrainSft(JobOptions, StageOptions):
     """Clone the demonstrations: the SFT policy, which is the reference of everything after it. Resumes."""
 
     def run(self) -> None:
@@ -62,7 +73,7 @@ class TrainSft(JobOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOffline(JobOptions, RunOptions):
+class TrainOffline(JobOptions, StageOptions):
     """Offline RL (DIVL and QAM) from the SFT policy on everything collected. Resumes."""
 
     def run(self) -> None:
@@ -71,7 +82,7 @@ class TrainOffline(JobOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConsolidated(JobOptions, RunOptions):
+class TrainConsolidated(JobOptions, StageOptions):
     """Learn once more after the online stage, on everything recorded, as the recipe's `consolidated` says. Resumes."""
 
     def run(self) -> None:
@@ -85,10 +96,16 @@ def _train(
     """All of a stage, as one process or as one of several."""
     if options.is_watched:
         print(f"{options.processes} processes train; their logs are in {options.out / 'logs'}")
-        watch(options, options.out)
+        code = watch(options, options.out)
+        if code:
+            print("lwd: stopped; run the same command again to go on.", file=sys.stderr)
+            raise SystemExit(code)
         return
     if options.heartbeat is not None:
+        from lwd.fleet.supervisor import end_with_parent
+
         log_to_stderr()
+        end_with_parent()  # what was learned since the last checkpoint is learned again
     with joined(options) as team:
         from lwd.fleet import offline
         from lwd.fleet.folder import open_services
@@ -98,14 +115,14 @@ def _train(
             "offline": offline.train_offline,
             "consolidated": offline.train_consolidated,
         }[stage]
-        with open_services(folder(options.out)) as services:
+        with open_services(options.run_folder) as services:
             snapshot = train(experiment(options), services, Console(), team)
     if snapshot is not None:
         print(f"published snapshot {snapshot.number}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(RunOptions):
+class Evaluate(StageOptions):
     """Evaluate the newest policy of a stage on held-out starts.
 
     Attributes:
@@ -121,7 +138,7 @@ class Evaluate(RunOptions):
         from lwd.fleet.demo import run_evaluation
         from lwd.fleet.folder import open_services
 
-        with open_services(folder(self.out)) as services:
+        with open_services(self.run_folder) as services:
             scores = run_evaluation(experiment(self), services, self.stage, Console(stderr=self.json))
         if self.json:
             print_json(asdict(scores))
@@ -145,9 +162,23 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(RunOptions):
-    """Print a recipe, whole."""
+class Show:
+    """List the recipes, or print one whole.
+
+    Attributes:
+        recipe: name of the one to print; without it all are listed.
+        seed: of everything random.
+    """
+
+    recipe: str | None = None
+    seed: int = 0
 
     def run(self) -> None:
         """Run it."""
-        Console().print(pretty_repr(experiment(self)))
+        from lwd.recipes import RECIPES, recipe
+
+        if self.recipe is not None:
+            Console().print(pretty_repr(recipe(self.recipe, self.seed)), markup=False)
+            return
+        for name, make in RECIPES.items():
+            print(f"{name:<28} {inspect.getdoc(make) or ''}".splitlines()[0].rstrip())

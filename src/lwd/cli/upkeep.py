@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import Read, Stored, find_id, print_facts, print_rows
+from lwd.cli.options import Read, Stored, check_limit, find_id, print_facts, print_rows
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class LogExport(Stored):
         folder: made if missing.
         manifest: only what this manifest holds.
         task, source: only these.
-        limit: at most so many.
+        limit: at most so many, the oldest first.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -44,6 +44,7 @@ class LogExport(Stored):
         """Run it."""
         from lwd.log.export import export
 
+        check_limit(self.limit)
         with self.opened() as (catalogue, objects):
             done = export(
                 catalogue,
@@ -67,7 +68,7 @@ class LogQuarantine(Read):
 
     Attributes:
         action: ls lists, show tells what can be read of one, release judges one again (after its robot or task was added;
-            there is no way past the checks), discard deletes one and its bytes.
+            there is no way past the checks; exit code 1 if it is still refused), discard deletes one and its bytes.
         number: of the row; not with ls.
         recipe: whose robots and tasks `release` checks against.
     """
@@ -104,11 +105,10 @@ class LogQuarantine(Read):
 
                 spec, tasks = fleet_description(recipe(self.recipe))
                 left = quarantine.release(catalogue, objects, {spec.name: spec}, tasks, self.number)
-                print(
-                    f"{self.number} released"
-                    if left is None
-                    else f"still refused: {left.reason}: {left.detail}"
-                )
+                if left is not None:
+                    print(f"still refused: {left.reason}: {left.detail}", file=sys.stderr)
+                    raise SystemExit(1)
+                print(f"{self.number} released")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ class LogBackup(Stored):
         """Run it."""
         from lwd.log.backup import backup
 
-        with self.opened() as (catalogue, _):
+        with self.opened_catalogue() as catalogue:
             done = backup(catalogue, self.file)
         print(f"{self.file}: {done.rows['episodes']} episodes, heads {dict(done.heads)}")
 

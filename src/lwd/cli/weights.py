@@ -102,7 +102,10 @@ class WeightsExport:
         out: the folder to write.
         layout: whose servers.
         sizes: which policy the file is.
-        like: the checkpoint that training started from; its settings and statistics are copied beside the weights.
+        like: the checkpoint that training started from; its settings are copied beside the weights, with the policy's
+            statistics in place of its own.
+        action_dim: how many coordinates the robot's actions have; a snapshot says it itself. Without it a file of
+            `lwd weights import` keeps all of them.
     """
 
     source: Source
@@ -110,14 +113,21 @@ class WeightsExport:
     layout: Literal["openpi", "lerobot"]
     sizes: Sizes = "pi05"
     like: Path | None = None
+    action_dim: int | None = None
 
     def run(self) -> None:
         """Run it."""
         from lwd.models.weights.commands import export_policy_file
 
-        _print(
-            export_policy_file(self.source, self.out, layout=self.layout, sizes=self.sizes, like=self.like)
+        lines = export_policy_file(
+            self.source,
+            self.out,
+            layout=self.layout,
+            sizes=self.sizes,
+            like=self.like,
+            action_dim=self.action_dim,
         )
+        _print(lines)
 
 
 def _print(lines: Sequence[str]) -> None:

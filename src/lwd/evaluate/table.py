@@ -1,6 +1,6 @@
 """The results table, as markdown and for a terminal: rows SFT, LWD offline, LWD online.
 
-Columns: tasks, averages, cycle time, cost.
+Columns: averages, cycle time, cost, tasks.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ class Cell:
     interval: str = ""
 
 
+_SUMS = ("all", "short", "long", "cycle time", "robot-hours", "interventions")
+
+
 def header(tasks: Sequence[str]) -> list[str]:
-    """Column names after the first one."""
-    return [*tasks, "all", "short", "long", "cycle time", "robot-hours", "interventions"]
+    """Column names after the first one: what a reader looks for first, then the tasks."""
+    return [*_SUMS, *tasks]
 
 
 def _success(line: Line | None, interval: bool) -> Cell:
@@ -47,13 +50,13 @@ def _success(line: Line | None, interval: bool) -> Cell:
 
 
 def cells(method: MethodSummary) -> list[Cell]:
-    """One row: success per task, averages with interval, cycle time, robot-hours, interventions."""
+    """One row: averages with interval, cycle time, robot-hours, interventions, success per task."""
     return [
-        *(_success(line, interval=False) for line in method.tasks.values()),
         *(_success(line, interval=True) for line in (method.average, method.short, method.long)),
         Cell(f"{method.average.cycle_time_s:.1f}"),
         Cell(f"{method.robot_hours:.1f}"),
         Cell(str(method.interventions)),
+        *(_success(line, interval=False) for line in method.tasks.values()),
     ]
 
 
@@ -87,7 +90,7 @@ def seeds_markdown(summaries: Sequence[Summary], *, each: bool = True) -> str:
     lines = _markdown_head("method", tasks if each else [])
     for name, label in METHODS.items():
         row = cells(means[name])
-        lines.append(_markdown_row(f"**{label}**, mean", row if each else row[len(tasks) :]))
+        lines.append(_markdown_row(f"**{label}**, mean", row if each else row[: len(_SUMS)]))
     for run in runs if each else ():
         for name, label in METHODS.items():
             lines.append(_markdown_row(f"{label}, seed {run.seed}", cells(run.methods[name])))
@@ -127,7 +130,7 @@ def _narrow(tasks: Sequence[str], rows: Sequence[tuple[str, str, MethodSummary]]
         table.add_column(Text(label, style=style), justify="right", no_wrap=True)
     columns = [cells(method) for _, _, method in rows]
     for index, name in enumerate(header(tasks)):
-        if index in (len(tasks), len(tasks) + 3):
+        if index in (3, len(_SUMS)):
             table.add_section()
         table.add_row(escape(name), *(_rich_text(column[index]) for column in columns))
     return table

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives import serialization
@@ -24,11 +24,14 @@ from lwd.errors import ConfigError, UnknownNameError
 from lwd.fleet import certificates
 from lwd.fleet.credential import ROLES, Credential, write_private
 from lwd.log.layout import NAME
+from lwd.log.nats_client import TlsIdentity
 
 AUTHORITY_VERSION = 1
 AUTHORITY_DAYS = 20 * 365.0
 SERVER_DAYS = 5 * 365.0
 MEMBER_DAYS = 365.0
+ASKING_DAYS = 1 / 24
+DEFAULT_PORT = 4222
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +79,8 @@ class Authority:
             raise ConfigError(
                 f"there is no fleet authority in {str(folder)!r}: {error}. Make one with lwd fleet init."
             ) from error
-        if found.get("version") != AUTHORITY_VERSION:
-            raise ConfigError(
-                f"fleet authority {str(folder)!r} has version {found.get('version')!r:.20}, this program reads "
-                f"{AUTHORITY_VERSION}."
-            )
+        self.info = _read_info(folder / "fleet.json", found)
         self._pair = certificates.load(*pair)
-        self.info = FleetInfo(
-            fleet=found["fleet"], servers=tuple(found["servers"]), snapshot_key=found["snapshot_key"]
-        )
 
     @classmethod
     def create(
@@ -100,13 +96,12 @@ class Authority:
         Raises:
             ConfigError: a bad name or URL, or there is an authority already: it is never replaced.
         """
-        _check_name("fleet", fleet)
-        hosts = [urlsplit(server).hostname or "" for server in servers]
-        if not hosts or not all(hosts) or any(urlsplit(server).scheme != "tls" for server in servers):
-            shown = ", ".join(servers) or "nothing"
+        check_name("fleet", fleet)
+        if not servers:
             raise ConfigError(
-                f"the fleet's servers are {shown!r}; expected URLs such as tls://fleet.example.org:4222."
+                "the fleet has no server; name at least one, such as tls://fleet.example.org:4222."
             )
+        hosts = [server_address(server)[0] for server in servers]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         pem = snapshot_key.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -149,21 +144,13 @@ class Authority:
             ConfigError: a bad name, or the name is taken.
             UnknownNameError: no such role.
         """
-        _check_name(role, name)
-        if role not in ROLES:
-            raise UnknownNameError("role", role, ROLES)
-        if role == "robot" and name in ROLES:
-            raise ConfigError(f"robot name {name!r} is the name of a service; choose another one.")
+        check_member(name, role)
         now = self._clock()
         member = Member(
             name=name, role=role, id=secrets.token_hex(16), issued_at=now, expires_at=now + days * 86400.0
         )
         with self._changing() as members:
-            old = [other for other in members if other.name == name and other.valid(now)]
-            if old and not (replace_old and all(other.role == role for other in old)):
-                raise ConfigError(
-                    f"{old[0].role} {name!r} holds a valid credential; revoke it first, or replace it."
-                )
+            old = _replaceable(members, name, role, now, replace_old)
             issued = certificates.issue_client(
                 self._pair, self.info.fleet, name, identity_uri(self.info.fleet, member), now, days
             )
@@ -179,6 +166,19 @@ class Authority:
             key=issued.key_pem,
             expires_at=member.expires_at,
         )
+
+    def check_invitation(self, name: str, role: str, *, replace_old: bool = False) -> None:
+        """Raise what `invite` would raise now; nothing is changed."""
+        check_member(name, role)
+        _replaceable(self.members(), name, role, self._clock(), replace_old)
+
+    def identity(self, member: Member) -> TlsIdentity:
+        """A certificate with a member's identity and a key of its own, good for an hour: to ask the broker about it."""
+        uri = identity_uri(self.info.fleet, member)
+        issued = certificates.issue_client(
+            self._pair, self.info.fleet, member.name, uri, self._clock(), ASKING_DAYS
+        )
+        return TlsIdentity(ca=self.ca, certificate=issued.certificate_pem, key=issued.key_pem)
 
     def revoke(self, name: str) -> int:
         """Revoke all that this name holds; how many. The broker must then be given its new list.
@@ -196,20 +196,25 @@ class Authority:
 
     def members(self) -> list[Member]:
         """All credentials ever issued, oldest first."""
+        path = self.folder / "members.json"
         try:
-            found: list[dict[str, Any]] = json.loads((self.folder / "members.json").read_text())
+            return [Member(**member) for member in json.loads(path.read_text())]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"the fleet's members cannot be read: {error}. Restore members.json."
+                f"the fleet's members in {str(path)!r} cannot be read: {error}. Restore the file."
             ) from error
-        return [Member(**member) for member in found]
 
     def valid_members(self) -> list[Member]:
         """Whom the broker is to let in now."""
         now = self._clock()
         return [member for member in self.members() if member.valid(now)]
+
+    def revoked_members(self) -> list[Member]:
+        """Who was revoked and could still show a certificate that has not expired."""
+        now = self._clock()
+        return [m for m in self.members() if m.revoked_at is not None and now < m.expires_at]
 
     @contextlib.contextmanager
     def _changing(self) -> Generator[list[Member]]:
@@ -233,6 +238,61 @@ def _revoke(members: list[Member], ids: Sequence[str], now: float) -> None:
             members[index] = replace(member, revoked_at=now)
 
 
-def _check_name(kind: str, name: str) -> None:
+def check_member(name: str, role: str) -> None:
+    """Raise unless somebody of this role may have this name: ConfigError, or UnknownNameError for the role."""
+    check_name(role, name)
+    if role not in ROLES:
+        raise UnknownNameError("role", role, ROLES)
+    if role == "robot" and name in ROLES:
+        raise ConfigError(f"robot name {name!r} is the name of a service; choose another one.")
+
+
+def check_name(kind: str, name: str) -> None:
+    """ConfigError unless it can be the name of a fleet, a robot or a service."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"{kind} name {name!r:.80} must be 1 to 64 of the characters [A-Za-z0-9_-].")
+
+
+def server_address(url: str) -> tuple[str, int]:
+    """Host and port of a broker's URL, `tls://host:port`; ConfigError if it is something else."""
+    wrong = f"the fleet's server {url!r} is no address of a broker; expected tls://fleet.example.org:4222."
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        written = host.encode("idna").decode()
+    except ValueError as error:  # UnicodeError is one too
+        raise ConfigError(f"{wrong} {str(error)[:1].upper()}{str(error)[1:]}.") from error
+    if parts.scheme != "tls" or not host or port == 0:
+        raise ConfigError(wrong)
+    if written != host:  # certificates hold ASCII only
+        raise ConfigError(f"{wrong} Write the host as {written!r}.")
+    return host, port or DEFAULT_PORT
+
+
+def _replaceable(
+    members: Sequence[Member], name: str, role: str, now: float, replace_old: bool
+) -> list[Member]:
+    """What this name holds now; ConfigError if a new credential may not take its place."""
+    old = [other for other in members if other.name == name and other.valid(now)]
+    if old and not (replace_old and all(other.role == role for other in old)):
+        raise ConfigError(f"{old[0].role} {name!r} holds a valid credential; revoke it first, or replace it.")
+    return old
+
+
+def _read_info(path: Path, found: object) -> FleetInfo:
+    values = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    if values.get("version") != AUTHORITY_VERSION:
+        raise ConfigError(
+            f"fleet authority {str(path)!r} has version {values.get('version')!r:.20}, this program reads "
+            f"{AUTHORITY_VERSION}."
+        )
+    try:
+        return FleetInfo(
+            fleet=str(values["fleet"]),
+            servers=tuple(map(str, values["servers"])),
+            snapshot_key=str(values["snapshot_key"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"fleet authority {str(path)!r} is damaged: {type(error).__name__}: {error}. Restore the file."
+        ) from error

@@ -49,19 +49,27 @@ def collect(experiment: Experiment, services: Services, sources: Sequence[Source
     """
     with recording(experiment, services) as recorder:
         for source in sources:
-            plan = _missing(services, _PLANS[source](experiment))
+            plan = _missing(experiment, services, _PLANS[source](experiment))
             fleet = experiment.fleet
             spec = fleet.demonstrated if source is Source.DEMO else fleet.deployed
             act = _rollout_driver(experiment, services) if source is Source.ROLLOUT else None
             if act is not None:
-                number = find_snapshot(services, "sft").number
+                number = find_snapshot(services, "sft", experiment).number
                 plan = [replace(assignment, snapshot=number) for assignment in plan]
             _run_plan(experiment, recorder, spec, plan, act, f"collect {source.value}", console)
 
 
-def _missing(services: Services, plan: list[Assignment]) -> list[Assignment]:
-    """What an earlier, perhaps cut, collection has not brought in; an episode's seed names it, since sources share none."""
-    there = {row.seed for row in services.catalogue.episodes() if row.outcome != Outcome.UNJUDGED.value}
+def _missing(experiment: Experiment, services: Services, plan: list[Assignment]) -> list[Assignment]:
+    """What an earlier, perhaps cut, collection has not brought in.
+
+    An episode's seed names it among those of its kind of robot, since sources share none; two kinds of one fleet do.
+    """
+    kind = fleet_description(experiment)[0].name
+    there = {
+        row.seed
+        for row in services.catalogue.episodes()
+        if row.spec == kind and row.outcome != Outcome.UNJUDGED.value
+    }
     return [assignment for assignment in plan if assignment.seed not in there]
 
 
@@ -115,7 +123,7 @@ def _count(experiment: Experiment, task: TaskSpec, count: int) -> int:
 
 
 def _rollout_driver(experiment: Experiment, services: Services) -> PolicyDriver:
-    policy, snapshot = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    policy, snapshot = load_policy(experiment, services, find_snapshot(services, "sft", experiment).number)
     driver = fleet_driver(experiment)
     driver.load(snapshot.number, policy)
     return driver

@@ -80,10 +80,10 @@ class Credential:
         """Whether it is too late to use it."""
         return (time.time() if now is None else now) >= self.expires_at
 
-    def save(self, path: Path) -> None:
-        """Write it, readable by this user only; ConfigError if the file exists or cannot be written."""
+    def save(self, path: Path, *, replace: bool = False) -> None:
+        """Write it, readable by this user only; ConfigError if it exists (without `replace`) or cannot be written."""
         text = json.dumps({"version": CREDENTIAL_VERSION, **asdict(self)}, indent=2)
-        write_private(path, text.encode())
+        write_private(path, text.encode(), replace=replace)
 
 
 def load_credential(path: Path) -> Credential:
@@ -132,7 +132,10 @@ def _parse(where: str, found: Mapping[str, Any]) -> Credential:
 
 
 def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a file of mode 0600 whole or not at all; ConfigError if it exists (without `replace`) or cannot be written."""
+    """Write a file of mode 0600 whole or not at all; ConfigError if it exists (without `replace`) or cannot be written.
+
+    A file that is replaced keeps its owner: what root writes anew, the service must still be able to read.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -142,6 +145,7 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             if replace:
+                _keep_owner(path, temporary)
                 os.replace(temporary, path)
             else:
                 os.link(temporary, path)
@@ -151,3 +155,10 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
         raise ConfigError(f"{str(path)!r} exists and is not replaced; choose another path.") from error
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error}. Check the folder.") from error
+
+
+def _keep_owner(old: Path, new: Path) -> None:
+    """Give `new` to the owner of `old`, if there is one; only root can, others write in folders of their own."""
+    if os.geteuid() == 0 and old.exists():
+        found = old.stat()
+        os.chown(new, found.st_uid, found.st_gid)

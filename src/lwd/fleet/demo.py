@@ -138,7 +138,7 @@ def consolidated_phases(experiment: Experiment, folder: RunFolder, console: Cons
 
 def run_evaluation(experiment: Experiment, services: Services, stage: str, console: Console) -> Scores:
     """Evaluate the newest snapshot of a stage; records, an evaluation point and (for SFT) episodes for the figures stay."""
-    snapshot = find_snapshot(services, stage)
+    snapshot = find_snapshot(services, stage, experiment)
     result = evaluate(experiment, services, snapshot.number, console, stage)
     folder = services.folder
     write_records(folder.path / "evaluations" / f"{METHOD_OF_STAGE[stage]}.json", result.records)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from lwd import __version__
 from lwd.errors import LwdError
 from lwd.fleet.credential import Credential, load_credential
-from lwd.fleet.folder import RunFolder
+from lwd.fleet.folder import RunFolder, check_catalogue, check_objects
 from lwd.log.calls import CallRefusedError, NatsCalls
 from lwd.log.catalogue import Catalogue
 from lwd.log.objects import ObjectStore
@@ -50,9 +51,9 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     """One line per finding, and what to do below it."""
     for finding in findings:
         mark = "[green]good[/green]" if finding.good else "[red]bad [/red]"
-        console.print(f"{mark}  {finding.what}: {finding.found}", highlight=False)
+        console.print(f"{mark}  {finding.what}: {escape(finding.found)}", highlight=False)
         if not finding.good and finding.do:
-            console.print(f"      {finding.do}", highlight=False)
+            console.print(f"      {escape(finding.do)}", highlight=False)
 
 
 def _credential(path: Path) -> list[Finding]:
@@ -73,7 +74,13 @@ def _credential(path: Path) -> list[Finding]:
     found = [Finding("credential", left > EXPIRES_SOON_S, f"{credential.role} {credential.name!r} of fleet "
                      f"{credential.fleet!r}, {left / 86400:.0f} days left",
                      "It expires soon: lwd fleet invite NAME --replace.")]  # fmt: skip
-    return found + _broker(credential)
+    try:
+        return found + _broker(credential)
+    except (LwdError, OSError, ValueError) as error:  # a damaged certificate, an address that is none
+        return [
+            *found,
+            Finding("broker", False, str(error), "Get a new one: lwd fleet invite NAME --replace."),
+        ]
 
 
 def _broker(credential: Credential) -> list[Finding]:
@@ -132,29 +139,32 @@ def _disk(path: Path) -> Finding:
 
 def _catalogue(folder: RunFolder) -> Finding:
     def look() -> str:
+        check_catalogue(folder.catalogue)
         began = time.monotonic()
         with Catalogue(folder.catalogue) as catalogue:
             newest = catalogue.newest_seq()
         return f"answers in {1000 * (time.monotonic() - began):.0f} ms, newest episode {newest}"
 
     return _try(
-        "catalogue", look, "Start the database, check the URL; lwd log migrate if its version is older."
+        "catalogue", look, "Start the database, check --catalogue; lwd log migrate if its version is older."
     )
 
 
 def _objects(folder: RunFolder) -> Finding:
     def look() -> str:
+        check_objects(folder.objects)
         store = ObjectStore(folder.objects)
         with contextlib.suppress(StopIteration):
             next(iter(store.list("episodes")))
         return f"{folder.objects} can be read"
 
-    return _try("objects", look, "Start the object store, check the URL and AWS_ACCESS_KEY_ID.")
+    return _try("objects", look, "Start the object store, check --objects and AWS_ACCESS_KEY_ID.")
 
 
 def _versions(folder: RunFolder) -> list[Finding]:
     """Version and clock skew of whoever reported."""
     try:
+        check_catalogue(folder.catalogue)
         with Catalogue(folder.catalogue) as catalogue:
             rows = statuses(catalogue)
     except LwdError:

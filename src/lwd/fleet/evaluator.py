@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from rich.console import Console
 
 from lwd.config import Experiment
 from lwd.episode import Episode, Source
+from lwd.errors import ConfigError
 from lwd.evaluate.scores import EvaluationRecord
 from lwd.fleet.acting import fleet_driver
 from lwd.fleet.metrics_log import MetricsLog, event
-from lwd.fleet.policies import load_policy
+from lwd.fleet.policies import load_policy, snapshots_of
 from lwd.fleet.progress import progress
 from lwd.fleet.service import Context
 from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
@@ -26,6 +28,8 @@ from lwd.robot.sim.run import EpisodeReport, run
 from lwd.spec import TaskSpec
 
 log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _from(waiting: list[Assignment], should_stop: Callable[[], bool]) -> Callabl
 def run_evaluator(
     context: Context, experiment: Experiment, folder: RunFolder, every_s: float = 600.0, episodes: int = 10
 ) -> None:
-    """The evaluator process: evaluate the newest policy every `every_s` seconds until told to stop.
+    """The evaluator process: evaluate the newest policy of its kind of robot every `every_s` seconds until told to stop.
 
     Appends one line per evaluation to `metrics/evaluator.jsonl`: snapshot, success over all, short and long tasks.
 
@@ -111,13 +115,22 @@ def run_evaluator(
         folder: log and snapshots.
         every_s: seconds between two beginnings.
         episodes: per task.
+
+    Raises:
+        ConfigError: no episodes, or a time that is none.
     """
+    if episodes < 1:
+        raise ConfigError(f"--episodes is {episodes}; expected 1 or more per task.")
+    if not 0 <= every_s < math.inf:
+        raise ConfigError(f"--every-s is {every_s}; expected a number of seconds, 0 or more.")
     x = replace(experiment, evaluate=replace(experiment.evaluate, episodes=episodes))
-    _, tasks = fleet_description(x)
+    spec, tasks = fleet_description(x)
     done: int | None = None
     with open_services(folder) as services, MetricsLog(folder.metrics("evaluator")) as metrics:
         while not context.should_stop():
-            began, number = time.monotonic(), services.snapshots.newest()
+            began = time.monotonic()
+            mine = snapshots_of(services, spec.name)  # another kind of robot may have published since
+            number = mine[-1].number if mine else None
             if number is None or number == done:
                 context.say(waits_for="a new snapshot")
             else:
@@ -135,8 +148,9 @@ def run_evaluator(
                 metrics.write(snapshot=number, episodes=len(found.records), time_s=time.time(), **numbers)
                 context.say(evaluated=number, **numbers)
                 event(log, "evaluated", snapshot=number, average=numbers["success/average"])
+            time.sleep(_POLL_S)  # even where --every-s is 0: there may be nothing to evaluate for hours
             while not context.should_stop() and time.monotonic() - began < every_s:
-                time.sleep(min(0.2, every_s))
+                time.sleep(_POLL_S)
 
 
 def _groups(

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -125,6 +126,37 @@ def _networked(folder: RunFolder, catalogue: Catalogue, objects: ObjectStore, st
     channel = NatsChannel(link, public)
     stack.callback(channel.close)
     return Services(folder, catalogue, objects, NatsBus(link), snapshots, channel, link)
+
+
+def check_catalogue(url: str) -> None:
+    """ConfigError if a catalogue's SQLite file does not exist: opening it would make an empty one."""
+    file = _file_of(url)
+    if file is not None and not file.exists():
+        raise ConfigError(
+            f"there is no catalogue {str(file)!r}. Check the path; lwd collect, lwd coordinator and "
+            "lwd log restore make new ones."
+        )
+
+
+def _file_of(catalogue: str) -> Path | None:
+    """A catalogue's SQLite file, None for a server's."""
+    if "://" not in catalogue:
+        return Path(catalogue).expanduser().absolute()
+    scheme, _, path = catalogue.partition(":///")
+    return Path(path.partition("?")[0]).absolute() if scheme.startswith("sqlite") else None
+
+
+def check_objects(url: str) -> None:
+    """ConfigError if the objects' folder does not exist: opening it would make an empty one."""
+    parts = urlsplit(url)
+    if "://" in url and parts.scheme != "file":
+        return
+    folder = Path(unquote(parts.path) if "://" in url else url).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder of objects {str(folder)!r}. Check the path; with a catalogue of its own, --objects "
+            "says where its objects are."
+        )
 
 
 def addresses(bus_url: str | None) -> list[str]:

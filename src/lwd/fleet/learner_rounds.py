@@ -19,9 +19,9 @@ from lwd.errors import ConfigError
 from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import event
 from lwd.fleet.offline import last_state, offline_result, train_on_replay
-from lwd.fleet.policies import load_reference, publish
+from lwd.fleet.policies import load_reference, publish, snapshots_of
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, open_replay, open_services
+from lwd.fleet.services import RunFolder, Services, fleet_description, open_replay, open_services
 from lwd.fleet.training import Hooks, own
 from lwd.snapshot.store import Snapshot
 
@@ -44,7 +44,7 @@ def run_learner_in_rounds(
         newest = services.snapshots.latest() if team.leads else None
         if newest is not None:  # a broker that lost its disk, or an announcement that died with its learner
             services.channel.announce(newest)
-        published = rounds_published(services)
+        published = rounds_published(services, experiment)
         done, manifest = len(published), _learned_from(published)
         team.agreement.same(done, "the rounds that have published")
         while _await_part(context, experiment, services, team, manifest, done):
@@ -97,9 +97,10 @@ def train_round(
     return manifest
 
 
-def rounds_published(services: Services) -> list[Snapshot]:
-    """The snapshots of the rounds that are done, one each, oldest first."""
-    return [snapshot for snapshot in services.snapshots.list() if snapshot.meta.get("stage") == "online"]
+def rounds_published(services: Services, experiment: Experiment | None = None) -> list[Snapshot]:
+    """The snapshots of the rounds that are done, one each, oldest first; of this experiment's kind of robot if given."""
+    kind = None if experiment is None else fleet_description(experiment)[0].name
+    return snapshots_of(services, kind, "online")
 
 
 def round_name(number: int) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError
-from lwd.fleet.authority import Authority
+from lwd.fleet.authority import Authority, server_address
+from lwd.fleet.broker import server_pid
 from lwd.fleet.deployment import FleetFolder, found_fleet, invite, nats_server, write_broker
 from lwd.fleet.folder import RunFolder
 from lwd.fleet.robot_config import SIMULATED
@@ -48,17 +50,16 @@ class LocalFleet:
         """Found the fleet and invite everybody where that is still to do; the processes to run.
 
         Raises:
-            ConfigError: no fleet in the folder and no broker to found one for, or nats-server is missing.
+            ConfigError: no fleet in the folder and no broker to found one for, a broker at another address than the
+                fleet's, a number of robots below 0, or nats-server is missing.
         """
         spec, _ = fleet_description(self.experiment)
-        fleet = FleetFolder(RunFolder(self.out, self.catalogue, self.objects))
-        if not fleet.founded:
-            if self.broker is None:
-                raise ConfigError(
-                    f"{self.out} holds no fleet; found one with lwd fleet init, or give --broker tls://host:port."
-                )
-            found_fleet(fleet, FLEET_NAME, [self.broker])
-        names = [f"{spec.name}-{i:02d}" for i in range(self.robots or self.experiment.fleet.robots)]
+        run = RunFolder(self.out, self.catalogue, self.objects)
+        fleet = FleetFolder(
+            replace(run, catalogue_url=run.catalogue)
+        )  # the register is where these services look
+        authority = self._authority(fleet)
+        names = self._robot_names(authority, spec.name)
         roles = {"coordinator": "coordinator"}
         if self.learner:
             roles["learner"] = "learner"
@@ -70,10 +71,39 @@ class LocalFleet:
         managed = [self._service(fleet, role, number) for number, role in enumerate(roles)]
         managed += [self._robot(fleet, name) for name in names]
         if self.broker is not None:
-            write_broker(fleet, Authority(fleet.path))
+            if server_pid(fleet.pidfile) is None:
+                fleet.pidfile.unlink(missing_ok=True)  # of a broker that was killed
+            write_broker(fleet, authority)
             command = ends_with_parent([nats_server(), "-c", str(fleet.broker)])
             managed.insert(0, Managed(name="broker", command=command, stage=0))
         return managed
+
+    def _authority(self, fleet: FleetFolder) -> Authority:
+        """The folder's fleet, founded where there is none."""
+        if not fleet.founded:
+            if self.broker is None:
+                raise ConfigError(
+                    f"{self.out} holds no fleet; found one with lwd fleet init, or give --broker tls://host:port."
+                )
+            return found_fleet(fleet, FLEET_NAME, [self.broker])
+        authority = Authority(fleet.path)
+        servers = authority.info.servers
+        if self.broker is not None and server_address(self.broker) not in map(server_address, servers):
+            raise ConfigError(
+                f"the fleet in {str(fleet.path)!r} has its broker at {', '.join(servers)}, not at {self.broker}: its "
+                f"credentials say so. Give --broker {servers[0]}, or choose another --out."
+            )
+        return authority
+
+    def _robot_names(self, authority: Authority, kind: str) -> list[str]:
+        """As many names as robots are asked for; those that were revoked do not come back."""
+        count = self.experiment.fleet.robots if self.robots is None else self.robots
+        if count < 0:
+            raise ConfigError(f"--robots {count}: expected 0 or more simulated robots.")
+        revoked = {member.name for member in authority.members() if member.revoked_at is not None}
+        revoked -= {member.name for member in authority.valid_members()}
+        names = (f"{kind}-{number:02d}" for number in itertools.count())
+        return list(itertools.islice((name for name in names if name not in revoked), count))
 
     def _service(self, fleet: FleetFolder, role: str, number: int) -> Managed:
         options = ["--recipe", self.recipe, "--seed", str(self.experiment.seed), "--out", str(self.out)]

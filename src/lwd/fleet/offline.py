@@ -99,7 +99,7 @@ def train_consolidated(
             f"recipe {experiment.name} learns nothing after the online stage. Set its `consolidated`, for example with "
             "lwd.recipes.once_more.clone_once_more."
         )
-    find_snapshot(services, "online")
+    find_snapshot(services, "online", experiment)
     return _train_from_reference(
         experiment, services, console, experiment.consolidated, "consolidated", team or Team()
     )

@@ -29,7 +29,7 @@ def online(experiment: Experiment, folder: RunFolder, console: Console) -> Snaps
         FleetError: a process died; the run can be resumed.
     """
     with open_services(folder) as services:
-        find_snapshot(services, "offline")  # says what to run first, before any process starts
+        find_snapshot(services, "offline", experiment)  # says what to run first, before any process starts
     run_stage = run_rounds if experiment.online.rounds else run_concurrently
     try:
         run_stage(experiment, folder, console)
@@ -37,7 +37,7 @@ def online(experiment: Experiment, folder: RunFolder, console: Console) -> Snaps
         console.print(f"[red]the fleet stopped; its logs are in {folder.path / 'logs'}")
         raise
     with open_services(folder) as services:
-        return find_snapshot(services, "online")
+        return find_snapshot(services, "online", experiment)
 
 
 def run_concurrently(experiment: Experiment, folder: RunFolder, console: Console) -> None:

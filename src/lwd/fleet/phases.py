@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -38,21 +39,42 @@ def run_phases(folder: RunFolder, phases: Phases, console: Console) -> dict[str,
 
 
 def finished_phases(folder: Path) -> dict[str, float]:
-    """Seconds of the phases that are done in a run folder."""
+    """Seconds of the phases that are done in a run folder; ConfigError if their file is damaged."""
     path = folder / TIMING
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = _read(path) if path.exists() else {}
+    if not all(isinstance(seconds, int | float) for seconds in found.values()):
+        raise _damaged(path, "expected seconds by phase")
+    return found
 
 
 def claim(folder: Path, experiment: str, command: str, seed: int) -> None:
     """Note in a new run folder whose it is; check it in one that exists.
 
     Raises:
-        ConfigError: the folder belongs to another experiment.
+        ConfigError: the folder belongs to another experiment, or its file is damaged.
     """
     path = folder / ABOUT
     if not path.exists():
         write_json(path, {"experiment": experiment, "command": command, "seed": seed})
-    elif json.loads(path.read_text(encoding="utf-8"))["experiment"] != experiment:
+        return
+    found = _read(path)
+    if "experiment" not in found:
+        raise _damaged(path, "it names no experiment")
+    if found["experiment"] != experiment:
         raise ConfigError(
             f"{folder} holds a run of another experiment or seed. Choose another --out, or delete it."
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "expected a JSON object")
+    return cast(dict[str, Any], found)
+
+
+def _damaged(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{str(path)!r} is damaged: {why}. Restore it, or choose another --out.")

@@ -96,6 +96,7 @@ def publish(
         "acting": type(policy).__name__,
         "robot_spec": spec.name,
         "chunk_steps": spec.chunk_steps,
+        "action_dim": spec.action_dim,
         "instruction_encoder": encoder(experiment).version,
         "flow_steps": experiment.model.flow_steps,
         "normalizer": normalizer_fingerprint(arrays),
@@ -141,23 +142,35 @@ def load_reference(experiment: Experiment, services: Services) -> LearnedPolicy:
     Raises:
         SnapshotError: it has not been trained yet.
     """
-    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft").number)
+    reference, _ = load_policy(experiment, services, find_snapshot(services, "sft", experiment).number)
     assert isinstance(reference, LearnedPolicy)  # acting_template says so
     return reference
 
 
-def find_snapshot(services: Services, stage: str) -> Snapshot:
-    """The newest snapshot of a stage ("sft", "offline", "online", "consolidated").
+def find_snapshot(services: Services, stage: str, experiment: Experiment | None = None) -> Snapshot:
+    """The newest snapshot of a stage ("sft", "offline", "online", "consolidated"), of this experiment's kind of robot.
 
     Raises:
         SnapshotError: that stage has not published yet.
     """
-    found = [s for s in services.snapshots.list() if s.meta.get("stage") == stage]
+    kind = None if experiment is None else fleet_description(experiment)[0].name
+    found = snapshots_of(services, kind, stage)
     if not found:
+        whose = "" if kind is None else f" for robots of kind {kind!r}"
         raise SnapshotError(
-            f"no snapshot of stage {stage!r} in {services.folder.path}. Make it first: {_COMMANDS[stage]}."
+            f"no snapshot of stage {stage!r}{whose} in {services.catalogue.shown}. Make it first: {_COMMANDS[stage]}. If "
+            "it was made, name the --out, --catalogue and --objects that it was made with."
         )
     return found[-1]
+
+
+def snapshots_of(services: Services, kind: str | None = None, stage: str | None = None) -> list[Snapshot]:
+    """Snapshots of one kind of robot and one stage, oldest first; None for any. A fleet of several kinds has one sequence."""
+    return [
+        snapshot
+        for snapshot in services.snapshots.list()
+        if kind in (None, snapshot.meta.get("robot_spec")) and stage in (None, snapshot.meta.get("stage"))
+    ]
 
 
 def normalizer_fingerprint(arrays: dict[str, np.ndarray]) -> str:

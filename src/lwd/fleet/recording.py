@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from lwd.config import Experiment
 from lwd.episode import Episode, EpisodeHeader
 from lwd.fleet.services import Services, make_coordinator
+from lwd.log.bus import Bus, CatalogueBus
+from lwd.log.coordinator import VISIBILITY_S
+from lwd.log.events import ALL_EPISODES
+from lwd.log.layout import NAME
 from lwd.log.writer import EdgeClient, EpisodeRecording
+
+log = logging.getLogger(__name__)
 
 
 class FleetRecorder:
@@ -34,6 +42,12 @@ class FleetRecorder:
         """Record a complete episode on its robot."""
         self._client(episode.header.robot).submit(episode)
 
+    def deliver_the_rest(self) -> None:
+        """Deliver what earlier processes, perhaps killed, left in the robots' spools. StoreError if one still runs."""
+        for spool in sorted((self._services.folder.path / "spool").glob("*/")):
+            if NAME.fullmatch(spool.name):
+                self._client(spool.name).deliver()
+
     def undelivered(self) -> int:
         """Episodes that are still in a spool."""
         return sum(client.pending()[0] for client in self._clients.values())
@@ -51,7 +65,8 @@ class FleetRecorder:
 def recording(experiment: Experiment, services: Services) -> Generator[FleetRecorder]:
     """Record, deliver and catalogue: the edge clients with a coordinator beside them, in this process.
 
-    On leaving, everything recorded has been delivered and is part of a manifest.
+    What an earlier process recorded and did not bring in is catalogued before the block begins. On leaving, everything recorded
+    has been delivered and is part of a manifest.
     """
     stop = threading.Event()
     coordinator = make_coordinator(experiment, services)
@@ -59,7 +74,19 @@ def recording(experiment: Experiment, services: Services) -> Generator[FleetReco
     thread.start()
     try:
         with FleetRecorder(services) as recorder:
+            recorder.deliver_the_rest()
+            _until_catalogued(services.bus)
             yield recorder
     finally:
         stop.set()
         thread.join()
+
+
+def _until_catalogued(bus: Bus) -> None:
+    """Wait for the embedded coordinator. What a killed one had begun on is given to it again only after `VISIBILITY_S`."""
+    deadline = time.monotonic() + VISIBILITY_S + 10.0
+    while isinstance(bus, CatalogueBus) and (waiting := bus.waiting(ALL_EPISODES)):
+        if time.monotonic() > deadline:
+            log.warning("not_catalogued_yet episodes=%d", waiting)
+            return
+        time.sleep(0.05)

@@ -22,7 +22,7 @@ from lwd.log.calls import NatsCalls
 from lwd.log.checks import integer_in
 from lwd.log.grants import Grants
 from lwd.log.nats_link import NatsLink
-from lwd.log.robots import NotAllowedError, check_active
+from lwd.log.robots import NotAllowedError, check_active, revoked_names
 from lwd.log.signals import NatsSignals
 from lwd.log.status import ALL_STATUSES, StatusRow, read_status, record_statuses
 
@@ -102,6 +102,7 @@ class StatusDesk:
         self._services, self._telemetry = services, telemetry
         self._rows: dict[str, StatusRow] = {}
         self._guard = threading.Lock()
+        self._failed: str | None = None
 
     def heard(self, subject: str, message: Mapping[str, Any]) -> None:
         """Take in one status."""
@@ -117,7 +118,7 @@ class StatusDesk:
 
         def run() -> None:
             while not ended.wait(FLUSH_EVERY_S):
-                self.flush()
+                self._try_flush()
 
         thread = threading.Thread(target=run, name="lwd-statuses", daemon=True)
         thread.start()
@@ -126,13 +127,25 @@ class StatusDesk:
         finally:
             ended.set()
             thread.join(10.0)
+            self._try_flush()
+
+    def _try_flush(self) -> None:
+        """One status that nobody foresaw must not end those of all others."""
+        try:
             self.flush()
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            if cause != self._failed:  # the same one may come again every few seconds
+                log.exception("statuses_failed")
+            self._failed = cause
 
     def flush(self) -> None:
         """Write down what came since the last time; what the catalogue refuses now is superseded soon."""
         with self._guard:
             rows, self._rows = list(self._rows.values()), {}
         try:
+            gone = revoked_names(self._services.catalogue)  # their last words must not bring their row back
+            rows = [row for row in rows if row.name not in gone]
             record_statuses(self._services.catalogue, rows)
             newest = self._services.snapshots.newest()
         except StoreError as error:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,10 +28,11 @@ from lwd.fleet.robot_policy import Driving, PolicyFollower, PolicySource, Snapsh
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.service import ServiceContext
 from lwd.instruction import InstructionEncoder
-from lwd.log.calls import CallRefusedError, NatsCalls
+from lwd.log.calls import CallRefusedError, Calls, NatsCalls
 from lwd.log.granted_objects import GrantedObjects
 from lwd.log.nats_bus import NatsBus
 from lwd.log.nats_link import NatsLink
+from lwd.log.robots import NotAllowedError, RobotNotActiveError
 from lwd.log.signals import NatsSignals
 from lwd.log.status import status_message
 from lwd.log.writer import EdgeClient
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 ASK_EVERY_S = 2.0
+REFUSED = (NotAllowedError.__name__, RobotNotActiveError.__name__)
+"""Kinds of answers that are about this robot, and stay."""
 DRAIN_S = 20.0
 """How long a robot that stops tries to deliver what it holds; the rest stays in the spool."""
 
@@ -101,7 +104,7 @@ def run_robot(context: ServiceContext, credential: Credential, options: RobotOpt
             signals.send(f"status.{name}", status_message("robot", {**status, **more}))
 
         stack.enter_context(context.telling(tell))
-        config = _configuration(context, calls, name, options.folder / "config.json")
+        config = configuration(context, calls, name, options.folder / "config.json")
         if config is None:
             return
         if options.remote is not None:
@@ -147,9 +150,16 @@ class Robot:
                 continue
             try:
                 self._episode(driving)
-            except LwdError as error:
-                # One bad episode (a full disk, a driver's hiccup) must not end the robot's work.
-                log.error("episode_failed robot=%s cause=%r", self._name, str(error))
+            except Exception as error:
+                # One bad episode (a full disk, a driver's hiccup) must not end the robot's work. Drivers raise anything;
+                # where it came from is of use only if it is not an error of ours, which says so itself.
+                known = isinstance(error, LwdError)
+                log.error(
+                    "episode_failed robot=%s cause=%r",
+                    self._name,
+                    str(error),
+                    exc_info=None if known else error,
+                )
                 self._context.telemetry.count("episodes_failed_total")
                 self._context.say(state="waits", waits_for=f"an error to pass: {error!s:.300}")
                 self._context.stopping.wait(1.0)
@@ -215,7 +225,7 @@ class Robot:
                 self._context.stopping.wait(left)
 
 
-def _configuration(context: ServiceContext, calls: NatsCalls, name: str, kept: Path) -> RobotConfig | None:
+def configuration(context: ServiceContext, calls: Calls, name: str, kept: Path) -> RobotConfig | None:
     """What the coordinator says; without network what it said last; None if told to stop first.
 
     Raises:
@@ -224,11 +234,12 @@ def _configuration(context: ServiceContext, calls: NatsCalls, name: str, kept: P
     while not context.should_stop():
         try:
             answer = calls.call(f"calls.{name}.config", {"software": __version__})
-        except CallRefusedError as error:
-            raise ConfigError(f"robot {name!r} may not take part: {error}") from error
         except LwdError as error:
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                config = RobotConfig.from_json(json.loads(kept.read_text()))
+            if isinstance(error, CallRefusedError) and error.kind in REFUSED:
+                raise ConfigError(f"robot {name!r} may not take part: {error}") from error
+            # Any other error says nothing of this robot: the coordinator, or its database, is away.
+            config = _kept_configuration(kept)
+            if config is not None:
                 log.warning("coordinator_away using=%s cause=%r", kept, str(error))
                 return config
             context.say(state="waits", waits_for="the coordinator")
@@ -239,6 +250,20 @@ def _configuration(context: ServiceContext, calls: NatsCalls, name: str, kept: P
             kept.write_text(json.dumps(answer))
         return config
     return None
+
+
+def _kept_configuration(path: Path) -> RobotConfig | None:
+    """What the coordinator said last; None if it cannot be read, which is no reason to end."""
+    try:
+        found: object = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("expected a JSON object")
+        return RobotConfig.from_json(cast(dict[str, Any], found))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LwdError) as error:
+        log.warning("configuration_unreadable path=%s cause=%r", path, str(error))
+        return None
 
 
 def _local(

@@ -141,6 +141,13 @@ class SnapshotCache:
                 if path.stem != snapshot.sha256:
                     path.unlink(missing_ok=True)
 
+    def refuse(self, snapshot: Snapshot) -> None:
+        """Delete the file of one that does not fit this robot, unless it is also what `newest` names."""
+        kept = self.newest()
+        if kept is None or kept.sha256 != snapshot.sha256:
+            with contextlib.suppress(OSError):
+                (self._folder / Path(snapshot.key).name).unlink(missing_ok=True)
+
 
 class PolicyFollower:
     """Downloads and verifies the newest policy while the robot works; `newest` never waits.
@@ -224,6 +231,7 @@ class PolicyFollower:
         except SnapshotError as error:  # another robot's, perhaps: not tried again, the next one may fit
             log.error("snapshot_refused snapshot=%d cause=%r", snapshot.number, str(error))
             self._telemetry.count("snapshots_refused_total")
+            self._cache.refuse(snapshot)
             return False
         if snapshot.created_at > self._began:  # older ones say nothing of the way here
             self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])

@@ -25,7 +25,7 @@ def run_rounds(experiment: Experiment, folder: RunFolder, console: Console) -> N
         FleetError: a process died while collecting; the run can be resumed.
     """
     with open_services(folder) as services:
-        done = len(rounds_published(services))
+        done = len(rounds_published(services, experiment))
     for number in range(done + 1, experiment.online.rounds + 1):
         collect_round(experiment, folder, number, console)
         with open_services(folder) as services:

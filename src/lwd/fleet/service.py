@@ -50,12 +50,17 @@ class ServiceContext:
     Args:
         name, role: as in its status.
         telemetry: whose numbers go into the status.
+
+    Attributes:
+        stopping: set when it is to stop.
+        signal: number of the signal that stopped it, None if none did.
     """
 
     def __init__(self, name: str, role: str, telemetry: Telemetry | None = None) -> None:
         self.name, self.role = name, role
         self.telemetry = telemetry or Telemetry({"process": name, "role": role})
         self.stopping = threading.Event()
+        self.signal: int | None = None
         self._said: dict[str, object] = {}
         self._guard = threading.Lock()
         self._began = time.time()
@@ -116,6 +121,7 @@ class ServiceContext:
             if self.stopping.is_set():
                 os._exit(128 + number)
             log.info("stopping name=%s signal=%s", self.name, signal.Signals(number).name)
+            self.signal = number
             self.stopping.set()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

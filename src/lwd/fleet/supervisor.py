@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ STEADY_S = 30.0
 STOP_S = 60.0
 """How long a process may take to stop before it is killed."""
 SUPERVISED = "LWD_SUPERVISED"
-"""Set for every child: it stops when its parent is gone."""
+"""Set for every child, to its supervisor's pid: it stops when that is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Supervisor:
     def _start(self, item: _Running) -> None:
         name = item.managed.name
         item.began, item.starts = time.monotonic(), item.starts + 1
-        environment = {**os.environ, **item.managed.environment, SUPERVISED: "1"}
+        environment = {**os.environ, **item.managed.environment, SUPERVISED: str(os.getpid())}
         try:
             with (self._logs / f"{name}.log").open("ab") as out:
                 item.process = subprocess.Popen(
@@ -195,14 +195,26 @@ def ends_with_parent(command: Sequence[str]) -> list[str]:
 
 def stop_with_parent(stop: threading.Event, poll_s: float = 1.0) -> None:
     """In a supervised child: set `stop` once the parent is gone, so that a killed supervisor leaves nothing behind."""
-    if os.environ.get(SUPERVISED) != "1":
+    _once_the_parent_is_gone(stop.set, poll_s)
+
+
+def end_with_parent(poll_s: float = 1.0) -> None:
+    """In a supervised child that looks at no event: end it at once, with code 1, when the parent is gone."""
+    _once_the_parent_is_gone(lambda: os._exit(1), poll_s)
+
+
+def _once_the_parent_is_gone(do: Callable[[], None], poll_s: float) -> None:
+    # Taken out, since it is not true of what this process starts itself.
+    told = os.environ.pop(SUPERVISED, "")
+    if not told.isdecimal():
         return
-    parent = os.getppid()
+    # Not the parent of now: a supervisor that was killed while this process imported has been replaced by init.
+    supervisor = int(told)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == supervisor:
             time.sleep(poll_s)
         log.warning("stopping cause='the supervisor is gone'")
-        stop.set()
+        do()
 
     threading.Thread(target=watch, name="lwd-parent", daemon=True).start()

@@ -135,8 +135,10 @@ class Telemetry:
         """Answer `http://address:port/metrics`; the server, with a method `shutdown`.
 
         Raises:
-            ConfigError: `prometheus-client` is not installed, or the port is taken.
+            ConfigError: `prometheus-client` is not installed, the port is none or taken.
         """
+        if not 0 < port < 65536:
+            raise ConfigError(f"--metrics-port is {port}; expected 1 to 65535.")
         try:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:

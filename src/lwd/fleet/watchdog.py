@@ -110,8 +110,11 @@ class Watchdog:
         """Pids of this host's processes that run now, by process id."""
         return {i: process.pid for i, process in self._running.items() if process.poll() is None}
 
-    def run(self, stop: threading.Event, poll_s: float = 0.1) -> None:
+    def run(self, stop: threading.Event, poll_s: float = 0.1) -> bool:
         """Start, watch, restart; returns when all of this host's processes ended well, or were told to stop.
+
+        Returns:
+            Whether all ended with code 0; False is a job that was stopped before it was done.
 
         Raises:
             WatchdogError: too many starts in a row came to nothing.
@@ -121,10 +124,11 @@ class Watchdog:
             self._start()
             try:
                 why = self._watch(stop, poll_s)
+                done = all(process.poll() == 0 for process in self._running.values())
             finally:
                 self._kill()
             if why is None:
-                return
+                return done
             reached = max(seen.step for seen in self._seen.values())
             fruitless, furthest = (0, reached) if reached > furthest else (fruitless + 1, furthest)
             self.failures.append(why)
@@ -135,6 +139,7 @@ class Watchdog:
                     f"last {fruitless}. Last cause: {why}. Its output is in {self._logs}."
                 )
             stop.wait(self._config.pause_s)
+        return False
 
     def _start(self) -> None:
         for folder in (self._beats, self._logs):
@@ -152,7 +157,7 @@ class Watchdog:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
-                    env={**os.environ, **member.environment, SUPERVISED: "1"},
+                    env={**os.environ, **member.environment, SUPERVISED: str(os.getpid())},
                     start_new_session=True,  # Ctrl-C reaches us alone
                 )
         log.info("learner_started start=%d pids=%s", self.starts, sorted(self.pids.values()))

@@ -57,7 +57,7 @@ def invite(catalogue: Catalogue, name: str, spec: str, public_key: str | None = 
 
 
 def revoke(catalogue: Catalogue, name: str) -> RobotRow:
-    """Take a robot's permission away, for good; what it delivered stays. StoreError if there is none."""
+    """Take a robot's permission away, for good; what it delivered stays, its status goes. StoreError if there is none."""
     with catalogue.write() as connection:
         found = _find(connection, name)
         if found is None:
@@ -66,7 +66,30 @@ def revoke(catalogue: Catalogue, name: str) -> RobotRow:
             change = sa.update(tables.robots).where(tables.robots.c.name == name)
             connection.execute(change.values(revoked_at=time.time()))
             log.warning("robot_revoked robot=%s", name)
+        connection.execute(sa.delete(tables.statuses).where(tables.statuses.c.name == name))
         return _find(connection, name) or found
+
+
+def change_spec(catalogue: Catalogue, name: str, spec: str) -> None:
+    """Say that a robot is of another kind; StoreError once something of it is in the log, which says what it was."""
+    with catalogue.write() as connection:
+        for table in (tables.episodes, tables.quarantine):
+            query = sa.select(table.c.robot).where(table.c.robot == name).limit(1)
+            if connection.execute(query).first() is not None:
+                raise StoreError(
+                    f"robot {name!r} has delivered already and stays what it was invited as; choose another name for a "
+                    f"{spec!r}."
+                )
+        connection.execute(sa.update(tables.robots).where(tables.robots.c.name == name).values(spec=spec))
+    log.info("robot_changed robot=%s spec=%s", name, spec)
+
+
+def revoked_names(catalogue: Catalogue) -> set[str]:
+    """Names that were revoked."""
+    column = tables.robots.c
+    with catalogue.read() as connection:
+        query = sa.select(column.name).where(column.revoked_at.is_not(None))
+        return set(connection.execute(query).scalars())
 
 
 def robots(catalogue: Catalogue) -> list[RobotRow]:

@@ -57,7 +57,7 @@ def scene_evidence_quick(seed: int = 0) -> Experiment:
 
 
 def metaworld_quick(seed: int = 0) -> Experiment:
-    """The same of the fast tier's eight tasks."""
+    """The fast tier's eight tasks with hardly any steps, for tests and for a first look; learns nothing."""
     return replace(_shrunk(metaworld(seed)), name="metaworld_quick")
 
 

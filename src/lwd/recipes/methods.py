@@ -215,8 +215,11 @@ def _at_pace(online: OnlineStage, pace: int) -> OnlineStage:
 
 def fine_tuned_clone(x: Experiment, steps: int) -> Cloning:
     """The SFT stage's flow matching, going on from its policy with this many learner steps."""
-    settings = {field.name: getattr(x.clone.learner, field.name) for field in fields(CloneConfig)}
-    return Cloning(**{**settings, "policy": _fine_tuning(x, steps)})
+    settings: dict[str, Any] = {
+        field.name: getattr(x.clone.learner, field.name) for field in fields(CloneConfig)
+    }
+    settings["policy"] = _fine_tuning(x, steps)
+    return Cloning(**settings)
 
 
 def _fine_tuning(x: Experiment, steps: int) -> OptimizerConfig:

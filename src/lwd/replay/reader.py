@@ -47,8 +47,8 @@ class Reader:
             if row is None or row.seq != replay.last_number:
                 raise StoreError(
                     f"{replay.store.folder} was filled from another log: its newest episode {episode_id} "
-                    f"is not number {replay.last_number} there. Use another folder or delete this one; it is "
-                    "rebuilt from the log."
+                    f"is not number {replay.last_number} in {catalogue.shown}. Give the --catalogue that it was filled "
+                    "from, or delete the folder; it is rebuilt from the log."
                 )
 
     def refresh(self, upto: int | None = None) -> int:

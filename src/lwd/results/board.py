@@ -50,12 +50,12 @@ BEYOND = "Beyond the paper: "
 """Begins the titles of options that the paper does not have."""
 ABLATIONS = (
     Ablation(
-        "Value: DIVL or a scalar expectile, offline (Table II)",
+        "Value, offline (Table II)",
         (("DIVL", "lwd_offline"), ("scalar expectile", "iql_qam_offline")),
         "lwd_offline",
     ),
     Ablation(
-        "Value: DIVL or a scalar expectile, online (Table II)",
+        "Value, online (Table II)",
         (("DIVL", "lwd_online"), ("scalar expectile", "iql_qam_online")),
         "lwd_online",
     ),
@@ -102,8 +102,8 @@ ABLATIONS = (
         "lwd_offline",
     ),
     Ablation(
-        "Nothing, offline: how far two runs of the same differ",
-        (("once", "lwd_offline"), ("again, on another day's clone", "lwd_offline_again")),
+        "Two runs of the same, offline",
+        (("once", "lwd_offline"), ("another day's, from a clone of its own", "lwd_offline_again")),
         "lwd_offline",
     ),
     Ablation(
@@ -181,7 +181,7 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
-        "The same of HG-DAgger's fleet",
+        "Learning once more after HG-DAgger's hours",
         (("no", "hg_dagger_online"), ("cloning", "hg_dagger_cloned_once_more")),
         "hg_dagger_online",
     ),

@@ -1,4 +1,6 @@
-"""What the paper shows, as claims about our own runs: each holds, does not hold, or was not measured."""
+"""What the paper shows, as claims about our own runs: each holds, does not hold, is not settled by its interval, or was not
+measured.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lwd.evaluate.intervals import Estimate
 from lwd.results.board import Board, label
 from lwd.results.scores import Measured
 from lwd.results.text import show
@@ -26,6 +29,9 @@ OPTIONS: Mapping[str, str] = {
 ONLINE_RIVALS = ("hg_dagger_online", "recap_online", "rft_online")
 
 
+Verdict = Literal["yes", "no", "not settled", "not measured"]
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim.
@@ -37,7 +43,7 @@ class Claim:
 
     text: str
     measured: str = ""
-    holds: Literal["yes", "no", "not settled", "not measured"] = "not measured"
+    holds: Verdict = "not measured"
     beside: str = ""
 
 
@@ -66,7 +72,7 @@ def _levels(board: Board, row: str, name: str) -> Iterator[Claim]:
             yield Claim(text)
         else:
             beside = f"by the paper's score {show(found.paper_score)}"
-            yield Claim(text, show(found.success), _word(found.success.value >= target), beside)
+            yield Claim(text, show(found.success), _at_least(found.success, target), beside)
 
 
 def _gains(board: Board) -> Iterator[Claim]:
@@ -77,7 +83,7 @@ def _gains(board: Board) -> Iterator[Claim]:
             yield Claim(text)
         else:
             gain = difference[0][part].success
-            yield Claim(text, show(gain, sign=True), _word(gain.value >= target))
+            yield Claim(text, show(gain, sign=True), _at_least(gain, target))
 
 
 def _apart(board: Board, rival: str) -> Claim:
@@ -86,7 +92,10 @@ def _apart(board: Board, rival: str) -> Claim:
     if scores is None:
         return Claim(text)
     ours, theirs = (score.means["average"].success for score in scores)
-    return Claim(text, f"{show(ours)} against {show(theirs)}", _word(ours.low > theirs.high))
+    difference = board.paired(rival, "lwd_online")
+    beside = f"paired {show(difference[0]['average'].success, sign=True)}" if difference else ""
+    apart = ours.low > theirs.high
+    return Claim(text, f"{show(ours)} against {show(theirs)}", _word(apart, not apart), beside)
 
 
 def _offline(board: Board) -> Iterator[Claim]:
@@ -107,8 +116,7 @@ def _more_often(board: Board, text: str, below: str, above: str, part: str) -> C
     if difference is None or part not in difference[0]:
         return Claim(text)
     gain = difference[0][part].success
-    settled = gain.low > 0 or gain.high < 0
-    return Claim(text, show(gain, sign=True), _word(gain.low > 0) if settled else "not settled")
+    return Claim(text, show(gain, sign=True), _word(gain.low > 0, gain.high < 0))
 
 
 def _faster(board: Board) -> Claim:
@@ -117,11 +125,16 @@ def _faster(board: Board) -> Claim:
     if difference is None or "long" not in difference[0]:
         return Claim(text)
     change = difference[0]["long"].cycle_time_s
-    return Claim(text, f"{show(change, sign=True, digits=1)} s", _word(change.high < 0))
+    return Claim(text, f"{show(change, sign=True, digits=1)} s", _word(change.high < 0, change.low > 0))
 
 
-def _word(holds: bool) -> Literal["yes", "no"]:
-    return "yes" if holds else "no"
+def _at_least(found: Estimate, target: float) -> Verdict:
+    """By the interval: all of it reaches the target, or none of it does."""
+    return _word(found.low >= target, found.high < target)
+
+
+def _word(holds: bool, fails: bool) -> Verdict:
+    return "yes" if holds else "no" if fails else "not settled"
 
 
 def _mean(board: Board, row: str, part: str) -> Measured | None:

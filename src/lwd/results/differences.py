@@ -24,13 +24,14 @@ class Change:
     """One setting in place of that of the row it is compared with, on one benchmark.
 
     Attributes:
-        title: what differs; setting: what it is.
+        title: what differs; setting: what it is; against: the row that it is compared with.
         means: "average", "long", ... -> success with the setting minus success without it, paired.
         seeds: how many training seeds have both.
     """
 
     title: str
     setting: str
+    against: str
     means: Mapping[str, Measured]
     seeds: int
 
@@ -48,7 +49,7 @@ def changes(board: Board) -> list[Change]:
             found = None if row == ablation.against else board.paired(ablation.against, row)
             if found is not None:
                 means, seeds = found
-                made.append(Change(ablation.title, setting, means, len(seeds)))
+                made.append(Change(ablation.title, setting, ablation.against, means, len(seeds)))
     return made
 
 
@@ -65,7 +66,7 @@ def differences_table(boards: Sequence[Board]) -> str:
         for setting, _ in ablation.rows:
             measured = [of.get((ablation.title, setting)) for of in found.values()]
             if any(measured):
-                what = f"{ablation.title}: {setting} (against: {_against(ablation)})"
+                what = f"{ablation.title}: {setting} instead of {_against(ablation)}"
                 lines.append([what, *map(_cell, measured)])
     return table(["change", *found], lines, left=1 + len(found))
 

@@ -30,6 +30,9 @@ _COLOURS = {
     "iql_qam_online": draw.PLAY,
 }
 """Those that a reader looks for; the others are grey."""
+_LWD = ("lwd_offline", "lwd_offline_again", "lwd_online")
+_DASHED = ("awac_online",)
+"""Curves of a grey method that has another one beside it."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ def pictures(board: Board) -> list[Picture]:
 
 
 def _of_changes(board: Board) -> Iterator[Picture]:
-    shown = changes(board)
+    shown = [change for change in changes(board) if change.against in _LWD]
     if shown:
         yield Picture(
             "differences",
-            "Settings: what each one changes in success, paired with the row that it is compared with in the tables below, "
-            "with 95 % intervals; grey where the interval holds 0, an arrow with its number where it is beyond the edge.",
+            "Settings: what each one changes in LWD's success, paired with the row that it is compared with in the tables "
+            "below, with 95 % intervals; grey where the interval holds 0, an arrow with its number beyond the edge.",
             lambda figure: paint(figure, shown),
             (9.6, 0.9 + 0.22 * len(shown)),
         )
@@ -110,14 +113,16 @@ def _of_success(board: Board) -> Iterator[Picture]:
 
 
 def _of_training(board: Board) -> Iterator[Picture]:
-    training = [board.runs.get(row, []) for row in ("lwd_offline", "lwd_online")]
-    if any(run.learner for runs in training for run in runs):
+    rows = {"offline": "lwd_offline", "online": "lwd_online"}
+    training = {stage: [run for run in board.runs.get(row, []) if run.learner] for stage, row in rows.items()}
+    training = {stage: runs for stage, runs in training.items() if runs}
+    if training:
         yield Picture(
             "figure_8",
             "Figure 8: normalised entropy of the value and the adaptive quantile level over LWD's learner steps. Mean over "
             "seeds, band from the least to the greatest seed.",
             lambda figure: _entropy(figure, training),
-            (6.8, 4.0),
+            (3.4 * len(training), 4.0),
         )
 
 
@@ -168,7 +173,7 @@ def _fleet(figure: Figure, fleets: Mapping[str, Sequence[RunFile]]) -> None:
             curves = [
                 Curve(x=run.fleet.robot_hours, y=getattr(run.fleet, series)) for run in runs if run.fleet
             ]
-            _mean_curve(axes, curves, _colour(row), label(row))
+            _mean_curve(axes, curves, _colour(row), label(row), "--" if row in _DASHED else "-")
         axes.set_xlim(left=0)
         axes.set_xlabel("robot-hours online")
         axes.set_title(title, color=draw.INK, loc="left")
@@ -177,12 +182,11 @@ def _fleet(figure: Figure, fleets: Mapping[str, Sequence[RunFile]]) -> None:
     panels[0].legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
 
 
-def _entropy(figure: Figure, training: Sequence[Sequence[RunFile]]) -> None:
-    """Figure 8: entropy and tau over learner steps, offline and online."""
-    panels = figure.subplots(2, 2, sharex="col", sharey="row")
-    for column, (runs, stage, colour) in enumerate(
-        zip(training, ("offline", "online"), (draw.OFFLINE, draw.ONLINE), strict=True)
-    ):
+def _entropy(figure: Figure, training: Mapping[str, Sequence[RunFile]]) -> None:
+    """Figure 8: entropy and tau over learner steps, a column for each stage that has run."""
+    panels = figure.subplots(2, len(training), sharex="col", sharey="row", squeeze=False)
+    for column, (stage, runs) in enumerate(training.items()):
+        colour = draw.STAGE_COLOURS[stage]
         for axes, metric in zip(panels[:, column], ("value/entropy", "value/tau"), strict=True):
             _mean_curve(axes, [run.learner[metric] for run in runs if metric in run.learner], colour, "")
         panels[0, column].set_title(stage, color=colour, loc="left")
@@ -205,7 +209,7 @@ def _value(figure: Figure, traces: Sequence[ValueTrace], pair: Sequence[ValueTra
             ha="right",
             color=draw.SUCCESS if trace.outcome == "success" else draw.FAILURE,
         )
-    axes.set_ylim(0, 1.1)
+    axes.set_ylim(-0.1, 1.1)  # the value's support
 
 
 def _distribution(figure: Figure, pair: Sequence[ValueTrace]) -> None:
@@ -216,7 +220,7 @@ def _distribution(figure: Figure, pair: Sequence[ValueTrace]) -> None:
         axes.set_title(f"{trace.outcome}, {trace.task}", color=draw.INK, loc="left")
 
 
-def _mean_curve(axes: Axes, curves: Sequence[Curve], colour: str, name: str) -> None:
+def _mean_curve(axes: Axes, curves: Sequence[Curve], colour: str, name: str, dash: str = "-") -> None:
     """Mean over seeds, with a band from the least to the greatest seed, where all seeds have values."""
     if not curves:
         return
@@ -225,7 +229,7 @@ def _mean_curve(axes: Axes, curves: Sequence[Curve], colour: str, name: str) -> 
     x = np.linspace(start, end, 60)
     values = np.stack([np.interp(x, curve.x, curve.y) for curve in curves])
     axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-    axes.plot(x, values.mean(axis=0), color=colour, label=name)
+    axes.plot(x, values.mean(axis=0), color=colour, label=name, linestyle=dash)
 
 
 def _colour(row: str) -> str:

@@ -31,6 +31,8 @@ How to read the numbers:
   neither any more, went on from a policy that the same command had trained anew on the same demonstrations, which is not the
   same bit for bit. The tables of what ran name each seed's policy where its run file does (older ones do not). Such a
   difference holds the luck of two clones; brackets cover it only as far as the seeds show it, and of one seed not at all.
+- **Claims** are answered by their interval: *yes* if all of it is on the claim's side, *no* if none of it is, else *not
+  settled*.
 - **Robot-hours, interventions, operator minutes** are what the online stage took, mean over seeds.
 """
 

@@ -1,60 +1,73 @@
-"""The README's part of the evidence: every benchmark side by side, one line for each method and each claim of the paper's."""
+"""The README's part of the evidence: benchmarks that compare methods, side by side; everything else is on the results page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from lwd.results.board import Board, label
-from lwd.results.claims import OPTIONS, Claim, paper_claims
-from lwd.results.text import MISSING, show, table
+from lwd.results.claims import OPTIONS, paper_claims
+from lwd.results.scores import Measured
+from lwd.results.text import MISSING, table
 
 NOTHING = "No run is committed yet; [results](docs/reference/results.md) lists what is planned.\n"
+SEEDS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+RIVAL = "rft_online"
+"""The row that a benchmark has where methods are compared."""
 
 
 def readme_part(boards: Sequence[Board]) -> str:
-    """Methods and claims that have at least one run, of benchmarks that none has superseded; the results page has all."""
+    """Methods that have at least one run, of benchmarks that none has superseded."""
     boards = [board for board in boards if not board.superseded_by]
-    begun = [board for board in boards if board.scores]
-    if not begun:
+    compared = [board for board in boards if board.scores and RIVAL in board.wanted]
+    if not compared:
         return NOTHING
     told = (
-        "Success on held-out starts, mean over all tasks, with 95 % intervals over training seeds and starts. "
-        f"Runs that are in: {_progress(boards)}. "
-        "Per task, short tasks, paired differences, ablations, figures, costs, and who ran what: "
-        "[results](docs/reference/results.md)."
+        "Success on held-out starts, mean over all and over long tasks, with 95 % intervals over training seeds and starts; a "
+        "small number where fewer training seeds are in than planned; in italics what is not the paper's. Runs that are in: "
+        f"{_progress(boards)}. Offline stages of the other methods, tasks, paired differences, ablations, figures, costs, and "
+        "who ran what: [results](docs/reference/results.md)."
     )
-    return f"{_methods(begun)}\n{told}\n{_claims(begun)}"
+    targets = f"The paper's claims, tried on LWD as published: {_targets(compared)}."
+    return f"{_methods(compared)}\n{told}\n\n{targets}\n"
 
 
-def _methods(begun: Sequence[Board]) -> str:
-    rows = dict.fromkeys(row for board in begun for row in [*board.methods, *OPTIONS] if row in board.scores)
-    ordered = sorted(rows, key=_place)
-    lines = [[OPTIONS.get(row) or label(row), *(_score(board, row) for board in begun)] for row in ordered]
-    return table(["method", *map(_head, begun)], lines, left=len(begun) + 1)
+def _methods(compared: Sequence[Board]) -> str:
+    rows = {row for board in compared for row in (*board.methods, *OPTIONS) if row in board.scores}
+    shown = sorted((row for row in rows if _place(row) is not None), key=lambda row: (_place(row), row))
+    head = ["method", *(name for board in compared for name in (_head(board), "long"))]
+    lines = [[_name(row), *(cell for board in compared for cell in _cells(board, row))] for row in shown]
+    return table(head, lines, left=len(head))
+
+
+def _place(row: str) -> int | None:
+    """SFT, LWD, what learned online besides, options; None for the rest, which the results page has."""
+    if row in OPTIONS:
+        return 4 + list(OPTIONS).index(row)
+    return {"sft": 0, "lwd_offline": 1, "lwd_online": 2}.get(row, 3 if row.endswith("_online") else None)
+
+
+def _name(row: str) -> str:
+    return f"*{OPTIONS[row].removesuffix(' (beyond the paper)')}*" if row in OPTIONS else label(row)
 
 
 def _head(board: Board) -> str:
     online = board.scores.get("lwd_online")
-    return (
-        board.benchmark
-        if online is None
-        else f"{board.benchmark}, {online.robot_hours:.1f} robot-hours online"
-    )
+    hours = "" if online is None else f", {online.robot_hours:.1f} robot-hours"
+    return f"`{board.benchmark}`{hours}"
 
 
-def _place(row: str) -> tuple[int, int]:
-    """SFT, what learned offline, what learned online; LWD first in each."""
-    stage = 0 if row == "sft" else 1 if row.endswith("_offline") else 2
-    return stage, 2 if row in OPTIONS else 0 if row.startswith("lwd") else 1
-
-
-def _score(board: Board, row: str) -> str:
+def _cells(board: Board, row: str) -> list[str]:
     if row not in board.scores:
-        return MISSING
+        return [MISSING, MISSING]
     means, seeds = board.scores[row].means, len(board.runs[row])
-    long = f", long {means['long'].success.value:.2f}" if "long" in means else ""
-    few = "" if seeds == board.wanted[row] else f", {seeds} of {board.wanted[row]} seeds"
-    return f"{show(means['average'].success)}{long}{few}"
+    few = "" if seeds == board.wanted[row] else "".join(SEEDS[int(digit)] for digit in str(seeds))
+    return [_between(means["average"], few), _between(means["long"], few) if "long" in means else MISSING]
+
+
+def _between(found: Measured, few: str) -> str:
+    s = found.success
+    return f"{s.value:.2f}{few} ({s.low:.2f}-{s.high:.2f})"
 
 
 def _progress(boards: Sequence[Board]) -> str:
@@ -64,17 +77,11 @@ def _progress(boards: Sequence[Board]) -> str:
     )
 
 
-def _claims(begun: Sequence[Board]) -> str:
-    found: list[Mapping[str, Claim]] = [{one.text: one for one in paper_claims(board)} for board in begun]
-    texts = dict.fromkeys(text for of in found for text in of)
-    measured = [text for text in texts if any(text in of and of[text].measured for of in found)]
-    lines = [[text, *(_answer(of.get(text)) for of in found)] for text in measured]
-    if not measured:
-        return ""
-    return "\n" + table(["claim", *(board.benchmark for board in begun)], lines, left=len(begun) + 1)
-
-
-def _answer(claim: Claim | None) -> str:
-    if claim is None or not claim.measured:
-        return MISSING
-    return f"{'**no**' if claim.holds == 'no' else claim.holds}: {claim.measured}"
+def _targets(compared: Sequence[Board]) -> str:
+    """How many of the claims hold, by benchmark."""
+    counted = ((board, Counter(claim.holds for claim in paper_claims(board))) for board in compared)
+    words = ("yes", "no", "not settled", "not measured")
+    return "; ".join(
+        f"`{board.benchmark}` " + ", ".join(f"{found[word]} {word}" for word in words if found[word])
+        for board, found in counted
+    )

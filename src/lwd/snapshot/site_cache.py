@@ -166,9 +166,15 @@ class SiteCacheServer:
         cache: whose files.
         host: to listen on.
         port: 0 for a free one.
+
+    Raises:
+        ConfigError: there is no such port.
+        StoreError: it is taken, or the host is not of this machine.
     """
 
     def __init__(self, cache: SiteCache, host: str = "127.0.0.1", port: int = 0) -> None:
+        if not 0 <= port < 65536:
+            raise ConfigError(f"site cache: --port is {port}; expected 0 to 65535.")
         handler = type("Handler", (_Handler,), {"cache": cache})
         try:
             self._server = ThreadingHTTPServer((host, port), handler)

@@ -155,6 +155,22 @@ def test_an_authority_is_never_replaced(authority: Authority, tmp_path: Path):
         Authority(authority.folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("fleet.json", "[1]"),
+        ("fleet.json", '{"version": 1}'),
+        ("members.json", '[{"nom": 1}]'),
+        ("members.json", '{"a": 1}'),
+        ("members.json", "7"),
+    ],
+)
+def test_a_damaged_book_is_named(authority: Authority, name: str, text: str):
+    (authority.folder / name).write_text(text)
+    with pytest.raises(ConfigError, match=name):
+        Authority(authority.folder).members()
+
+
 def test_invitations_from_several_threads_are_all_kept(authority: Authority):
     threads = [
         threading.Thread(target=lambda i=i: Authority(authority.folder).invite(f"robot-{i}"))

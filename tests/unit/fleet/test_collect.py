@@ -14,6 +14,9 @@ from lwd.fleet import collect as collecting
 from lwd.fleet.collect import collect, first_seed
 from lwd.fleet.evaluator import plan as evaluation_plan
 from lwd.fleet.folder import RunFolder, open_services
+from lwd.log.codec import decode
+from lwd.log.writer import EdgeClient
+from lwd.robot.sim.fleet_spec import FleetSpec
 
 PLANS = collecting._PLANS
 
@@ -144,3 +147,34 @@ def test_a_collection_that_was_cut_makes_only_what_is_missing(tmp_path, console)
         assert services.catalogue.episodes() == after
     assert after[: len(before)] == before
     assert Counter(row.seed for row in after) == Counter(a.seed for a in PLANS[Source.DEMO](x))
+
+
+def test_episodes_that_wait_in_spools_are_not_made_again(tmp_path, console):
+    """What a killed collection had finished and not delivered."""
+    x = toy_fleet.experiment()
+    x = replace(x, collect=replace(x.collect, demos={"expert": 1}))
+    with open_services(RunFolder(tmp_path / "whole")) as services:
+        collect(x, services, (Source.DEMO,), console)
+        made = services.catalogue.episodes()
+        episodes = [decode(services.objects.get(row.key)) for row in made]
+    with open_services(RunFolder(tmp_path / "cut")) as services:
+        for episode in episodes:
+            name = episode.header.robot
+            spool = tmp_path / "cut" / "spool" / name
+            with EdgeClient(spool, services.objects, services.bus, name) as robot:
+                robot.submit(episode)  # and never delivered
+        collect(x, services, (Source.DEMO,), console)
+        rows = services.catalogue.episodes()
+    assert Counter(row.episode_id for row in rows) == Counter(row.episode_id for row in made)
+
+
+def test_another_kind_of_robots_episodes_are_not_taken_for_ones_own(tmp_path, console):
+    x = toy_fleet.experiment()
+    x = replace(x, collect=replace(x.collect, demos={"expert": 1}))
+    other = FleetSpec(tier="toy_fleet:other_line")
+    elsewhere = replace(x, fleet=replace(x.fleet, deployed=other, demonstrated=other))
+    with open_services(RunFolder(tmp_path / "run")) as services:
+        for one in (x, elsewhere):
+            collect(one, services, (Source.DEMO,), console)
+        kinds = Counter(row.spec for row in services.catalogue.episodes())
+    assert kinds == {"line": 3, "other-line": 3}

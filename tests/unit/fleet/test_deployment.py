@@ -1,20 +1,28 @@
 """Founding a fleet and inviting into it: the credential, the register and the broker's list always agree."""
 
 import json
+import os
+import socket
+import subprocess
 
 import pytest
 import toy_fleet
+from servers import NatsServer, running
 
 from lwd.errors import ConfigError, StoreError, UnknownNameError
+from lwd.fleet import broker, deployment
 from lwd.fleet.authority import Authority, identity_uri
-from lwd.fleet.credential import load_credential
+from lwd.fleet.credential import load_credential, write_private
 from lwd.fleet.deployment import FleetFolder, found_fleet, invite, revoke
 from lwd.fleet.folder import RunFolder
-from lwd.fleet.registry import configs_for, robot_config
+from lwd.fleet.registry import StatusDesk, configs_for, robot_config
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.services import open_services
+from lwd.fleet.telemetry import Telemetry
+from lwd.log import tables
 from lwd.log.catalogue import Catalogue
 from lwd.log.robots import NotAllowedError, robots
+from lwd.log.status import status_message, statuses
 from lwd.recipes import recipe
 from lwd.snapshot.keys import load_private_key
 
@@ -26,8 +34,25 @@ def fleet(tmp_path):
     return found
 
 
+@pytest.fixture
+def elsewhere(fleet, tmp_path):
+    """The same fleet, for who names a catalogue outside the run folder."""
+    return FleetFolder(RunFolder(fleet.run.path, str(tmp_path / "other.db")))
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """A fleet whose broker runs, and the broker."""
+    fleet = FleetFolder(RunFolder(tmp_path / "run"))
+    server = NatsServer(fleet.path, config=lambda _: fleet.broker.read_text())
+    found_fleet(fleet, "lab", [f"tls://127.0.0.1:{server.port}"])
+    with running(server):
+        yield fleet, server
+
+
 def users(fleet):
-    return [user["user"] for user in json.loads(fleet.broker.read_text())["authorization"]["users"]]
+    found = [user["user"] for user in json.loads(fleet.broker.read_text())["authorization"]["users"]]
+    return [user for user in found if not user.endswith(":nobody")]
 
 
 def registered(fleet):
@@ -76,10 +101,181 @@ def test_a_revoked_robot_is_nowhere_and_its_name_does_not_come_back(fleet):
 
 
 def test_one_name_is_one_kind_of_robot(fleet):
-    _, path = invite(fleet, "arm-1", "robot", "line")
+    _, path = invite(fleet, "evaluator", "evaluator", "line")
+    Authority(fleet.path).revoke("evaluator")
     path.unlink()
     with pytest.raises(StoreError, match="'line' already"):
-        invite(fleet, "arm-1", "robot", "scene", replace=True)
+        invite(fleet, "evaluator", "evaluator", "scene")
+
+
+def test_a_kind_that_was_mistyped_is_mended_until_something_was_delivered(fleet, tmp_path):
+    invite(fleet, "arm-1", "robot", "scnee")
+    invite(fleet, "arm-1", "robot", "scene", replace=True)
+    assert registered(fleet)["arm-1"].spec == "scene"
+    with Catalogue(fleet.run.catalogue) as catalogue:
+        row = {"episode_id": "e", "reason": "nan", "detail": "", "key": "", "sha256": "", "robot": "arm-1"}
+        with catalogue.write() as connection:
+            connection.execute(tables.quarantine.insert().values(**row, quarantined_at=1.0))
+    before = users(fleet)
+    with pytest.raises(StoreError, match="delivered already"):
+        invite(fleet, "arm-1", "robot", "line", replace=True)
+    assert users(fleet) == before
+
+
+def test_a_credential_is_replaced_only_once_nothing_stands_against_it(fleet, tmp_path):
+    _, path = invite(fleet, "arm-1", "robot", "line")
+    with Catalogue(fleet.run.catalogue) as catalogue:
+        deployment.robots.revoke(catalogue, "arm-1")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="revoked"):
+        invite(fleet, "arm-1", "robot", "line", replace=True)
+    assert path.read_bytes() == before
+    other = tmp_path / "x.json"
+    other.write_text("not ours")
+    with pytest.raises(ConfigError, match="characters"):
+        invite(fleet, "../../../x", "robot", "line", replace=True)
+    assert other.read_text() == "not ours"
+
+
+def test_a_place_where_no_credential_can_be_is_refused_before_anybody_is_invited(fleet, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/x"):
+        invite(fleet, "arm-1", "robot", "line", tmp_path / "file" / "x" / "c.json")
+    assert registered(fleet) == {}
+    assert users(fleet) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["tls://h:99999", "tls://m\u00fcller.de:4222", "tls://[::1", "tls://h:x", "tls://h:0", "tls://a..b:1"],
+)
+def test_a_fleet_with_a_bad_address_is_not_half_founded(tmp_path, url):
+    found = FleetFolder(RunFolder(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="tls://"):
+        found_fleet(found, "lab", [url])
+    found_fleet(found, "lab", ["tls://127.0.0.1:4222"])
+
+
+# ---- revoking --------------------------------------------------------------------------------------------------------
+
+
+def test_a_robot_is_revoked_once_the_broker_refuses_it(guarded):
+    fleet, _ = guarded
+    authority = Authority(fleet.path)
+    for name in ("arm-1", "arm-2"):
+        invite(fleet, name, "robot", "line")
+    first, second = authority.members()
+    assert broker.lets_in(authority, first)
+    revoke(fleet, "arm-1")
+    assert not broker.lets_in(authority, first)
+    assert broker.lets_in(authority, second)
+    revoke(fleet, "arm-2")  # the last one: an empty list would let in everybody
+    assert not broker.lets_in(authority, second)
+
+
+def test_a_broker_that_does_not_hear_of_it_must_be_restarted(guarded, monkeypatch):
+    monkeypatch.setattr(deployment, "CONFIRM_S", 0.2)
+    fleet, server = guarded
+    invite(fleet, "arm-1", "robot", "line")
+    fleet.pidfile.write_text("1")  # as from a container, where it is another process
+    with pytest.raises(ConfigError, match=r"still lets 'arm-1' in .* restart it"):
+        revoke(fleet, "arm-1")
+    assert registered(fleet)["arm-1"].revoked_at is not None
+    server.restart()
+    assert revoke(fleet, "arm-1") == 0
+
+
+def test_a_credential_that_was_replaced_is_there_even_if_the_broker_cannot_be_asked(fleet, monkeypatch):
+    old, path = invite(fleet, "arm-1", "robot", "line")
+
+    def unreachable(authority, member):
+        raise ConfigError("cannot be asked")
+
+    monkeypatch.setattr(broker, "lets_in", unreachable)
+    with pytest.raises(ConfigError, match=r"arm-1\.json' is written, but .* cannot be asked"):
+        invite(fleet, "arm-1", "robot", "line", replace=True)
+    assert load_credential(path).id != old.id
+
+
+def test_something_else_at_the_brokers_address_is_not_taken_for_it(fleet, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        found = FleetFolder(RunFolder(tmp_path / "other"))
+        authority = found_fleet(found, "lab", [f"tls://127.0.0.1:{other.getsockname()[1]}"])
+        invite(found, "arm-1", "robot", "line")
+        with pytest.raises(ConfigError, match="cannot be asked from here"):
+            broker.lets_in(authority, authority.members()[0], timeout_s=0.1)
+
+
+def test_a_broker_of_another_user_is_not_taken_for_a_dead_one(fleet, monkeypatch):
+    invite(fleet, "arm-1", "robot", "line")
+    fleet.pidfile.write_text("4242")
+
+    def forbidden(pid, signal):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(broker, "server_pid", lambda _: 4242)
+    monkeypatch.setattr(os, "kill", forbidden)
+    with pytest.raises(ConfigError, match=r"4242.*not permitted.*Restart it"):
+        revoke(fleet, "arm-1")
+    assert fleet.pidfile.exists()
+    assert registered(fleet)["arm-1"].revoked_at is not None
+
+
+def test_a_stranger_that_has_the_brokers_old_pid_is_left_alone(fleet):
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        fleet.pidfile.write_text(str(stranger.pid))
+        invite(fleet, "arm-1", "robot", "line")
+        revoke(fleet, "arm-1")
+        assert stranger.poll() is None
+        stranger.kill()
+        assert stranger.wait() == -9
+
+
+def test_a_private_file_that_root_replaces_keeps_its_owner(tmp_path, monkeypatch):
+    path, given = tmp_path / "nats.conf", []
+    write_private(path, b"old")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda file, uid, gid: given.append((uid, gid)))
+    write_private(path, b"new", replace=True)
+    assert path.read_bytes() == b"new"
+    assert given == [(path.stat().st_uid, path.stat().st_gid)]
+
+
+def test_the_register_is_found_again_without_being_named(fleet, elsewhere):
+    invite(elsewhere, "arm-1", "robot", "line")
+    revoke(fleet, "arm-1")
+    assert registered(elsewhere)["arm-1"].revoked_at is not None
+    assert not (fleet.run.path / "catalogue.db").exists()
+
+
+def test_a_register_without_the_robot_is_not_taken_for_the_right_one(fleet, elsewhere):
+    invite(elsewhere, "arm-1", "robot", "line")
+    (fleet.path / "register.url").unlink()  # a fleet from before it was kept
+    with pytest.raises(ConfigError, match=r"no robot 'arm-1'.*--catalogue"):
+        revoke(fleet, "arm-1")
+    assert users(fleet) == []
+    assert not (fleet.run.path / "catalogue.db").exists()
+
+
+def test_the_registers_password_is_not_kept(fleet):
+    url = "postgresql://lwd:secret@db.example.org/lwd"
+    invite(FleetFolder(RunFolder(fleet.run.path, url)), "learner", "learner", "line")
+    assert (fleet.path / "register.url").read_text() == "postgresql://lwd@db.example.org/lwd"
+
+
+def test_a_revoked_robots_last_words_are_forgotten_and_do_not_come_back(fleet):
+    invite(fleet, "arm-1", "robot", "line")
+    with open_services(fleet.run) as services:
+        desk = StatusDesk(services, Telemetry({}))
+        desk.heard("status.arm-1", status_message("robot", {}))
+        desk.flush()
+        assert [row.name for row in statuses(services.catalogue)] == ["arm-1"]
+        desk.heard("status.arm-1", status_message("robot", {}))
+        revoke(fleet, "arm-1")
+        desk.flush()
+        assert statuses(services.catalogue) == []
 
 
 # ---- what a robot is told --------------------------------------------------------------------------------------------

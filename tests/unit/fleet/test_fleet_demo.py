@@ -109,6 +109,16 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(tmp_path, cons
     assert (run["seed"], run["command"]) == (0, "lwd demo")
 
 
+@pytest.mark.parametrize("name", ["run.json", "timing.json"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": "b"}'])
+def test_a_damaged_file_of_the_run_is_named_and_left_alone(tmp_path, console, calls, name, text):
+    demo(tmp_path, console).run()
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(ConfigError, match=f"{name}' is damaged"):
+        demo(tmp_path, console).run()
+    assert (tmp_path / "run" / name).read_text() == text
+
+
 def test_what_the_fleet_cost_is_added_up_by_hand(tmp_path):
     path = tmp_path / "episodes.jsonl"
     lines = [

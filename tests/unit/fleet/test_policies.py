@@ -8,8 +8,11 @@ import pytest
 import toy_fleet
 
 from lwd.errors import SnapshotError
+from lwd.fleet import evaluator
+from lwd.fleet.evaluator import Evaluation
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import find_snapshot, load_policy, model_config, normalizer_fingerprint, publish
+from lwd.fleet.service import ServiceContext
 from lwd.models.arrays import to_arrays
 from lwd.models.mlp import MlpPolicy, Normalizer
 from lwd.robot.sim.fleet_spec import FleetSpec
@@ -89,6 +92,28 @@ def test_the_newest_snapshot_of_a_stage_is_found(services, policy):
     ]
     assert find_snapshot(services, "sft").number == numbers[1]
     assert find_snapshot(services, "online").number == numbers[3]
+
+
+def test_another_kind_of_robots_snapshots_are_passed_over(services, policy, monkeypatch):
+    x = toy_fleet.experiment()
+    mine = publish(x, services, policy, stage="sft", learner_step=1, manifest=None)
+    fleet = FleetSpec(tier="toy_fleet:other_line")
+    elsewhere = replace(x, fleet=replace(x.fleet, deployed=fleet, demonstrated=fleet))
+    with pytest.raises(SnapshotError, match="for robots of kind 'other-line'"):
+        find_snapshot(services, "sft", elsewhere)
+    publish(elsewhere, services, policy, stage="sft", learner_step=1, manifest=None)
+    assert find_snapshot(services, "sft", x) == mine
+    evaluated = []
+
+    def evaluate(experiment, services, number, *others):
+        evaluated.append(number)
+        context.stopping.set()
+        return Evaluation(number, [], [])
+
+    context = ServiceContext("evaluator", "evaluator")
+    monkeypatch.setattr(evaluator, "evaluate", evaluate)
+    evaluator.run_evaluator(context, x, services.folder, every_s=0.01)
+    assert evaluated == [mine.number]
 
 
 @pytest.mark.parametrize(

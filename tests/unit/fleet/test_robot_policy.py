@@ -165,6 +165,8 @@ def test_a_policy_of_another_robot_is_refused_and_the_next_that_fits_is_taken(si
         site.announced = publish(other, site.services, policy, stage="sft", learner_step=2, manifest=1)
         until(lambda: "snapshot_refused" in caplog.text)
         assert robot.newest().snapshot.number == 1
+        kept = robot.newest().snapshot.sha256
+        until(lambda: [path.stem for path in site.folder.glob("*.safetensors")] == [kept])
         site.announced = published(x)
         until(lambda: robot.newest().snapshot.number == 3)
     finally:

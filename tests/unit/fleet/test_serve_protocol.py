@@ -1,6 +1,7 @@
 """Frames and observations from strangers: what is read, what is refused, and with which words."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import msgpack
 import numpy as np
@@ -195,6 +196,15 @@ def test_tokens(tmp_path):
     path.write_text("arm-1 short\n")  # a slip of the pen locks nobody out
     assert not tokens.refresh()
     assert tokens.name_of(second) == "arm-2"
+
+
+def test_tokens_that_are_made_at_once_are_all_kept(tmp_path):
+    path = tmp_path / "tokens"
+    names = [f"arm-{i}" for i in range(16)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        made = list(pool.map(lambda name: new_token(path, name), names))
+    tokens = TokenFile(path)
+    assert [tokens.name_of(token) for token in made] == names
 
 
 def test_token_files_that_are_refused(tmp_path):

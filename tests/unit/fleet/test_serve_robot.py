@@ -16,13 +16,14 @@ import toy_fleet
 from serving import KEYS, SETTINGS, SPEC, Client, MarkedRunner, serving, until
 
 from lwd import image
-from lwd.errors import ConfigError, RobotError
+from lwd.errors import ConfigError, RobotError, SnapshotError
 from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import model_config, publish
 from lwd.fleet.robot import Robot, RobotOptions
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.robot_policy import View
+from lwd.fleet.serve.batcher import BatchSettings
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.serve.policies import driver_runner
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
@@ -182,6 +183,34 @@ def test_options_that_cannot_work():
         ServeOptions(room=1)
     with pytest.raises(ConfigError, match="ws://"):
         RemoteOptions(url="http://127.0.0.1")
+    for url in ("ws://", "ws://h:abc", "ws://h:99999", "ws://h:0", "ws://[::1"):
+        with pytest.raises(ConfigError, match="expected ws://host:port"):
+            RemoteOptions(url=url)
+    for url in ("ws://h:1", "wss://h:1"):
+        with pytest.raises(ConfigError, match="--policy-ca-file 'nofile' cannot be read"):
+            RemoteOptions(url=url, ca_file="nofile")
+    for port in (-1, 65536):
+        with pytest.raises(ConfigError, match="expected 0 to 65535"):
+            ServerSettings(port=port)
+    with pytest.raises(ConfigError, match="--max-batch"):
+        BatchSettings(max_batch=0)
+    for seconds in (-0.001, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="--collect-ms"):
+            BatchSettings(collect_s=seconds)
+
+
+def test_a_pinned_snapshot_that_does_not_exist_is_not_waited_for(tmp_path):
+    context = ServiceContext("server", "server")
+    options = ServeOptions(server=SETTINGS, snapshot=99)
+    context_stops = threading.Timer(20, context.stopping.set)
+    context_stops.start()
+    try:
+        with pytest.raises(SnapshotError, match="snapshot 99 does not exist"):
+            run_serve(
+                context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner()
+            )
+    finally:
+        context_stops.cancel()
 
 
 # ---- a robot of the server -------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lwd.fleet import registry
 from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.registry import StatusDesk
 from lwd.fleet.status import fleet_status, print_status
 from lwd.fleet.telemetry import Telemetry
 from lwd.log.catalogue import Catalogue
-from lwd.log.status import StatusRow, record_statuses, status_message
+from lwd.log.status import StatusRow, record_statuses, status_message, statuses
 
 
 @pytest.fixture
@@ -130,6 +131,28 @@ def test_whatever_a_robot_says_of_itself_the_operator_sees_the_fleet(
     assert "r1" in out.getvalue()
     if "waits_for" in status:
         assert f"r1 waits for {status['waits_for']}." in out.getvalue()
+
+
+def test_a_status_that_nobody_foresaw_does_not_end_those_of_the_others(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [OverflowError("int too large"), OverflowError("int too large")]
+
+    def record(catalogue: Catalogue, rows: list[StatusRow]) -> None:
+        if failures:
+            raise failures.pop()
+        record_statuses(catalogue, rows)
+
+    monkeypatch.setattr(registry, "FLUSH_EVERY_S", 0.01)
+    monkeypatch.setattr(registry, "record_statuses", record)
+    desk = StatusDesk(services, Telemetry({}))
+    with desk.flushing():
+        deadline = time.monotonic() + 20
+        while not statuses(services.catalogue):
+            assert time.monotonic() < deadline
+            desk.heard("status.r1", status_message("robot", {"snapshot": 1}))
+            time.sleep(0.02)
+    assert caplog.text.count("statuses_failed") == 1
 
 
 def test_people_see_latencies_and_sentences(services: Services) -> None:

@@ -148,6 +148,26 @@ def test_a_supervised_child_stops_when_its_supervisor_was_killed(tmp_path):
     until((tmp_path / "ended").exists)
 
 
+def test_a_child_whose_supervisor_was_killed_while_it_started_stops_too(tmp_path):
+    """To it, its parent has always been init: what it is to look for is the pid that it was told."""
+    child = (
+        "import os, sys, threading, time\nfrom lwd.fleet.supervisor import SUPERVISED, stop_with_parent\n"
+        f"while os.path.exists('/proc/' + open({str(tmp_path / 'pid')!r}).read()):\n    time.sleep(0.01)\n"
+        "stop = threading.Event(); stop_with_parent(stop, 0.02)\n"
+        "inherited = os.environ.get(SUPERVISED)\n"
+        f"stop.wait(30) and open({str(tmp_path / 'ended')!r}, 'w').write(str(inherited))"
+    )
+    parent = (
+        "import os, sys\nfrom pathlib import Path\nfrom lwd.fleet.supervisor import Managed, Supervisor\n"
+        f"Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        f"Supervisor([Managed(name='child', command=[sys.executable, '-c', {child!r}])], Path({str(tmp_path)!r})).poll()\n"
+        "os._exit(9)"
+    )
+    assert subprocess.run(python(parent), timeout=60, check=False).returncode == 9
+    until(lambda: (tmp_path / "ended").exists() and (tmp_path / "ended").read_text())
+    assert (tmp_path / "ended").read_text() == "None", "what it starts itself has another parent"
+
+
 def _ignores_term(pid):
     status = Path(f"/proc/{pid}/status").read_text()
     ignored = next(line for line in status.splitlines() if line.startswith("SigIgn"))

@@ -92,3 +92,9 @@ def test_gauges_and_counters_over_http(telemetry: Telemetry) -> None:
 def test_a_taken_port_says_so(telemetry: Telemetry) -> None:
     with served(telemetry) as url, pytest.raises(ConfigError, match="--metrics-port"):
         Telemetry({}).serve(int(url.split(":")[2].split("/")[0]))
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_is_none_says_so(telemetry: Telemetry, port: int) -> None:
+    with pytest.raises(ConfigError, match="expected 1 to 65535"):
+        telemetry.serve(port)

@@ -13,7 +13,8 @@ import pytest
 
 from lwd.errors import ConfigError
 from lwd.fleet.heartbeat import ENDED, LEARNING, STARTING, Heartbeat, read_beat
-from lwd.fleet.learner_job import LearnerJob
+from lwd.fleet.learner_job import LearnerJob, free_port
+from lwd.fleet.supervisor import SUPERVISED
 from lwd.fleet.watchdog import Member, Watchdog, WatchdogConfig, WatchdogError, beat_file
 
 PROGRAM = Path(__file__).with_name("toy_job.py")
@@ -38,13 +39,13 @@ class Running:
     """A watchdog in a thread."""
 
     def __init__(self, watchdog):
-        self.watchdog, self.stop, self.error = watchdog, threading.Event(), None
+        self.watchdog, self.stop, self.error, self.done = watchdog, threading.Event(), None, None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self):
         try:
-            self.watchdog.run(self.stop, poll_s=0.02)
+            self.done = self.watchdog.run(self.stop, poll_s=0.02)
         except Exception as error:
             self.error = error
 
@@ -85,7 +86,9 @@ def finals(folder):
 
 def test_an_undisturbed_job_runs_once(tmp_path, running):
     watchdog = job(tmp_path)
-    running(watchdog).join()
+    ends = running(watchdog)
+    ends.join()
+    assert ends.done is True
     assert finals(tmp_path) == [UNTIL, UNTIL]
     assert watchdog.starts == 1
     assert read_beat(beat_file(tmp_path / "beats", 0)).phase == ENDED
@@ -152,6 +155,7 @@ def test_told_to_stop_it_stops_all_and_who_does_not_hear_is_killed(tmp_path, run
         one.join(20)
         assert one.watchdog.starts == 1
     assert max(finals(tmp_path / "good")) < UNTIL
+    assert deaf.done is False
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -222,3 +226,28 @@ def test_the_command_watches_over_its_processes(tmp_path):
     )
     assert ended.returncode != 0
     assert "process 5 of 2 does not exist" in ended.stderr + ended.stdout
+
+
+TRAIN = [sys.executable, "-m", "lwd.cli", "train", "sft", "--recipe", "metaworld_quick", "--processes", "2"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_was_stopped_half_way_does_not_look_like_one_that_is_done(tmp_path, number, code):
+    with subprocess.Popen([*TRAIN, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True) as process:
+        until((tmp_path / "logs" / "learner-1.log").exists)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "run the same command again to go on" in said
+
+
+def test_a_process_that_trains_ends_when_its_watchdog_was_killed(tmp_path):
+    """It waits for the others of its job, which never come, so nothing else would end it."""
+    watchdog = subprocess.Popen(["true"])
+    watchdog.wait()
+    place = ["--process-id", "0", "--coordinator-address", f"127.0.0.1:{free_port()}"]
+    member = [*TRAIN, *place, "--heartbeat", str(tmp_path / "0.json"), "--out", str(tmp_path)]
+    supervised = {**os.environ, SUPERVISED: str(watchdog.pid)}
+    ended = subprocess.run(member, env=supervised, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "the supervisor is gone" in ended.stderr

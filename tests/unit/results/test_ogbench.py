@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
 import numpy as np
 import pytest
 
+from lwd.baselines.qam_public import PublicQam
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.jsonfile import ResultError
 from lwd.learner.checkpoint import Checkpoints
@@ -239,7 +241,7 @@ def test_a_cut_offline_run_ends_like_an_uncut_one(play, tmp_path):
 def test_online_there_is_a_learner_step_for_each_control_step_and_a_cut_run_goes_on(
     play, tmp_path, monkeypatch
 ):
-    x = settings(play, updates=10, online_steps=60, evaluate_every=25)
+    x = settings(play, updates=10, online_steps=62, online_warm_up=12, evaluate_every=25)
     calls: list[int] = []
 
     def cut(*_: object) -> int:
@@ -254,16 +256,48 @@ def test_online_there_is_a_learner_step_for_each_control_step_and_a_cut_run_goes
     found = run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None)
     assert found.complete
     last = found.curve[-1]
-    assert last.control_steps == 60
-    assert 10 + 60 - 10 - 10 <= last.updates <= 10 + 60 - 10, (
-        "ten steps of warm-up; a cut loses at most a chunk's or two"
-    )
+    assert last.control_steps == 62
+    assert last.updates == 10 + 62 - 12, "steps within a chunk at the cut are learned from afterwards"
     path = tmp_path / "results" / "tiny" / TASK.name / "seed_0.json"
     before = path.read_bytes()
     assert run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None) == found
     assert path.read_bytes() == before, "a complete run keeps what made it"
     with pytest.raises(ConfigError, match="went online after 10 updates"):
         run_task(replace(x, updates=20), tmp_path / "runs", tmp_path / "results", lambda _: None)
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_first_weights_learner_steps_and_robot_have_random_numbers_of_their_own(play, tmp_path, monkeypatch):
+    """Nothing is learned here; only the keys are noted."""
+    keys = {"start": [], "learner": [], "robot": []}
+    random, start = run_module.jax.random, PublicQam.start
+
+    def noted(who, made):
+        keys[who] += [tuple(random.key_data(key).tolist()) for key in made]
+
+    def starting(learner, reference, model, key):
+        noted("start", random.split(key, 3))
+        return start(learner, reference, model, key)
+
+    def learning(update, state, batches, key):
+        steps = len(batches.reward)
+        noted("learner", [random.fold_in(key, int(state.step) + i) for i in range(steps)])
+        return eqx.tree_at(lambda s: s.step, state, state.step + steps), {"critic/loss": 0.0}
+
+    def acting(policy, action_dim, flow_steps):
+        def act(proprio, key):
+            noted("robot", [key])
+            return np.zeros((5, action_dim))
+
+        return act
+
+    monkeypatch.setattr(PublicQam, "start", starting)
+    monkeypatch.setattr(run_module, "run_block", learning)
+    monkeypatch.setattr(run_module, "acting", acting)
+    x = settings(play, updates=10, online_steps=20)
+    run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None)
+    assert {who: len(made) for who, made in keys.items()} == {"start": 3, "learner": 20, "robot": 4}
+    assert len({key for made in keys.values() for key in made}) == 3 + 20 + 4
 
 
 def test_success_is_that_of_the_last_step_and_chunks_are_carried_out_open_loop():

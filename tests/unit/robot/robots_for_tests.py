@@ -90,3 +90,11 @@ def dying(spec):
 
 def hanging(spec):
     return Hanging(), {"expert": Pusher()}
+
+
+def without_argument():
+    return Line(), {}
+
+
+def without_operators(spec):
+    return Line()

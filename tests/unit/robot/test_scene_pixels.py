@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+from itertools import product
 
 import numpy as np
 import pytest
@@ -61,6 +63,65 @@ def test_the_arm_senses_less_and_sees_the_rest() -> None:
     again = seeing.reset("restock", 3)
     assert again.images["front_pixels"] == pictures[0]
     assert seeing.reset("restock", 4).images["front_pixels"] != pictures[0]
+
+
+def picture(robot: SceneEnvironment, buttons: tuple[int, int]) -> np.ndarray:
+    """What the robot sees [24, 32, 3] where it is, with its buttons in these states."""
+    robot._buttons = buttons
+    return image.decode(robot._sensed().images["front_pixels"], 24, 32).astype(int)
+
+
+@draws
+def test_each_button_can_be_seen_to_be_lit_and_its_handle_to_be_free() -> None:
+    robot = SceneEnvironment(cameras=(FRONT,))
+    robot.reset("press_button", 0)
+    dark = picture(robot, (0, 0))
+    first, second = (np.abs(picture(robot, on) - dark).max(-1) > 40 for on in ((1, 0), (0, 1)))
+    assert first.sum() >= 3
+    assert second.sum() >= 3
+    assert not (first & second).any(), "each colours its own"
+
+
+@draws
+def test_pictures_are_the_stock_pixel_environments() -> None:
+    """Colours of every geometry and material, and the picture: no mark of where the cube is to go, no pale cube."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ogbench.manipspace.envs.scene_env import SceneEnv
+
+        stock = SceneEnv("scene", visualize_info=False)
+        stock.reset(options={"task_id": 2}, seed=0)
+    robot = SceneEnvironment(cameras=(FRONT,))
+    robot.reset("restock", 0)
+    cameras = rendering.Cameras(stock._model, (FRONT,))
+    for buttons in product((0, 1), repeat=2):
+        robot._buttons = buttons
+        jpegs = robot._sensed().images
+        stock.set_state(robot._qpos, robot._qvel, np.array(buttons))
+        ours = robot._shared.model
+        np.testing.assert_array_equal(ours.geom_rgba, stock._model.geom_rgba)
+        np.testing.assert_array_equal(ours.mat_rgba, stock._model.mat_rgba)
+        assert jpegs == cameras.jpegs(stock._data), buttons
+
+
+@draws
+def test_robots_of_one_model_see_their_own_buttons() -> None:
+    robots = [SceneEnvironment(cameras=(FRONT,)) for _ in range(2)]
+    assert robots[0]._shared is robots[1]._shared
+    still = np.zeros(5, np.float32)
+
+    def seen(order: tuple[int, ...]) -> list[list[bytes]]:
+        pictures: list[list[bytes]] = [[], []]
+        for robot, buttons in zip(robots, ((0, 0), (1, 1)), strict=True):
+            robot.reset("press_button", 0)
+            robot._buttons = buttons
+        for i in order:
+            pictures[i].append(robots[i].apply(still).images["front_pixels"])
+        return pictures
+
+    dark, lit = seen((0, 1, 0, 1))
+    assert dark[0] != lit[0]
+    assert [dark, lit] == seen((0, 0, 1, 1))
 
 
 @draws

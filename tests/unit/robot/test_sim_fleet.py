@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from lwd.errors import ConfigError, RobotError, UnknownNameError
 from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.operator import TakeoverRule
+from lwd.robot.sim import worker
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.robot.sim.run import ActBatch, EpisodeReport, run, run_episodes
@@ -84,6 +86,24 @@ def test_reports_and_recordings_agree():
     assert all((r.takeovers > 0) == (r.intervention_steps > 0) for r in reports)
 
 
+@pytest.mark.parametrize(
+    ("tier", "said"),
+    [
+        ("nocolon", "package.module:function"),
+        (".a:b", "package.module:function"),
+        (":make", "package.module:function"),
+        ("no_such_module:make", "cannot be imported"),
+        ("robots_for_tests:nothing", "cannot be imported"),
+        ("robots_for_tests:TASKS", "expected a function"),
+        ("robots_for_tests:without_argument", "one argument, the FleetSpec"),
+        ("robots_for_tests:without_operators", "expected an Environment and a mapping"),
+    ],
+)
+def test_a_robot_of_ones_own_that_cannot_be_made_says_what_is_expected(tier, said):
+    with pytest.raises(ConfigError, match=said):
+        FleetSpec(tier=tier).build()
+
+
 def test_a_workers_exception_arrives_with_its_traceback():
     spec = FleetSpec(tier="robots_for_tests:raising")
     with (
@@ -137,6 +157,40 @@ def test_the_fleet_survives_an_error_of_the_caller():
         with pytest.raises(UnknownNameError, match="wlak"):
             run_episodes(fleet, [Assignment(task="wlak", seed=0)], scripted)
         assert len(run_episodes(fleet, assignments(4), scripted)) == 4
+
+
+def test_what_was_under_way_when_a_policy_failed_is_not_taken_for_the_next_runs():
+    calls = 0
+
+    def fails_in_the_third_round(batch: ActBatch) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return scripted(batch) * (np.nan if calls == 3 else 1)
+
+    with SimFleet(LINE, robots=4, workers=2) as fleet:
+        clean = run_episodes(fleet, assignments(4), scripted)
+        with pytest.raises(RobotError, match="finite: False"):
+            run_episodes(fleet, assignments(4), fails_in_the_third_round)
+        again = run_episodes(fleet, assignments(4), scripted)
+    assert all(same(a, b) for a, b in zip(clean, again, strict=True))
+
+
+def test_draining_forgets_the_errors_of_workers_too():
+    with SimFleet(FleetSpec(tier="robots_for_tests:raising"), robots=2, workers=2) as fleet:
+        demo = Assignment(task="walk", seed=0, source=Source.DEMO, driver="operator")
+        for command in (demo, None):  # begin, which raises nothing, and a round of the operator
+            for group in (0, 1):
+                fleet.send(group, {group: command})
+            fleet.drain()
+        with pytest.raises(RobotError, match="no round is under way"):
+            fleet.receive()
+
+
+def test_a_worker_whose_fleet_is_closed_in_a_round_ends_without_a_traceback():
+    ours, theirs = multiprocessing.Pipe()
+    ours.send((LINE, [0]))
+    ours.close()
+    worker.serve(theirs)
 
 
 def test_settings_that_cannot_work_are_refused():

@@ -148,3 +148,9 @@ def test_an_origin_or_a_cache_that_is_silent_costs_a_detour(fleet: Fleet, cache,
         CachedObjects(server.url, direct).get(f"snapshots/{'b' * 64}.safetensors")
     with pytest.raises(ConfigError, match="max_bytes"):
         SiteCache(origin, tmp_path / "other", 0)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_is_none_says_so(cache: SiteCache, port: int):
+    with pytest.raises(ConfigError, match="expected 0 to 65535"):
+        SiteCacheServer(cache, port=port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.errors import LwdError
+from lwd.errors import ConfigError, LwdError
 from lwd.fleet.serve.held import Row
 from lwd.fleet.telemetry import Telemetry
 
@@ -44,6 +45,16 @@ class BatchSettings:
     collect_s: float = 0.003
     max_waiting: int = 256
     patience_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise ConfigError(
+                f"a policy call takes at least 1 request, got {self.max_batch}. Give --max-batch 1 or more."
+            )
+        if not 0 <= self.collect_s < math.inf:
+            raise ConfigError(
+                f"a request waits 0 s or longer for others, got {self.collect_s} s. Give --collect-ms 0 or more."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +64,26 @@ class RemoteOptions:
     patience_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("ws://", "wss://")):
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number up to 65535
+            good = False
+        if not good:
             raise ConfigError(
                 f"--policy-server is {self.url!r:.80}; expected ws://host:port or wss://host:port."
             )
+        self.tls()
+
+    def tls(self) -> ssl.SSLContext | None:
+        """For wss://; ConfigError if the authority's certificates cannot be read."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"--policy-ca-file {self.ca_file!r} cannot be read: {error}. Expected certificates in PEM."
+            ) from error
+        return context if self.url.startswith("wss:") else None
 
 
 class Connection:
@@ -120,12 +137,11 @@ class Connection:
             raise ConfigError("--policy-server needs websockets: pip install 'lwd[remote]'.") from error
         o = self._options
         headers = {"Authorization": f"Bearer {o.token}"} if o.token is not None else None
-        context = ssl.create_default_context(cafile=o.ca_file) if o.url.startswith("wss:") else None
         try:
             socket: Any = connect(
                 o.url,
                 additional_headers=headers,
-                ssl=context,
+                ssl=o.tls(),
                 compression=None,
                 max_size=MAX_ANSWER_BYTES,
                 close_timeout=2,

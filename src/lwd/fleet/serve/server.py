@@ -64,6 +64,10 @@ class ServerSettings:
     max_frame_bytes: int = 16 << 20
     batch: BatchSettings = field(default_factory=BatchSettings)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ConfigError(f"--port is {self.port}; expected 0 to 65535.")
+
 
 class PolicyServer:
     """Answers robots until closed; use it as a context manager.

@@ -77,6 +77,7 @@ def run_serve(
 
     Raises:
         ConfigError: it cannot listen, or the tokens cannot be read.
+        SnapshotError: the only snapshot to serve does not exist.
         RobotError: the server's thread died.
     """
     spec, _ = fleet_description(experiment)
@@ -86,6 +87,8 @@ def run_serve(
     metadata = {"server": "lwd", "version": __version__, "recipe": experiment.name}
     with ExitStack() as stack:
         services = stack.enter_context(open_services(folder))
+        if options.snapshot is not None:
+            services.snapshots.read(options.snapshot)  # else it would be waited for, for ever
         newest = services.channel.newest if options.snapshot is None else lambda: options.snapshot
         follower = ServerFollower(newest, loader(experiment, services), held, context.telemetry)
         stack.callback(follower.close)

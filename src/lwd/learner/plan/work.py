@@ -44,7 +44,7 @@ class Evaluations:
     Attributes:
         path: of the policy along its own path, with gradient.
         last: of the reference for the path's noiseless last step.
-        reference: of the reference at the path's points, all at once.
+        reference: of the reference at the path's other points, all at once.
         adjoint: of the reference, forwards and back to the chunk.
     """
 
@@ -56,7 +56,7 @@ class Evaluations:
     @staticmethod
     def of(flow_steps: int) -> Evaluations:
         """T flow steps: `lwd.learner.qam.adjoint_matching_loss` with paths from the policy."""
-        return Evaluations(path=flow_steps, last=1, reference=flow_steps, adjoint=flow_steps)
+        return Evaluations(path=flow_steps, last=1, reference=flow_steps - 1, adjoint=flow_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from lwd.models.normalizer import Normalizer, Statistics
 from lwd.models.vla.config import DUMMY, PiConfig, VlaCriticConfig, critic_270m, critic_dummy
 from lwd.models.vla.critic import VlaCritic
 from lwd.models.vla.pi05 import PiPolicy
-from lwd.models.vla.tokenizer import Prompter, Prompts, make_tokenizer
+from lwd.models.vla.tokenizer import BYTES, Prompter, Prompts, Tokenizer, make_tokenizer
 from lwd.spec import RobotSpec
 
 _CRITICS = {"dummy": critic_dummy, "270m": critic_270m}
@@ -32,7 +32,7 @@ class VlaModel:
         policy: sizes and variant of the policy: `DUMMY`, `PI05`, `PI0`, or one of them with changes.
         critic: size of the critic's backbone.
         cameras: which of the robot's cameras the networks see, in the order of pi0.5's base and wrists; None for all.
-        tokenizers: key of a prompt -> sentencepiece model file; a key without one is read as bytes.
+        tokenizers: key of a prompt -> sentencepiece model file; only the key "bytes", of `DUMMY` networks, needs none.
         critic_prompt_tokens: length of the critic's prompt, where it has a tokenizer of its own.
         weights: files of `lwd weights import` that training starts from, "policy" and "critic"; random without.
         statistics: how proprio is scaled; pi0.5's weights were trained on quantiles.
@@ -64,7 +64,7 @@ class VlaModel:
         """Sizes for this robot.
 
         Raises:
-            ConfigError: the robot lacks a camera, or acts in more coordinates than the policy.
+            ConfigError: the robot lacks a camera, or acts in more coordinates than the policy; a prompt has no tokenizer.
         """
         own = tuple(camera.name for camera in spec.cameras)
         cameras = own if self.cameras is None else self.cameras
@@ -81,6 +81,12 @@ class VlaModel:
                 f"policy's vector has {self.policy.action_dim}. Raise PiConfig.action_dim."
             )
         critic = _CRITICS[self.critic](spec.chunk_steps, spec.action_dim, spec.proprio_dim)
+        unread = sorted({self.policy.prompt, critic.prompt} - {BYTES} - set(self.tokenizers))
+        if unread:
+            raise ConfigError(
+                f"VlaModel.tokenizers has no file for the prompt {' and '.join(map(repr, unread))}. Give the tokenizer.model "
+                f'that belongs to the weights; only the prompt "{BYTES}" is read without one.'
+            )
         return VlaNetworks(
             model=self,
             policy=replace(self.policy, cameras=cameras),
@@ -115,10 +121,14 @@ class VlaNetworks:
         return self._made("critic", partial(VlaCritic.init, key, config, normalizer), normalizer)
 
     def prompts(self, network: Any) -> Prompts:
-        """See `Networks`."""
+        """See `Networks`.
+
+        Raises:
+            ConfigError: a tokenizer cannot be read, or has more ids than a network that reads them has rows.
+        """
         normalizer: Normalizer = network.normalizer
         policy = Prompter(
-            tokenizer=make_tokenizer(self.model.tokenizers.get(self.policy.prompt)),
+            tokenizer=self._tokenizer(self.policy.prompt),
             length=self.policy.prompt_tokens,
             variant=self.policy.variant,
         )
@@ -127,7 +137,7 @@ class VlaNetworks:
             self.critic.prompt not in prompters
         ):  # the critic has a proprio token, so its prompt needs no state
             prompters[self.critic.prompt] = Prompter(
-                tokenizer=make_tokenizer(self.model.tokenizers.get(self.critic.prompt)),
+                tokenizer=self._tokenizer(self.critic.prompt),
                 length=self.model.critic_prompt_tokens,
                 variant="pi0",
             )
@@ -148,6 +158,17 @@ class VlaNetworks:
             "cameras": list(self.policy.cameras),
             "statistics": self.statistics,
         }
+
+    def _tokenizer(self, prompt: str) -> Tokenizer:
+        """That of a prompt; its size is checked here, since JAX reads the table's last row for an id beyond it."""
+        tokenizer = make_tokenizer(self.model.tokenizers.get(prompt))
+        rows = min(config.vocabulary for config in (self.policy, self.critic) if config.prompt == prompt)
+        if tokenizer.size > rows:
+            raise ConfigError(
+                f"The tokenizer of prompt {prompt!r} has {tokenizer.size} ids, the network's token table has {rows} rows. "
+                "Give the tokenizer that belongs to the weights, or raise `vocabulary` in the network's configuration."
+            )
+        return tokenizer
 
     def _made(self, name: str, init: Any, normalizer: Normalizer) -> Any:
         path = self.model.weights.get(name)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from lwd.errors import ConfigError
 from lwd.models.normalizer import Normalizer
 from lwd.models.vla.config import PiConfig
 from lwd.models.vla.gemma import Gemma
@@ -126,8 +127,20 @@ class PiPolicy(eqx.Module):
         return Prefix(past, valid, None if self.state is None else self._state_token(self.state, observation))
 
     def velocity(self, context: Prefix, a_w: Float[Array, "H A"], w: Float[Array, ""]) -> Float[Array, "H A"]:
-        """Velocity of the flow at a^w and flow time w, float32. A may be smaller than the published width."""
+        """Velocity of the flow at a^w and flow time w, float32. A may be smaller than the published width.
+
+        The other coordinates are 0, in training and in acting. openpi and LeRobot draw noise in them: a policy of theirs sees
+        here what it was not trained on, and one of ours is exported deaf to them (`lwd.models.weights.transfer`).
+
+        Raises:
+            ConfigError: A is larger than the published width.
+        """
         missing = self.config.action_dim - a_w.shape[-1]
+        if missing < 0:
+            raise ConfigError(
+                f"The chunk has {a_w.shape[-1]} action coordinates, the policy's vector has {self.config.action_dim}. "
+                "Raise PiConfig.action_dim, or give the robot's own action_dim."
+            )
         padded = jnp.pad(a_w.astype(jnp.float32), ((0, 0), (0, missing)))
         return -self.published_velocity(context, padded, 1.0 - w)[:, : a_w.shape[-1]]
 

@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 
 from lwd.errors import ConfigError
 
+BYTES = "bytes"
+"""The key of prompts that are read without a tokenizer's file."""
+
 _BINS = np.linspace(-1.0, 1.0, 256 + 1)[:-1]
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
     """Text to ids; 0 is padding and never comes out."""
+
+    @property
+    def size(self) -> int:
+        """Every id is below it."""
+        ...
 
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """Ids of a text, behind the id of a text's begin if `begin`."""
@@ -26,6 +34,8 @@ class Tokenizer(Protocol):
 
 class Bytes:
     """A tokenizer without a file, for `DUMMY` networks: byte b is id b + 3, the begin is 2 as in Gemma; 259 ids."""
+
+    size = 259
 
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """UTF-8 bytes."""
@@ -51,6 +61,11 @@ class SentencePiece:
             raise ConfigError(
                 f"{path} is no readable sentencepiece model ({error}). Give the tokenizer.model that belongs to the weights."
             ) from error
+
+    @property
+    def size(self) -> int:
+        """How many pieces the model has."""
+        return int(self._model.get_piece_size())
 
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """Pieces of the model."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import jax
 
+from lwd.errors import ConfigError
 from lwd.models.arrays import named_leaves
 from lwd.models.mlp import Normalizer
 from lwd.models.vla.config import DUMMY, PI0, PI05, PiConfig, critic_270m
 from lwd.models.vla.critic import VlaCritic
 from lwd.models.weights.inspect import inspect
 from lwd.models.weights.sources import Safetensors
+from lwd.models.weights.statistics import has_statistics
 from lwd.models.weights.transfer import (
     EXPORTS,
     PolicyLayout,
@@ -26,6 +30,8 @@ from lwd.models.weights.transfer import (
 
 PolicySizes = Literal["pi05", "pi0", "dummy"]
 SIZES: dict[PolicySizes, PiConfig] = {"pi05": PI05, "pi0": PI0, "dummy": DUMMY}
+_SNAPSHOT = "lwd"
+"""Key of the metadata that a snapshot's file has; see `lwd.snapshot.file`."""
 
 
 def import_policy_file(
@@ -79,7 +85,13 @@ def inspect_weights(source: Path, *, names: bool = False, sizes: PolicySizes | N
 
 
 def export_policy_file(
-    source: Path, out: Path, *, layout: PolicyLayout, sizes: PolicySizes = "pi05", like: Path | None = None
+    source: Path,
+    out: Path,
+    *,
+    layout: PolicyLayout,
+    sizes: PolicySizes = "pi05",
+    like: Path | None = None,
+    action_dim: int | None = None,
 ) -> list[str]:
     """Write a policy of ours as a checkpoint that stock servers load.
 
@@ -88,14 +100,43 @@ def export_policy_file(
         out: the folder to write.
         layout: "openpi" or "lerobot".
         sizes: which policy the file is.
-        like: the checkpoint that training started from; its settings and statistics are copied beside the weights.
+        like: the checkpoint that training started from; its settings are copied beside the weights, with the statistics of
+            the policy in place of its own.
+        action_dim: A of the robot; a snapshot says it itself, and an imported policy uses all coordinates.
 
     Raises:
         SnapshotError: the file is no policy of these sizes.
-        WeightsError: `out` has weights already.
+        WeightsError: `out` has weights already, or `like` has no place for the policy's statistics.
+        ConfigError: an older snapshot, which does not say its robot's A, or an A that the policy has no room for.
     """
-    statistics = Safetensors(source).shapes().get("normalizer.mean", ((1,), ""))[0]
+    file = Safetensors(source)
+    statistics = file.shapes().get("normalizer.mean", ((1,), ""))[0]
     blank = blank_policy(SIZES[sizes], Normalizer.identity(statistics[0]))
     policy = load_network(blank, source)
-    written = EXPORTS[layout](policy, out, like)
-    return [f"{path}" for path in written] + [f"{len(named_leaves(policy))} leaves in {layout}'s layout"]
+    trained = _action_dim_of(source, file.metadata()) if action_dim is None else action_dim
+    written = EXPORTS[layout](policy, out, like, trained)
+    return [f"{path}" for path in written] + [
+        f"{len(named_leaves(policy))} leaves in {layout}'s layout",
+        _about_statistics(policy.normalizer, layout, like),
+    ]
+
+
+def _action_dim_of(source: Path, metadata: Mapping[str, str]) -> int | None:
+    """A of the robot that a snapshot was made for; None for a file that is no snapshot."""
+    if _SNAPSHOT not in metadata:
+        return None
+    found = json.loads(metadata[_SNAPSHOT]).get("action_dim")
+    if not isinstance(found, int):
+        raise ConfigError(
+            f"{source} is a snapshot that does not say how many action coordinates its robot has; stock servers must not "
+            "feed noise to the others. Give --action-dim."
+        )
+    return found
+
+
+def _about_statistics(normalizer: Normalizer, layout: PolicyLayout, like: Path | None) -> str:
+    if not has_statistics(normalizer):
+        return "statistics: the policy has none" + ("" if like is None else f", those of {like} stay")
+    if layout == "lerobot" and like is None:
+        return "statistics: not written, LeRobot keeps them in its processors' files. Give --like a LeRobot policy folder"
+    return "statistics: those of the policy"

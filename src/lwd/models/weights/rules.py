@@ -30,6 +30,7 @@ class Rule:
         axes: permutation of its axes (slot taken) towards ours; None for none. What remains is a reshape.
         layers: how many arrays "{i}" stands for; ours stacks them on a leading axis.
         slot: (axis, index) of ours within their array, where they keep several of ours in one.
+        padded: a file may have more rows than `shape`, behind those that are read.
     """
 
     ours: str
@@ -38,11 +39,18 @@ class Rule:
     axes: tuple[int, ...] | None = None
     layers: int | None = None
     slot: tuple[int, int] | None = None
+    padded: bool = False
 
     @property
     def names(self) -> list[str]:
         """Their arrays, first layer first."""
         return [self.theirs] if self.layers is None else [self.theirs.format(i=i) for i in range(self.layers)]
+
+    def fits(self, found: Shape) -> bool:
+        """Whether an array of this shape can be read."""
+        if not self.padded:
+            return found == self.shape
+        return len(found) == len(self.shape) and found[0] >= self.shape[0] and found[1:] == self.shape[1:]
 
     def to_ours(self, arrays: list[AnyArray], shape: Shape) -> AnyArray:
         """Our leaf of this shape, from their arrays."""
@@ -65,6 +73,7 @@ class Rule:
         return tuple(n for axis, n in enumerate(self.shape) if axis != self.slot[0])
 
     def _view(self, array: AnyArray) -> AnyArray:
+        array = array[: self.shape[0]] if self.padded else array
         taken = array if self.slot is None else np.take(array, self.slot[1], axis=self.slot[0])
         return taken if self.axes is None else taken.transpose(self.axes)
 
@@ -153,10 +162,14 @@ def differences(layout: Layout, shapes: Mapping[str, Shape]) -> list[str]:
         for name, shape in shapes.items()
         if name not in expected and not ignored.search(name)
     ]
+    misshapen = {
+        name: rule.shape
+        for rule in layout.rules
+        for name in rule.names
+        if name in shapes and not rule.fits(shapes[name])
+    }
     problems += [
-        f"misshapen {name}, expected {shape}, found {shapes[name]}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
+        f"misshapen {name}, expected {shape}, found {shapes[name]}" for name, shape in misshapen.items()
     ]
     return problems
 

@@ -65,6 +65,13 @@ class Safetensors:
         """Shape and type of every array, from the files' headers."""
         return self._shapes
 
+    def metadata(self) -> dict[str, str]:
+        """The first file's metadata, empty where it has none."""
+        from safetensors import safe_open
+
+        with safe_open(self._files[0], framework="np") as file:
+            return file.metadata() or {}
+
     def read(self, name: str) -> NDArray[Any]:
         """One array."""
         from safetensors import safe_open
@@ -141,8 +148,7 @@ def _safetensors_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if (path / _INDEX).is_file():
-        index: dict[str, dict[str, str]] = json.loads((path / _INDEX).read_text())
-        files = sorted({path / name for name in index["weight_map"].values()})
+        files = sorted({path / name for name in _shards(path / _INDEX)})
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise WeightsError(
@@ -156,6 +162,23 @@ def _safetensors_files(path: Path) -> list[Path]:
         ["no weights found"],
         f"Expected a .safetensors file, or a folder with model.safetensors, {_INDEX} or an orbax `params`.",
     )
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, one per array."""
+    try:
+        names = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        names, cause = [], f"{type(error).__name__}: {error}"
+    else:
+        cause = "weight_map names no file"
+    if not names or not all(isinstance(name, str) for name in names):
+        raise WeightsError(
+            str(index),
+            [f"no readable index of shards ({cause})"],
+            'Expected {"weight_map": {array: file}}. Fetch it again.',
+        )
+    return names
 
 
 def _header(path: Path) -> dict[str, tuple[Shape, str]]:

@@ -138,8 +138,14 @@ _PALIGEMMA_RENAMES: tuple[tuple[str, str], ...] = (
 
 
 def _paligemma_rules(config: PiConfig) -> list[Rule]:
-    table = (config.vocabulary, config.language.width)
-    rules = [Rule(ours="tokens", theirs="paligemma.language_model.embed_tokens.weight", shape=table)]
+    rules = [
+        Rule(
+            ours="tokens",
+            theirs="paligemma.language_model.embed_tokens.weight",
+            shape=(config.vocabulary, config.language.width),
+            padded=True,  # Hugging Face's PaliGemma has 257,216 rows, up to a multiple of 64
+        )
+    ]
     rules += _siglip_rules("vision.", "paligemma.vision_tower.", config.vision)
     rules += _linear(
         "project",

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from lwd.baselines.qam_public import PublicQam, PublicQamState
 from lwd.errors import ConfigError
@@ -24,7 +25,7 @@ from lwd.results.ogbench.store import RunStore
 from lwd.results.ogbench.tasks import CHUNK_STEPS, PUBLISHED_EVERY, Task, size, task
 
 EVALUATION_SEED = 10_000_000
-_DATA_STREAM, _ONLINE_STREAM = 0, 1
+_DATA_STREAM, _ONLINE_STREAM, _LEARNER_STREAM, _START_STREAM = range(4)
 _MAY_GROW = ("run.updates", "run.online_steps")
 """Settings that may differ when a run goes on: there is no schedule that depends on them."""
 
@@ -95,7 +96,8 @@ class Run:
         self._update = self._learner.update(self._first_policy())
         self._store = RunStore(folder / settings.size / settings.task / f"seed_{settings.seed}")
         self._curve: list[Point] = []
-        self._control_steps, self._spent, self._began = 0, 0.0, time.monotonic()
+        self._control_steps, self._owed = 0, 0  # control steps done, and those not yet learned from
+        self._spent, self._began = 0.0, time.monotonic()
 
     def close(self) -> None:
         """Release environments and checkpoints."""
@@ -130,7 +132,7 @@ class Run:
         before = int(state.step)
         rng = np.random.default_rng([self._x.seed, _DATA_STREAM, before])
         batches = self._rows.sample(rng, updates, self._learner.batch)
-        state, metrics = run_block(self._update, state, batches, jax.random.key(self._x.seed))
+        state, metrics = run_block(self._update, state, batches, self._key(_LEARNER_STREAM))
         step = int(state.step)
         if step // self._x.evaluate_every > before // self._x.evaluate_every or step == self._x.updates:
             self._evaluate(state, {name: float(value) for name, value in metrics.items()})
@@ -141,8 +143,7 @@ class Run:
 
     def _online(self, state: PublicQamState) -> PublicQamState:
         """The robot runs the live policy; each control step after the warm-up is worth a learner step, done chunk by chunk."""
-        proprio, owed = None, 0
-        key = jax.random.fold_in(jax.random.key(self._x.seed), _ONLINE_STREAM)
+        proprio, key = None, self._key(_ONLINE_STREAM)
         while self._control_steps < self._x.online_steps:
             if proprio is None:
                 proprio, _ = self._env.reset(seed=self._start_seed())
@@ -150,9 +151,10 @@ class Run:
             taken, proprio = self._carry_out(
                 proprio, act(proprio, jax.random.fold_in(key, self._control_steps))
             )
-            owed += max(0, min(taken, self._control_steps - self._x.online_warm_up))
-            while owed >= CHUNK_STEPS:
-                state, owed = self._learn(state, CHUNK_STEPS), owed - CHUNK_STEPS
+            self._owed += max(0, min(taken, self._control_steps - self._x.online_warm_up))
+            while self._owed >= CHUNK_STEPS:
+                self._owed -= CHUNK_STEPS  # before the learner steps, which save it
+                state = self._learn(state, CHUNK_STEPS)
         if int(state.step) > self._x.updates and self._curve[-1].updates < int(state.step):
             self._evaluate(state, {})
         return state
@@ -203,6 +205,7 @@ class Run:
         position = {
             "curve": [asdict(point) for point in self._curve],
             "control_steps": self._control_steps,
+            "owed": self._owed,
             "offline_updates": self._x.updates,
             "seconds": self._seconds(),
         }
@@ -210,7 +213,7 @@ class Run:
 
     def _restored(self) -> PublicQamState:
         self._store.claim({name: value for name, value in self._settings().items() if name not in _MAY_GROW})
-        first = self._learner.start(self._first_policy(), self._model(), jax.random.key(self._x.seed))
+        first = self._learner.start(self._first_policy(), self._model(), self._key(_START_STREAM))
         found = self._store.restore(first, self._rows)
         if found is None:
             return first
@@ -221,6 +224,7 @@ class Run:
             )
         self._curve = [Point(**point) for point in position["curve"]]
         self._control_steps, self._spent = position["control_steps"], position["seconds"]
+        self._owed = position.get("owed", 0)  # older folders lack it
         return state
 
     def _complete(self) -> bool:
@@ -269,6 +273,10 @@ class Run:
     @property
     def _name(self) -> str:
         return f"{self._x.size}/{self._x.task}/seed_{self._x.seed}"
+
+    def _key(self, stream: int) -> PRNGKeyArray:
+        """Of one of the seed's streams. None uses the seed's key itself: its `split` and its `fold_in` give the same keys."""
+        return jax.random.fold_in(jax.random.key(self._x.seed), stream)
 
     def _seconds(self) -> float:
         return self._spent + time.monotonic() - self._began

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -95,9 +96,10 @@ class SimFleet:
         return self.receive()
 
     def drain(self) -> None:
-        """Wait for rounds under way and forget them, after an error in the caller's own code."""
+        """Wait for rounds under way and forget them, after an error in the caller's own code; errors of workers too."""
         while any(worker.due is not None for worker in self._workers):
-            self.receive()
+            with suppress(RobotError):
+                self.receive()
 
     def close(self) -> None:
         """End the worker processes; returns when they are gone."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.robot.environment import Environment
@@ -62,14 +64,24 @@ class FleetSpec:
         """One robot and its operators.
 
         Raises:
-            ConfigError: the tier is no known name and no importable function.
+            ConfigError: the tier is no known name and no importable function of a FleetSpec, or returns something else.
         """
         if self.tier == "scene":
             return self._scene()
         if self.tier == "metaworld":
             return self._metaworld()
+        made = self._factory()(self)
+        if not (isinstance(made, tuple) and len(cast(tuple[object, ...], made)) == 2):
+            raise ConfigError(
+                f"FleetSpec: {self.tier!r} returned {made!r:.80}, expected an Environment and a mapping of its operators "
+                "by name, which may be empty."
+            )
+        return cast(tuple[Environment, dict[str, Operator]], made)
+
+    def _factory(self) -> Callable[[FleetSpec], object]:
+        """The function of one's own that the tier names."""
         module, _, function = self.tier.partition(":")
-        if not function:
+        if not module or not function or module.startswith("."):
             raise ConfigError(
                 f"FleetSpec: tier must be 'scene', 'metaworld' or 'package.module:function', got {self.tier!r}."
             )
@@ -77,7 +89,15 @@ class FleetSpec:
             factory = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"FleetSpec: tier {self.tier!r} cannot be imported: {error}.") from error
-        return factory(self)
+        if not callable(factory):
+            raise ConfigError(f"FleetSpec: tier {self.tier!r} is {factory!r:.80}, expected a function.")
+        try:
+            inspect.signature(factory).bind(self)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"FleetSpec: {self.tier!r} must be a function of one argument, the FleetSpec: {error}."
+            ) from error
+        return factory
 
     def _scene(self) -> tuple[Environment, dict[str, Operator]]:
         # Imported here, because each simulator is large and a process needs only its own.

@@ -192,10 +192,10 @@ def run(
             for robot, report in reports.items():
                 running.absorb(robot, report)
             busy -= not running.dispatch(group)
-    except RobotError:
-        raise
     except Exception:
-        fleet.drain()  # the fleet stays usable after an error in the caller's functions
+        # The fleet stays usable after an error in the caller's functions, of which `act` may raise a RobotError too: rounds
+        # left under way would be taken for the next run's.
+        fleet.drain()
         raise
 
 

@@ -265,6 +265,7 @@ class SceneEnvironment:
     def _sensed(self) -> Sensed:
         if self._cameras is None:
             return Sensed(self._ob.astype(np.float32))
+        self._shared.show_locks(self._buttons)
         return Sensed(self._ob[:SENSED].astype(np.float32), self._cameras.jpegs(self._data))
 
 

@@ -26,7 +26,8 @@ LOCKED_DAMPING, FREE_DAMPING = 1e6, 2.0
 
 
 class SceneModel:
-    """The shared model. Not for use from several threads: buttons change joint damping in place, set before each step.
+    """The shared model. Not for use from several threads: buttons change joint damping and colours in place, set before each
+    step and each drawing.
 
     Attributes:
         stock: the ogbench environment that compiled it; oracles read their sampling bounds from it.
@@ -39,7 +40,8 @@ class SceneModel:
             warnings.simplefilter("ignore")
             from ogbench.manipspace.envs.scene_env import SceneEnv
 
-            self.stock: Any = SceneEnv("scene")
+            # As ogbench's own pixel tasks: else pictures show where a cube is to go, and one that lies there is pale.
+            self.stock: Any = SceneEnv("scene", visualize_info=False)
             nothing = np.array([0, 0])
             place = {"block_xyzs": np.array([[0.4, 0.0, 0.02]]), "button_states": nothing}
             side = {**place, "drawer_pos": 0.0, "window_pos": 0.0}
@@ -65,6 +67,14 @@ class SceneModel:
         self.button_v, self.drawer_v, self.window_v = (qvel[1], qvel[2]), qvel[3], qvel[4]
         self.gripper_q: int = int(model.jnt_qposadr[model.joint("ur5e/robotiq/right_driver_joint").id])
         self._damping: NDArray[np.float64] = model.dof_damping
+        self._geom_rgba: NDArray[np.float32] = model.geom_rgba
+        self._material_rgba: NDArray[np.float32] = model.mat_rgba
+        self._button_geoms: tuple[int, int] = (model.geom("btngeom_0").id, model.geom("btngeom_1").id)
+        self._handles: tuple[int, int] = (
+            model.material("drawer_handle").id,
+            model.material("window_handle").id,
+        )
+        self._lock_rgba = np.array([self.stock._colors[name] for name in ("red", "white")], np.float32)
         attach: Any = self.stock._T_pa
         self._attach_rotation: Quaternion = _floats(attach.rotation().wxyz)
         self._attach_translation: Quaternion = (0.0, *_floats(attach.translation()))
@@ -75,6 +85,11 @@ class SceneModel:
         """Lock or free drawer and window; the model is shared, so this is due before every robot's step."""
         self._damping[self.drawer_v] = FREE_DAMPING if buttons[0] else LOCKED_DAMPING
         self._damping[self.window_v] = FREE_DAMPING if buttons[1] else LOCKED_DAMPING
+
+    def show_locks(self, buttons: tuple[int, int]) -> None:
+        """Colour each button and the handle that it frees, red when locked and white when free; due before every drawing."""
+        for on, geom, handle in zip(buttons, self._button_geoms, self._handles, strict=True):
+            self._geom_rgba[geom] = self._material_rgba[handle] = self._lock_rgba[on]
 
     def yaw(self, rotation: NDArray[np.float64]) -> np.float64:
         """Yaw (rad) of a site's rotation matrix [9]."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -21,7 +22,7 @@ Command = Assignment | NDArray[np.float32] | None
 
 
 def serve(connection: Connection) -> None:
-    """Answer rounds until the other side closes the pipe; an exception is sent as text and ends the worker."""
+    """Answer rounds until the other side closes the pipe, in a round too; an exception is sent as text and ends the worker."""
     try:
         spec, robots = connection.recv()
         loops = _build(spec, robots)
@@ -32,7 +33,8 @@ def serve(connection: Connection) -> None:
     except EOFError:
         return
     except Exception:
-        connection.send(("error", traceback.format_exc()))
+        with suppress(OSError):  # closed: nobody is there to be told, and this may be all that happened
+            connection.send(("error", traceback.format_exc()))
 
 
 def _build(spec: FleetSpec, robots: list[int]) -> dict[int, ControlLoop]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,11 +20,13 @@ from lwd.learner.plan.activations import decoder_layers, vision_layers
 from lwd.learner.plan.memory import gradient_items, gradients, state_items
 from lwd.learner.plan.networks import shapes_of, size, sizes_named
 from lwd.learner.plan.work import Evaluations, Job, rl_terms, sft_terms, terms
+from lwd.learner.qam import QamConfig, adjoint_matching_loss
 from lwd.models.vla.config import DUMMY, critic_dummy
 from lwd.models.vla.gemma import Gemma
 from lwd.models.vla.gemma3 import Gemma3
 from lwd.models.vla.layers import KeysValues
 from lwd.models.vla.siglip import Siglip
+from lwd.transition import Observation
 
 H, A, P, PROMPT, BATCH, STEPS = 6, 4, 8, 96, 2, 3
 KEY = jax.random.key(0)
@@ -96,6 +99,44 @@ def test_flops_are_those_of_the_program(stage, remat):
     expected = product_flops(traced(nets, stage))
     found = sum(term.flops for term in terms(nets, job(stage, remat), STEPS))
     assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_velocities_are_evaluated_as_often_as_the_loss_does():
+    """One path of QAM, with policies that count."""
+    counts = {"policy": 0, "reference": 0}
+
+    def count(who):
+        counts[who] += 1
+
+    class Counted(NamedTuple):
+        who: str
+
+        def encode(self, observation):
+            return observation.proprio
+
+        def velocity(self, context, a, w):
+            jax.debug.callback(lambda _: count(self.who), w)
+            return 0.1 * a
+
+    class Critic:
+        def encode(self, observation):
+            return observation.proprio
+
+        def value_logits(self, z):
+            raise NotImplementedError
+
+        def q(self, z, chunk):
+            return jnp.stack([chunk.sum(), chunk.sum()])
+
+    steps = 5
+    seen = Observation(jnp.zeros(1), jnp.zeros(1), {})
+    config = QamConfig(flow_steps=steps)
+    adjoint_matching_loss(
+        Counted("policy"), Counted("reference"), Critic(), seen, jnp.zeros((steps, 2, 3)), config
+    )
+    jax.effects_barrier()
+    plan = Evaluations.of(steps)
+    assert counts == {"policy": plan.path, "reference": plan.last + plan.reference + plan.adjoint}
 
 
 # ---- XLA, at dummy size ----------------------------------------------------------------------------------------------

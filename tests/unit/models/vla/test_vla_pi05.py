@@ -190,6 +190,11 @@ def test_what_is_refused(pi05):
         pi05.encode(observation(cameras=("left", "wrist")))
 
 
+def test_a_chunk_that_is_wider_than_the_policys_vector_is_refused(pi05):
+    with pytest.raises(ConfigError, match="has 9 action coordinates, the policy's vector has 6"):
+        velocity(pi05, observation(), jnp.zeros((4, 9)), jnp.float32(0.3))
+
+
 def test_a_new_policy_starts_near_velocity_zero():
     fresh = eqx.filter_jit(PiPolicy.init)(jax.random.key(0), SIZES, Normalizer.identity(3))
     assert float(jnp.abs(velocity(fresh, observation(), noise(), jnp.float32(0.5))).max()) < 1.0

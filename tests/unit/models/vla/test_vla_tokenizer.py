@@ -1,10 +1,17 @@
 """Prompts by hand, and a sentencepiece model that is trained here."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from lwd.errors import ConfigError
+from lwd.models.normalizer import Normalizer
+from lwd.models.vla.config import DUMMY, PI05
+from lwd.models.vla.networks import VlaModel
 from lwd.models.vla.tokenizer import Bytes, Prompter, SentencePiece, Tokenizer, discretise, with_state
+from lwd.spec import CameraSpec, RobotSpec
 
 STATE = np.array([-1.0, -0.5, 0.0, 0.999, 1.0, -1.2, 3.0], np.float32)
 
@@ -35,6 +42,36 @@ def test_a_prompt_that_does_not_fit_is_refused():
         Prompter(tokenizer=Bytes(), length=20)("", np.array([0.0]))
 
 
+ROBOT = RobotSpec(
+    name="seer",
+    proprio_dim=3,
+    action_dim=2,
+    control_hz=10.0,
+    chunk_steps=3,
+    cameras=(CameraSpec(name="base", height=56, width=56),),
+)
+
+
+def test_published_networks_without_their_tokenizers_are_refused():
+    with pytest.raises(ConfigError, match="no file for the prompt 'gemma3' and 'paligemma'"):
+        VlaModel(policy=PI05, critic="270m").for_robot(ROBOT)
+    with pytest.raises(ConfigError, match="no file for the prompt 'gemma3'"):
+        VlaModel(critic="270m", tokenizers={"paligemma": Path("any.model")}).for_robot(ROBOT)
+    VlaModel().for_robot(ROBOT)  # bytes
+
+
+def test_a_tokenizer_with_more_ids_than_the_network_has_rows_is_refused():
+    """JAX would read the last row in place of the missing ones."""
+
+    class Network:
+        normalizer = Normalizer.identity(3)
+
+    assert max(Bytes().encode("ÿ", begin=True)) < Bytes().size == 259
+    VlaModel(policy=replace(DUMMY, vocabulary=259)).for_robot(ROBOT).prompts(Network)
+    with pytest.raises(ConfigError, match="'bytes' has 259 ids, the network's token table has 258 rows"):
+        VlaModel(policy=replace(DUMMY, vocabulary=258)).for_robot(ROBOT).prompts(Network)
+
+
 def test_sentencepiece(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     lines = ["put the cup on the table", "open the drawer 0 1 2 3 4 5 6 7 8 9", "Task: State: Action: ;"] * 5
@@ -55,6 +92,7 @@ def test_sentencepiece(tmp_path):
     ids = tokenizer.encode("put the cup", begin=True)
     assert ids[0] == 2
     assert 0 not in ids
+    assert max(ids) < tokenizer.size <= 60
     assert tokenizer.encode("put the cup") == ids[1:]
     (tmp_path / "broken.model").write_bytes(b"no model")
     for name in ("broken.model", "missing.model"):

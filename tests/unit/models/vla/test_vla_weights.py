@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from vla_examples import PI0_SIZES, SIZES, VISION, policy, shaken
+from vla_examples import MEAN, PI0_SIZES, SCALE, SIZES, VISION, noise, observation, policy, shaken
 
-from lwd.errors import SnapshotError, WeightsError
+from lwd.errors import ConfigError, SnapshotError, WeightsError
 from lwd.models.arrays import named_leaves, to_arrays
 from lwd.models.mlp import Normalizer
 from lwd.models.vla.config import DUMMY, PI05, critic_dummy
@@ -25,6 +25,7 @@ from lwd.models.weights.sources import Arrays, Orbax, Safetensors, open_source
 from lwd.models.weights.transfer import (
     EXPORTS,
     blank_policy,
+    deaf_to_padding,
     export_lerobot,
     import_backbone,
     import_critic,
@@ -33,6 +34,7 @@ from lwd.models.weights.transfer import (
     parameters,
     save_network,
 )
+from lwd.snapshot.file import pack
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 OURS = ("normalizer.mean", "normalizer.scale")
@@ -189,28 +191,140 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("{", "JSONDecodeError"),
+        ("{}", "KeyError"),
+        ("[]", "TypeError"),
+        ('{"weight_map": []}', "AttributeError"),
+        ('{"weight_map": {}}', "names no file"),
+        ('{"weight_map": {"a": 3}}', "names no file"),
+    ],
+)
+def test_an_index_that_names_no_shards_is_said_to_be_broken(tmp_path, text, cause):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(WeightsError, match=rf"index\.json: no readable index of shards \(.*{cause}"):
+        open_source(tmp_path)
+
+
 def test_exports_never_overwrite(tmp_path):
     export_lerobot(policy(), tmp_path)
     with pytest.raises(WeightsError, match="already exists"):
         export_lerobot(policy(), tmp_path)
 
 
-def test_settings_of_the_original_go_along(tmp_path):
-    like = tmp_path / "like"
-    like.mkdir()
-    (like / "config.json").write_text("{}")
-    (like / "model.safetensors").write_bytes(b"weights that must not be copied")
-    (like / "policy_preprocessor_step_2_normalizer_processor.safetensors").write_bytes(b"statistics")
-    written = export_lerobot(policy(), tmp_path / "out", like)
+def lerobot_folder(folder):
+    """A LeRobot policy folder of another robot: configuration, weights, and processors with statistics."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights that must not be copied")
+    for name in ("policy_preprocessor_step_2_normalizer", "policy_postprocessor_step_0_unnormalizer"):
+        theirs = {"observation.state.q01": -9, "observation.state.q50": 0, "action.max": 7, "reward.mean": 5}
+        arrays = {key: np.full(2, value, np.float32) for key, value in theirs.items()}
+        save_file(arrays, folder / f"{name}_processor.safetensors")
+    return folder
+
+
+def openpi_folder(folder):
+    """An openpi checkpoint of another robot."""
+    stats = folder / "assets" / "lab" / "robot" / "norm_stats.json"
+    stats.parent.mkdir(parents=True)
+    stats.write_text('{"norm_stats": {"state": {"q01": [-9, -9, -9]}}}')
+    return folder
+
+
+def quantiles_to_one(stats, x):
+    """As openpi scales for pi0.5."""
+    low, high = np.array(stats["q01"]), np.array(stats["q99"])
+    return 2 * (x - low) / (high - low + 1e-6) - 1
+
+
+def test_settings_of_the_original_go_along_with_the_policys_statistics(tmp_path):
+    written = export_lerobot(policy(), tmp_path / "out", lerobot_folder(tmp_path / "like"), action_dim=5)
     assert [file.name for file in written] == [
         "model.safetensors",
         "config.json",
+        "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
         "policy_preprocessor_step_2_normalizer_processor.safetensors",
     ]
-    (like / "assets" / "robot").mkdir(parents=True)
-    (like / "assets" / "robot" / "norm_stats.json").write_text("{}")
-    EXPORTS["openpi"](policy(), tmp_path / "openpi", like)
-    assert (tmp_path / "openpi" / "assets" / "robot" / "norm_stats.json").read_text() == "{}"
+    for file in written[2:]:
+        stats = load_file(file)
+        assert {name for name in stats if name.startswith("observation.state.")} == {
+            f"observation.state.{name}" for name in ("mean", "std", "q01", "q99")
+        }
+        np.testing.assert_allclose(stats["observation.state.q01"], MEAN - SCALE)
+        np.testing.assert_allclose(stats["observation.state.q99"], MEAN + SCALE, atol=1e-5)
+        np.testing.assert_array_equal(stats["action.q01"], [-1] * 5)
+        assert "action.max" not in stats
+        assert stats["reward.mean"].tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("name", ["lab/robot", "lwd"])
+def test_openpis_server_scales_the_state_as_training_did(tmp_path, name):
+    trained = policy()
+    like = None if name == "lwd" else openpi_folder(tmp_path / "like")
+    EXPORTS["openpi"](trained, tmp_path / "out", like, 5)
+    stats = json.loads((tmp_path / "out" / "assets" / name / "norm_stats.json").read_text())["norm_stats"]
+    state = np.array([1.3, -0.2, 9.0])
+    ours = np.asarray(trained.normalizer(jnp.asarray(state)))
+    np.testing.assert_allclose(quantiles_to_one(stats["state"], state), ours, rtol=1e-5)
+    mean_std = (state - stats["state"]["mean"]) / stats["state"]["std"]
+    np.testing.assert_allclose(mean_std, ours, rtol=1e-5)
+    action = np.linspace(-1, 1, 5)
+    np.testing.assert_allclose(quantiles_to_one(stats["actions"], action), action, atol=1e-9)
+
+
+def test_a_policy_without_statistics_keeps_those_of_the_original(tmp_path):
+    imported = eqx.tree_at(lambda p: p.normalizer, policy(), Normalizer.identity(3))
+    like = openpi_folder(tmp_path / "like")
+    EXPORTS["openpi"](imported, tmp_path / "openpi", like, None)
+    kept = "assets/lab/robot/norm_stats.json"
+    assert (tmp_path / "openpi" / kept).read_text() == (like / kept).read_text()
+    like = lerobot_folder(tmp_path / "lerobot_like")
+    for file in export_lerobot(imported, tmp_path / "lerobot", like)[1:]:
+        assert file.read_bytes() == (like / file.name).read_bytes()
+
+
+def test_statistics_that_have_no_place_stop_the_export(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"no processor file here has statistics.*LeRobot 0\.4"):
+        export_lerobot(policy(), tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_noise_in_coordinates_that_the_robot_lacks_does_not_reach_an_exported_policy(tmp_path):
+    """Stock servers draw noise in all of the published vector, here the padded ones were always 0."""
+    trained, drawn = policy(), noise()
+    padded = drawn.at[:, 4:].set(0)
+    exported = deaf_to_padding(trained, 4)
+
+    @eqx.filter_jit
+    def stock(flow, noisy):
+        return flow.published_velocity(flow.encode(observation()), noisy, jnp.float32(0.4))[:, :4]
+
+    expected = stock(trained, padded)
+    assert np.abs(stock(trained, drawn) - expected).max() > 0.05
+    np.testing.assert_array_equal(stock(exported, drawn), expected)
+    for layout in ("openpi", "lerobot"):
+        EXPORTS[layout](trained, tmp_path / layout, None, 4)
+        assert same(import_policy(tmp_path / layout, SIZES, trained.normalizer), exported)
+    with pytest.raises(ConfigError, match="action_dim is 7, the policy's vector has 6"):
+        deaf_to_padding(trained, 7)
+
+
+def test_a_snapshot_says_itself_which_coordinates_its_robot_has(tmp_path):
+    trained = policy(DUMMY)
+    snapshot = tmp_path / "snapshot.safetensors"
+    snapshot.write_bytes(pack(to_arrays(trained), {"robot_spec": "old"}))
+    with pytest.raises(ConfigError, match="--action-dim"):
+        export_policy_file(snapshot, tmp_path / "out", layout="openpi", sizes="dummy")
+    snapshot.write_bytes(pack(to_arrays(trained), {"robot_spec": "new", "action_dim": 5}))
+    lines = export_policy_file(snapshot, tmp_path / "out", layout="openpi", sizes="dummy")
+    assert lines[-1] == "statistics: those of the policy"
+    back = import_policy(tmp_path / "out", DUMMY, trained.normalizer)
+    assert same(back, deaf_to_padding(trained, 5))
 
 
 def hugging_face(module, layout, folder, before):
@@ -240,12 +354,18 @@ def test_a_critic_takes_its_backbone_and_starts_the_rest_from_scratch(tmp_path):
     assert {"backbone.project.weight", "backbone.proprio.weight"} <= fresh
 
 
-def test_a_policy_takes_paligemma_and_keeps_its_expert(tmp_path):
+@pytest.mark.parametrize("more_rows", [0, 64])
+def test_a_policy_takes_paligemma_and_keeps_its_expert(tmp_path, more_rows):
+    """Hugging Face pads the token table to a multiple of 64 rows; the first ones are the tokens."""
     giver, taker = policy(seed=1), policy(seed=2)
     arrays = write_from(giver, torch_layouts.paligemma(SIZES))
     arrays = {name.removeprefix("paligemma."): array for name, array in arrays.items()}
+    table = "language_model.embed_tokens.weight"
+    arrays[table] = np.pad(arrays[table], ((0, more_rows), (0, 0)))
     save_file(arrays, tmp_path / "model.safetensors")
+    assert inspect(tmp_path, SIZES).fits == ["PaliGemma of Hugging Face, of the given sizes"]
     mixed = import_backbone(tmp_path, taker)
+    assert same(mixed.tokens, giver.tokens)
     assert same(mixed.language, giver.language)
     assert same(mixed.vision, giver.vision)
     assert same(mixed.expert, taker.expert)
@@ -297,6 +417,13 @@ def test_published_shapes_are_recognised():
     assert expected["PaliGemma/img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"] == (27, 1152, 4304)
     assert expected["PaliGemma/llm/layers/pre_ffw_norm_1/Dense_0/kernel"] == (18, 1024, 3072)
     assert sum(int(np.prod(shape)) for shape in expected.values()) == parameters(shapes) - 2
+
+
+def test_a_table_with_too_few_rows_or_another_width_does_not_fit():
+    layout = Layout(name="one", rules=(Rule(ours="x", theirs="x", shape=(4, 2), padded=True),))
+    for shape in ((3, 2), (5, 3), (4,)):
+        with pytest.raises(WeightsError, match="misshapen x"):
+            read_into({"x": jnp.zeros((4, 2))}, layout, Arrays("m", {"x": np.ones(shape)}))
 
 
 def test_layout_without_ignored_names_ignores_none():

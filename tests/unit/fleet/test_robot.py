@@ -1,0 +1,120 @@
+"""A robot process bears what its coordinator and its driver do to it."""
+
+import json
+import logging
+import threading
+
+import numpy as np
+import pytest
+import toy_fleet
+
+from lwd.errors import ConfigError, StoreError
+from lwd.fleet.registry import robot_config
+from lwd.fleet.robot import Robot, RobotOptions, configuration
+from lwd.fleet.service import ServiceContext
+from lwd.log.calls import LocalCalls
+from lwd.log.robots import RobotNotActiveError
+from lwd.log.writer import EdgeClient
+from lwd.robot.memory import MemoryRecorder
+
+CONFIG = robot_config(toy_fleet.experiment())
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Asks for the configuration where the coordinator's handler raises this error; gives up after the first time."""
+
+    class Impatient(ServiceContext):
+        def say(self, **status):
+            self.stopping.set()
+
+    def ask(error, kept=None):
+        path = tmp_path / "config.json"
+        if kept is not None:
+            path.write_text(json.dumps(kept))
+
+        def handler(subject, payload):
+            raise error
+
+        calls = LocalCalls()
+        served = calls.serve("calls.*.config", handler)
+        try:
+            return configuration(Impatient("line-00", "robot"), calls, "line-00", path)
+        finally:
+            served.close()
+
+    return ask
+
+
+def test_a_coordinator_without_its_database_does_not_refuse_anybody(asked):
+    found = asked(StoreError("connection refused"), CONFIG.to_json())
+    assert found.spec == CONFIG.spec
+
+
+def test_a_robot_that_was_revoked_is_refused_whatever_it_keeps(asked):
+    with pytest.raises(ConfigError, match="may not take part"):
+        asked(RobotNotActiveError("revoked"), CONFIG.to_json())
+
+
+@pytest.mark.parametrize("kept", [[1], {"version": 0}, None])
+def test_a_robot_without_a_configuration_that_can_be_read_waits(asked, kept):
+    assert asked(StoreError("connection refused"), kept) is None
+
+
+class Loose(toy_fleet.Line):
+    """Its cable falls out once."""
+
+    fails = True
+
+    def apply(self, action):
+        if self.fails and self.k == 2:
+            self.fails = False
+            raise OSError(5, "Input/output error: '/dev/ttyUSB0'")
+        return super().apply(action)
+
+
+class Still:
+    """A policy that is always there."""
+
+    number, waits_for = 1, "nothing"
+
+    def newest(self):
+        return self
+
+    def behind(self):
+        return 0
+
+    def chunk(self, view, seed, index):
+        return np.zeros((toy_fleet.SPEC.chunk_steps, toy_fleet.SPEC.action_dim), np.float32)
+
+    def close(self):
+        pass
+
+
+class Recorder(EdgeClient):
+    """In place of the delivery: keeps episodes in memory."""
+
+    def __init__(self):
+        self._memory = MemoryRecorder()
+        self.episodes = self._memory.episodes
+
+    def begin(self, header):
+        recording = self._memory.begin(header)
+        recording.abort = lambda: None
+        return recording
+
+
+def test_a_drivers_exception_ends_the_episode_and_not_the_robot(caplog, tmp_path):
+    context, recorder = ServiceContext("line-00", "robot"), Recorder()
+    robot = Robot(context, "line-00", CONFIG, recorder, Still(), Loose(), {}, RobotOptions(folder=tmp_path))
+    thread = threading.Thread(target=robot.run)
+    with caplog.at_level(logging.ERROR):
+        thread.start()
+        while thread.is_alive() and not recorder.episodes:
+            thread.join(0.05)
+        context.stopping.set()
+        thread.join(20)
+    assert recorder.episodes
+    assert context.telemetry.summary()["episodes_failed_total"] == 1
+    assert "/dev/ttyUSB0" in caplog.text
+    assert "in apply" in caplog.text, "the driver's author needs the traceback"

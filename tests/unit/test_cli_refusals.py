@@ -1,0 +1,140 @@
+"""What the command line refuses, and that it makes nothing and loses nothing when it does."""
+
+import inspect
+import io
+import json
+
+import pytest
+from log_cases import IDS, make_episode, open_fleet
+from rich.console import Console
+
+from lwd.fleet.doctor import Finding, print_findings
+from lwd.recipes import RECIPES
+
+
+def test_texts_of_robots_are_shown_as_they_are(lwd, tmp_path):
+    """Square brackets begin rich's markup; a closing one without an opening one is an error of its own."""
+    with open_fleet(tmp_path) as fleet:
+        fleet.send_episode(make_episode(5, episode_id=IDS[0], task="pick[/left][red]"))
+        fleet.drain()
+    for command in (["log", "ls", "--quarantine"], ["log", "quarantine"]):
+        code, out, _ = lwd(*command, "--out", tmp_path)
+        assert code == 0
+        assert "pick[/left][red]" in out
+    shown = io.StringIO()
+    print_findings(Console(file=shown, width=200), [Finding("versions", False, "r[/1] 0.1", "ask [/ann]")])
+    assert "r[/1] 0.1" in shown.getvalue()
+    assert "ask [/ann]" in shown.getvalue()
+
+
+@pytest.mark.parametrize("command", ["log ls", "log ls --quarantine", "snapshot ls"])
+def test_a_limit_of_zero_shows_nothing_and_one_below_is_refused(lwd, run_folder, command):
+    listing = [*command.split(), "--json", "--out", run_folder, "--limit"]
+    assert json.loads(lwd(*listing, "0")[1]) == []
+    assert len(json.loads(lwd(*listing, "1")[1])) == 1
+    assert len(json.loads(lwd(*listing, "99")[1])) in (1, 2, 3)
+    code, out, err = lwd(*listing, "-1")
+    assert (code, out) == (2, "")
+    assert "--limit is -1; expected 0 or more" in err
+
+
+def test_an_export_below_nothing_is_refused(lwd, run_folder, tmp_path):
+    code, _, err = lwd("log", "export", tmp_path / "copy", "--out", run_folder, "--limit", "-1")
+    assert code == 2
+    assert "--limit" in err
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["log ls", "log show x", "log verify", "log backup copy.db", "log export copy", "snapshot ls", "status"],
+)
+@pytest.mark.parametrize("typo", ["deep/typo.db", "sqlite:///deep/typo.db"])
+def test_a_catalogue_that_does_not_exist_is_refused_and_not_made(lwd, tmp_path, monkeypatch, command, typo):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lwd(*command.split(), "--catalogue", typo)
+    assert (code, out) == (2, "")
+    assert "there is no catalogue" in err
+    assert "typo.db" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["log show x", "log verify", "log export copy", "log retain --budget 1M"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_objects_that_do_not_exist_are_refused_and_not_made(
+    lwd, run_folder, tmp_path, monkeypatch, command, scheme
+):
+    monkeypatch.chdir(tmp_path)
+    nowhere = tmp_path / "no where"
+    code, out, err = lwd(*command.split(), "--out", run_folder, "--objects", f"{scheme}{nowhere}")
+    assert (code, out) == (2, "")
+    assert "there is no folder of objects" in err
+    assert not nowhere.exists()
+
+
+def test_listing_a_catalogue_of_its_own_makes_no_objects(lwd, run_folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    catalogue = str(run_folder / "catalogue.db")
+    assert len(json.loads(lwd("log", "ls", "--catalogue", catalogue, "--json")[1])) == 3
+    assert lwd("log", "backup", "copy.db", "--catalogue", catalogue)[0] == 0
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["copy.db"]
+
+
+def test_verify_of_a_run_folder_without_objects_names_each_episode(lwd, run_folder):
+    """Not refused: an invitation alone makes a catalogue and no objects, and there is nothing wrong with that."""
+    (run_folder / "objects").rename(run_folder / "elsewhere")
+    code, out, _ = lwd("log", "verify", "--out", run_folder, "--json")
+    assert code == 1
+    assert {problem["reason"] for problem in json.loads(out)["problems"]} == {"missing"}
+
+
+def test_log_show_tells_a_damaged_file_from_an_intact_one(lwd, run_folder):
+    shown = ["log", "show", IDS[0], "--out", run_folder, "--json"]
+    assert json.loads(lwd(*shown)[1])["damage"] is None
+    file = next((run_folder / "objects" / "episodes" / IDS[0]).iterdir())
+    file.write_bytes(file.read_bytes() + b" ")  # it can still be decoded
+    code, out, _ = lwd(*shown)
+    facts = json.loads(out)
+    assert code == 1
+    assert facts["damage"].startswith("hash: ")
+    assert facts["episode_id"] == IDS[0], "what the catalogue knows is shown all the same"
+
+
+def test_an_episode_that_is_still_refused_is_no_success(lwd, run_folder):
+    """Its robot is none of the recipe's."""
+    release = ["log", "quarantine", "release", "1", "--recipe", "metaworld_quick", "--out", run_folder]
+    code, out, err = lwd(*release)
+    assert (code, out) == (1, "")
+    assert err.startswith("still refused: ")
+
+
+def test_doctor_looks_at_a_folder_that_is_not_there_and_makes_nothing(lwd, tmp_path):
+    code, out, _ = lwd("doctor", "--out", tmp_path / "typo")
+    assert code == 1
+    assert "bad   catalogue: there is no catalogue" in out
+    assert "bad   objects: there is no folder of objects" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [{"certificate": "junk"}, {"servers": []}, {"servers": ["nonsense::"]}])
+def test_doctor_says_what_is_wrong_with_a_damaged_credential(lwd, tmp_path, damage):
+    texts = dict.fromkeys(("fleet", "name", "id", "ca", "certificate", "key", "snapshot_key"), "junk")
+    whole = {"version": 1, **texts, "role": "robot", "servers": ["tls://127.0.0.1:1"], "expires_at": 4e9}
+    file = tmp_path / "arm.json"
+    file.write_text(json.dumps(whole | damage))
+    file.chmod(0o600)
+    code, out, _ = lwd("doctor", "--credential", file)
+    assert code == 1
+    assert "good  credential" in out
+    assert "bad   broker" in out
+    assert "lwd fleet invite NAME --replace" in out
+
+
+def test_show_without_a_name_lists_the_recipes(lwd):
+    code, out, _ = lwd("show")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    for line, make in zip(lines, RECIPES.values(), strict=True):
+        assert line.endswith(inspect.getdoc(make).splitlines()[0])
