@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lwd.cli.options import Read, check_limit, find_episode, print_facts, print_rows
+from lwd.cli.options import Read, check_limit, find_episode, newest, print_facts, print_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class LogLs(Read):
                 rows = [asdict(row) for row in catalogue.episodes(task=self.task, source=self.source)]
                 columns = ["seq", "episode_id", "task", "source", "snapshot", "outcome", "stage_score", "steps",
                            "intervention_steps"]  # fmt: skip
-        print_rows(rows[max(len(rows) - self.limit, 0) :], columns, self.json)
+        print_rows(newest(rows, self.limit), columns, self.json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,4 +107,4 @@ class SnapshotLs(Read):
                 for s in snapshots(catalogue)
             ]
         columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
-        print_rows(rows[max(len(rows) - self.limit, 0) :], columns, self.json)
+        print_rows(newest(rows, self.limit), columns, self.json)

@@ -41,24 +41,6 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions(RunOptions):
-    """A stage's experiment, and where its log is: in the run folder, or on a fleet's servers.
-
-    Attributes:
-        catalogue: postgresql://user@host/database, or a path, in place of the run folder's own.
-        objects: s3://bucket/prefix?endpoint=http://host:port, or a folder, in place of the run folder's own.
-    """
-
-    catalogue: str | None = None
-    objects: str | None = None
-
-    @property
-    def run_folder(self) -> RunFolder:
-        """Where all of it is."""
-        return folder(self.out, self.catalogue, self.objects)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stored:
     """Where the log is: a run folder, or a fleet's servers.
 
@@ -72,6 +54,11 @@ class Stored:
     catalogue: str | None = None
     objects: str | None = None
 
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where all of it is."""
+        return folder(self.out, self.catalogue, self.objects)
+
     @contextmanager
     def opened(self) -> Generator[tuple[Catalogue, ObjectStore]]:
         """Catalogue and objects; ConfigError if there is no log."""
@@ -79,7 +66,7 @@ class Stored:
         from lwd.log.objects import ObjectStore
 
         with self.opened_catalogue() as catalogue:
-            objects = self._folder().objects
+            objects = self.run_folder.objects
             if self.catalogue is not None or self.objects is not None:
                 check_objects(objects)  # those of a run folder of its own may not be there yet
             yield catalogue, ObjectStore(objects)
@@ -92,13 +79,15 @@ class Stored:
 
         if self.catalogue is None:
             existing(self.out)
-        url = self._folder().catalogue
+        url = self.run_folder.catalogue
         check_catalogue(url)
         with Catalogue(url) as catalogue:
             yield catalogue
 
-    def _folder(self) -> RunFolder:
-        return folder(self.out, self.catalogue, self.objects)
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(RunOptions, Stored):
+    """A stage's experiment, and where its log is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +126,11 @@ def check_limit(limit: int | None) -> None:
     """ConfigError if fewer than no rows are asked for."""
     if limit is not None and limit < 0:
         raise ConfigError(f"--limit is {limit}; expected 0 or more.")
+
+
+def newest(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """The last `limit` rows, which are the newest; none for 0."""
+    return rows[max(len(rows) - limit, 0) :]
 
 
 def command() -> str:

@@ -7,7 +7,6 @@ taking an id off that list, and a robot that is invited again under its old name
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import secrets
 import time
@@ -22,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.fleet import certificates
-from lwd.fleet.credential import ROLES, Credential, write_private
+from lwd.fleet.credential import ROLES, Credential, locked, write_private
 from lwd.log.layout import NAME
 from lwd.log.nats_client import TlsIdentity
 
@@ -219,8 +218,7 @@ class Authority:
     @contextlib.contextmanager
     def _changing(self) -> Generator[list[Member]]:
         """The members, to be changed in place: written when the block ends, one process at a time."""
-        with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / ".lock"):
             members = self.members()
             yield members
             text = json.dumps([asdict(member) for member in members], indent=1)

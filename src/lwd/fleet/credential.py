@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -155,6 +157,21 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
         raise ConfigError(f"{str(path)!r} exists and is not replaced; choose another path.") from error
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error}. Check the folder.") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Generator[None]:
+    """One process at a time in the block, by a lock on this file, which is made; ConfigError if it cannot be.
+
+    Not on the file that is changed in the block: `write_private` replaces it by another one.
+    """
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error}. Check the folder.") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _keep_owner(old: Path, new: Path) -> None:

@@ -16,7 +16,7 @@ from lwd.errors import ConfigError, LwdError, StoreError
 from lwd.fleet import broker
 from lwd.fleet.authority import Authority, check_member, server_address
 from lwd.fleet.credential import Credential, write_private
-from lwd.fleet.folder import RunFolder
+from lwd.fleet.folder import RunFolder, check_catalogue
 from lwd.log import robots
 from lwd.log.catalogue import Catalogue
 from lwd.snapshot.keys import load_or_create_key
@@ -207,8 +207,10 @@ def _strike(folder: FleetFolder, name: str) -> None:
     wrong = ConfigError(
         f"the register in {_bare(folder.register)!r} has no robot {name!r}. Name the fleet's catalogue with --catalogue."
     )
-    if "://" not in folder.register and not Path(folder.register).expanduser().exists():
-        raise wrong
+    try:
+        check_catalogue(folder.register)
+    except ConfigError:
+        raise wrong from None
     with Catalogue(folder.register) as catalogue:
         if all(row.name != name for row in robots.robots(catalogue)):
             raise wrong

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from lwd.errors import ConfigError
 from lwd.log.bus import Bus, CatalogueBus
 from lwd.log.catalogue import Catalogue
+from lwd.log.engine import database_file
 from lwd.log.objects import ObjectStore
 from lwd.snapshot.channel import CatalogueChannel, SnapshotChannel
 from lwd.snapshot.keys import load_or_create_key, load_private_key
@@ -130,20 +131,12 @@ def _networked(folder: RunFolder, catalogue: Catalogue, objects: ObjectStore, st
 
 def check_catalogue(url: str) -> None:
     """ConfigError if a catalogue's SQLite file does not exist: opening it would make an empty one."""
-    file = _file_of(url)
+    file = database_file(url)
     if file is not None and not file.exists():
         raise ConfigError(
             f"there is no catalogue {str(file)!r}. Check the path; lwd collect, lwd coordinator and "
             "lwd log restore make new ones."
         )
-
-
-def _file_of(catalogue: str) -> Path | None:
-    """A catalogue's SQLite file, None for a server's."""
-    if "://" not in catalogue:
-        return Path(catalogue).expanduser().absolute()
-    scheme, _, path = catalogue.partition(":///")
-    return Path(path.partition("?")[0]).absolute() if scheme.startswith("sqlite") else None
 
 
 def check_objects(url: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lwd.errors import ConfigError
+from lwd.log.checks import check_port
 
 BUCKETS_S = (
     0.002,
@@ -137,8 +138,7 @@ class Telemetry:
         Raises:
             ConfigError: `prometheus-client` is not installed, the port is none or taken.
         """
-        if not 0 < port < 65536:
-            raise ConfigError(f"--metrics-port is {port}; expected 1 to 65535.")
+        check_port("--metrics-port", port, 1)
         try:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Checks of JSON that somebody else sent.
+"""Checks of what somebody else gave: numbers, JSON.
 
 Numbers are compared before they are converted: JSON may hold an integer of thousands of digits, for which `math.isfinite`
 and `float` raise OverflowError. Nesting is bounded: JSON can be read deeper than it can be shown or written again.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import cast
+
+from lwd.errors import ConfigError
 
 LAST_TIME = 9e9
 """The latest time that is believed, in seconds since the epoch: the year 2255. Nanoseconds until then fit 64 bits."""
@@ -27,6 +29,12 @@ def integer_in(value: object, low: int, high: int = 2**63 - 1) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value
     return None
+
+
+def check_port(option: str, port: int, least: int = 0) -> None:
+    """ConfigError unless it is a port's number, 0 (any free one) only where `least` allows it."""
+    if not least <= port < 65536:
+        raise ConfigError(f"{option} is {port}; expected {least} to 65535.")
 
 
 def is_deep(value: object) -> bool:

@@ -46,13 +46,10 @@ class Database:
     def __init__(
         self, url: str | Path, timeout_s: float = BUSY_TIMEOUT_S, *, read_only: bool = False
     ) -> None:
-        text = str(url)
-        self.url = text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
+        self.url = _address(url)
         self.shown = _shown(self.url)
-        with _reporting(self.shown, "open"):
-            parsed = _parsed(self.url)
-            self.backend = parsed.get_backend_name()
-        self.file = Path(parsed.database) if self.backend == "sqlite" and parsed.database else None
+        parsed = _parsed(self.url)
+        self.backend, self.file = parsed.get_backend_name(), _file(parsed)
         with _reporting(self.shown, "open"):
             engine = (
                 _sqlite(parsed, timeout_s, read_only)
@@ -196,9 +193,24 @@ def _on_begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def database_file(url: str | Path) -> Path | None:
+    """The SQLite file of a catalogue's URL or path, None on Postgres; StoreError if it is no URL. Opens nothing."""
+    return _file(_parsed(_address(url)))
+
+
+def _address(url: str | Path) -> str:
+    text = str(url)
+    return text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
+
+
+def _file(url: sa.URL) -> Path | None:
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
 def _parsed(url: str) -> sa.URL:
     try:
-        return sa.make_url(url)
+        with _reporting(_shown(url), "open"):
+            return sa.make_url(url)
     except ValueError as error:  # SQLAlchemy's own reading of a port; its text may hold the password
         raise StoreError(
             f"catalogue {_shown(url)!r}: its port is no number; expected postgresql://user@host:5432/database."

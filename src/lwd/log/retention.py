@@ -18,7 +18,7 @@ from lwd.episode import Outcome, Source
 from lwd.errors import ConfigError
 from lwd.log import manifest
 from lwd.log.catalogue import Catalogue, EpisodeRow
-from lwd.log.deletion import Deletion, delete, sweep
+from lwd.log.deletion import Deletion, delete, finish
 from lwd.log.objects import ObjectStore
 from lwd.log.worth import About, Worth
 
@@ -88,12 +88,12 @@ def plan(catalogue: Catalogue, budgets: Sequence[Budget], *, newest_too: bool = 
 def apply(
     catalogue: Catalogue, objects: ObjectStore, plans: Sequence[RetentionPlan], *, deleted_by: str
 ) -> list[Deletion]:
-    """Delete what was planned, and first what an earlier run left behind. Can be repeated after a crash: make a new plan.
+    """Delete what was planned, and first what a deletion that was cut off left. After a crash make a new plan.
 
     Raises:
         StoreError: catalogue or store failed, or an episode is gone already; what was deleted until then stays so.
     """
-    sweep(catalogue, objects)
+    finish(catalogue, objects)
     done: list[Deletion] = []
     for found in plans:
         for row in found.delete:

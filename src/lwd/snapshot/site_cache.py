@@ -24,6 +24,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from lwd.errors import ConfigError, SnapshotError, StoreError
+from lwd.log.checks import check_port
 from lwd.log.objects import MissingObjectError, ObjectSource, TooLargeError, check_key
 
 log = logging.getLogger(__name__)
@@ -173,8 +174,7 @@ class SiteCacheServer:
     """
 
     def __init__(self, cache: SiteCache, host: str = "127.0.0.1", port: int = 0) -> None:
-        if not 0 <= port < 65536:
-            raise ConfigError(f"site cache: --port is {port}; expected 0 to 65535.")
+        check_port("site cache: --port", port)
         handler = type("Handler", (_Handler,), {"cache": cache})
         try:
             self._server = ThreadingHTTPServer((host, port), handler)

@@ -135,9 +135,14 @@ def test_rollouts_before_a_policy_say_what_to_run_first(tmp_path):
         collect(toy_fleet.experiment(), services, (Source.ROLLOUT,), Console(quiet=True))
 
 
-def test_a_collection_that_was_cut_makes_only_what_is_missing(tmp_path, console):
+def with_demonstrations(count):
+    """The toy experiment with so many demonstrations per task."""
     x = toy_fleet.experiment()
-    few = replace(x, collect=replace(x.collect, demos={"expert": 2}))
+    return replace(x, collect=replace(x.collect, demos={"expert": count}))
+
+
+def test_a_collection_that_was_cut_makes_only_what_is_missing(tmp_path, console):
+    x, few = toy_fleet.experiment(), with_demonstrations(2)
     with open_services(RunFolder(tmp_path / "run")) as services:
         collect(few, services, (Source.DEMO,), console)
         before = services.catalogue.episodes()
@@ -151,8 +156,7 @@ def test_a_collection_that_was_cut_makes_only_what_is_missing(tmp_path, console)
 
 def test_episodes_that_wait_in_spools_are_not_made_again(tmp_path, console):
     """What a killed collection had finished and not delivered."""
-    x = toy_fleet.experiment()
-    x = replace(x, collect=replace(x.collect, demos={"expert": 1}))
+    x = with_demonstrations(1)
     with open_services(RunFolder(tmp_path / "whole")) as services:
         collect(x, services, (Source.DEMO,), console)
         made = services.catalogue.episodes()
@@ -169,8 +173,7 @@ def test_episodes_that_wait_in_spools_are_not_made_again(tmp_path, console):
 
 
 def test_another_kind_of_robots_episodes_are_not_taken_for_ones_own(tmp_path, console):
-    x = toy_fleet.experiment()
-    x = replace(x, collect=replace(x.collect, demos={"expert": 1}))
+    x = with_demonstrations(1)
     other = FleetSpec(tier="toy_fleet:other_line")
     elsewhere = replace(x, fleet=replace(x.fleet, deployed=other, demonstrated=other))
     with open_services(RunFolder(tmp_path / "run")) as services:

@@ -27,6 +27,7 @@ from lwd.fleet.serve.protocol import FrameError, pack, unpack
 from lwd.fleet.serve.session import Session
 from lwd.fleet.serve.tokens import TokenFile
 from lwd.fleet.telemetry import Telemetry
+from lwd.log.checks import check_port
 from lwd.spec import RobotSpec
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ class ServerSettings:
     batch: BatchSettings = field(default_factory=BatchSettings)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port < 65536:
-            raise ConfigError(f"--port is {self.port}; expected 0 to 65535.")
+        check_port("--port", self.port)
 
 
 class PolicyServer:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import logging
 import os
 import secrets
-from collections.abc import Generator
 from pathlib import Path
 
 from lwd.errors import ConfigError
-from lwd.fleet.credential import write_private
+from lwd.fleet.credential import locked, write_private
 from lwd.log.layout import NAME
 
 log = logging.getLogger(__name__)
@@ -77,7 +74,7 @@ def new_token(path: Path, name: str) -> str:
     if not NAME.fullmatch(name):
         raise ConfigError(f"token name {name!r:.80} must be 1 to 64 of the characters [A-Za-z0-9_-].")
     token = secrets.token_urlsafe(32)
-    with _changing(path):
+    with locked(path.with_name(f".{path.name}.lock")):
         kept: list[tuple[str, str]] = []
         if path.exists():
             _check_private(path, path.stat().st_mode)
@@ -107,20 +104,6 @@ def load_token(path: Path) -> str:
             f"the token file {str(path)!r} must hold one token of {MIN_TOKEN} or more characters."
         )
     return words[-1]
-
-
-@contextlib.contextmanager
-def _changing(path: Path) -> Generator[None]:
-    """One process at a time reads and replaces the file; the lock is a file beside it, since a replaced one is another."""
-    try:
-        lock = path.with_name(f".{path.name}.lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}. Check the folder."
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _lines(path: Path, data: bytes) -> list[tuple[str, str]]:
