@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from lwd.config import CloneStage, Experiment, OfflineStage
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, SnapshotError
 from lwd.fleet.hosts import Team
-from lwd.fleet.policies import find_snapshot, load_reference, model_config, prompts_of, publish
+from lwd.fleet.policies import (
+    find_snapshot,
+    load_reference,
+    model_config,
+    prompts_of,
+    publish,
+    snapshots_of,
+)
 from lwd.fleet.progress import progress
-from lwd.fleet.services import Services, open_replay
+from lwd.fleet.services import Services, fleet_description, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
 from lwd.fleet.training import Hooks, StageRun, open_checkpoints, open_metrics, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
-from lwd.learner.method import Method
+from lwd.learner.method import Acting, Method
 from lwd.learner.sharding import Layout
 from lwd.learner.stages import Update, clone_stage
+from lwd.models.arrays import to_arrays
 from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
 from lwd.replay.reader import Reader
@@ -63,14 +72,7 @@ def train_sft(
         acting = team.layout.whole(merged(state.acting_policy))
         if not team.leads:
             return None
-        return publish(
-            experiment,
-            services,
-            acting,
-            stage="sft",
-            learner_step=stage.steps,
-            manifest=sampler.manifest,
-        )
+        return _published(experiment, services, acting, "sft", stage.steps, sampler.manifest)
 
 
 def train_offline(
@@ -113,7 +115,27 @@ def _train_from_reference(
     acting = team.layout.whole(stage.learner.acting(state))
     if not team.leads:
         return None
-    return publish(experiment, services, acting, stage=name, learner_step=stage.steps, manifest=manifest)
+    return _published(experiment, services, acting, name, stage.steps, manifest)
+
+
+def _published(
+    experiment: Experiment,
+    services: Services,
+    acting: Acting,
+    stage: str,
+    learner_step: int,
+    manifest: int,
+) -> Snapshot:
+    """The snapshot of a stage's end: the newest one where it is that already, since a stage that was done is run again."""
+    kind = fleet_description(experiment)[0].name
+    for newest in snapshots_of(services, kind, stage)[-1:]:
+        with suppress(SnapshotError):  # one that cannot be loaded is published anew
+            arrays, mine = services.snapshots.load(newest.number)[0], to_arrays(acting)
+            if arrays.keys() == mine.keys() and all(np.array_equal(arrays[n], mine[n]) for n in mine):
+                return newest
+    return publish(
+        experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest
+    )
 
 
 def train_on_replay(

@@ -199,18 +199,35 @@ def test_options_that_cannot_work():
             BatchSettings(collect_s=seconds)
 
 
+@contextmanager
+def stops_after(context, seconds):
+    """The service is told to stop if the test's own end does not come first."""
+    timer = threading.Timer(seconds, context.stopping.set)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def test_a_pinned_snapshot_that_does_not_exist_is_not_waited_for(tmp_path):
     context = ServiceContext("server", "server")
     options = ServeOptions(server=SETTINGS, snapshot=99)
-    context_stops = threading.Timer(20, context.stopping.set)
-    context_stops.start()
-    try:
-        with pytest.raises(SnapshotError, match="snapshot 99 does not exist"):
-            run_serve(
-                context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner()
-            )
-    finally:
-        context_stops.cancel()
+    with stops_after(context, 20), pytest.raises(SnapshotError, match="snapshot 99 does not exist"):
+        run_serve(
+            context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner()
+        )
+
+
+def test_a_pinned_snapshot_that_is_refused_is_not_waited_for(tmp_path, policies):
+    x, folder = toy_fleet.experiment(), RunFolder(tmp_path / "run")
+    wrong = replace(x, model=replace(x.model, instruction_dim=16))
+    other = MlpPolicy.init(jax.random.key(9), model_config(wrong), Normalizer.identity(2))
+    context = ServiceContext("server", "server")
+    with open_services(folder) as services:
+        number = publish(wrong, services, other, stage="sft", learner_step=0, manifest=None).number
+    with stops_after(context, 20), pytest.raises(SnapshotError, match=f"snapshot {number} has "):
+        run_serve(context, x, folder, ServeOptions(server=ServerSettings(port=0), snapshot=number))
 
 
 # ---- a robot of the server -------------------------------------------------------------------------------

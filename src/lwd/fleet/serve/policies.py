@@ -93,13 +93,17 @@ class ServerFollower:
         load: gets one.
         held: where it goes.
         telemetry: gets `snapshot_loaded_seconds` and `snapshots_refused_total`.
+
+    Attributes:
+        waits_for: what it waits for, in words; None while the newest is loaded.
+        refused: why, by number.
     """
 
     def __init__(
         self, newest: Callable[[], int | None], load: Load, held: HeldSnapshots, telemetry: Telemetry
     ) -> None:
         self._newest, self._load, self._held, self._telemetry = newest, load, held, telemetry
-        self._refused: set[int] = set()
+        self.refused: dict[int, SnapshotError] = {}
         self._ended = threading.Event()
         self._began = time.time()
         self.waits_for: str | None = "the first snapshot"
@@ -130,7 +134,7 @@ class ServerFollower:
     def _step(self) -> None:
         number, current = self._newest(), self._held.newest
         fits = self._held.make_room()
-        if number is None or number in self._refused or (current is not None and number <= current):
+        if number is None or number in self.refused or (current is not None and number <= current):
             self.waits_for = "the first snapshot" if current is None else None
             return
         if not fits:
@@ -143,7 +147,7 @@ class ServerFollower:
         except SnapshotError as error:
             log.error("snapshot_refused snapshot=%d cause=%r", number, str(error))
             self._telemetry.count("snapshots_refused_total")
-            self._refused.add(number)
+            self.refused[number] = error
             return
         self._held.add(number, policy)
         if snapshot.created_at > self._began:  # older ones say nothing of the way here

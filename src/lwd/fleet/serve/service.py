@@ -77,7 +77,7 @@ def run_serve(
 
     Raises:
         ConfigError: it cannot listen, or the tokens cannot be read.
-        SnapshotError: the only snapshot to serve does not exist.
+        SnapshotError: the only snapshot to serve does not exist, or is refused.
         RobotError: the server's thread died.
     """
     spec, _ = fleet_description(experiment)
@@ -99,6 +99,8 @@ def run_serve(
         )
         log.info("policy_server_listens host=%s port=%d", options.server.host, server.port)
         while not context.should_stop():
+            if options.snapshot in follower.refused:
+                raise follower.refused[options.snapshot]
             if not server.alive:
                 raise RobotError("the policy server's thread died; its log says why. Start it again.")
             context.say(
