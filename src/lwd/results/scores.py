@@ -94,7 +94,7 @@ class Paired(NamedTuple):
 
 
 def paired(a: Sequence[RunFile], b: Sequence[RunFile], resamples: int = RESAMPLES) -> Paired:
-    """b - a over the attempts that both made: same training seed, task and start.
+    """B - a over the attempts that both made: same training seed, task and start.
 
     Raises:
         ConfigError: they have no training seed in common, or were evaluated on different starts.
