@@ -142,12 +142,11 @@ def _kind(episode: EpisodeRow) -> str:
 
 def _common(process: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of robots and services alike."""
+    calm = "stopped" if process["stopping"] else "works"
     return {
         "name": process["name"],
-        "state": min(
-            process["troubles"], key=STATES.index, default="stopped" if process["stopping"] else "works"
-        ),
-        "waits_for": text(process["waits_for"]),
+        "state": min(process["troubles"], key=STATES.index, default=calm),
+        "waits_for": "" if calm == "stopped" and process["silent"] else text(process["waits_for"]),
         "skew_s": round(process["clock_skew_s"], 1) if "clock off" in process["troubles"] else None,
         "seen_s": round(process["seen_s"], 1),
     }

@@ -187,7 +187,7 @@ def test_those_that_need_somebody_stand_first(services: Services) -> None:
         said("r-clock", skew_s=-9.0),
         said("r-link", link=False, waits_for="the coordinator"),
         said("r-silent", ago_s=100.0),
-        said("r-stopped", ago_s=100.0, stopping=True),
+        said("r-stopped", ago_s=100.0, stopping=True, waits_for="the delivery of 1 episodes"),
     ]
     record_statuses(services.catalogue, rows)
     shown = gathered(services.folder)
@@ -202,7 +202,9 @@ def test_those_that_need_somebody_stand_first(services: Services) -> None:
         ("r-quiet", "no status"),
         ("r-invited", "never heard"),
     ]
-    assert {row["name"]: row.get("behind") for row in shown["robots"]}["r-old"] == 37
+    named = {row["name"]: row for row in shown["robots"]}
+    assert named["r-old"]["behind"] == 37
+    assert (named["r-waits"]["waits_for"], named["r-stopped"]["waits_for"]) == ("the first snapshot", "")
     assert [(row["name"], row["state"]) for row in shown["services"]] == [
         ("coordinator", "works"),
         ("learner", "waits"),
