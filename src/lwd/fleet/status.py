@@ -73,6 +73,8 @@ def stalls(rows: Sequence[StatusRow], now: float) -> list[str]:
             )
         elif waits_for := _text(row.payload.get("waits_for")):
             found.append(f"{row.name} waits for {waits_for}.")
+        if warning := _text(row.payload.get("warning")):
+            found.append(f"{row.name} {warning}.")
         if row.payload.get("link") is False:
             found.append(f"{row.name} has no link to the broker.")
         if abs(row.clock_skew_s) > SKEW_S:
