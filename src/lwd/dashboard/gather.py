@@ -40,7 +40,7 @@ OLD_BEHIND = 20
 LEAST_EPISODES = 20
 """Of a point in the picture of the fleet's success: fewer say too little, so neighbouring snapshots share one."""
 
-BAD, WORTH_A_LOOK = ("silent", "no link", "clock off"), ("waits", "old policy")
+BAD, WORTH_A_LOOK = ("silent", "no link", "clock off"), ("waits", "warns", "old policy")
 STATES = (*BAD, *WORTH_A_LOOK, "works", "stopped", "no status", "never heard")
 """Of a robot or service, in the order in which they are shown: those that need somebody, those that may, the others."""
 KINDS = ("alone", "helped", "failure", "unjudged")

@@ -84,6 +84,8 @@ def _troubles(row: StatusRow, now: float) -> dict[str, str]:
         )
     elif waits_for := _text(row.payload.get("waits_for")):
         found["waits"] = f"{row.name} waits for {waits_for}."
+    if warning := _text(row.payload.get("warning")):
+        found["warns"] = f"{row.name} {warning}."
     if row.payload.get("link") is False:
         found["no link"] = f"{row.name} has no link to the broker."
     if abs(row.clock_skew_s) > SKEW_S:

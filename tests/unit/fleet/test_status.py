@@ -56,6 +56,12 @@ def test_a_working_fleet_has_no_stalls(services: Services) -> None:
     assert found["robots"] == {"working": 1, "silent": []}
 
 
+def test_a_process_that_works_for_nothing_is_a_stall(services: Services) -> None:
+    said(services.catalogue, "coordinator", "coordinator")
+    said(services.catalogue, "learner", "learner", waits_for=None, warning="learns no more")
+    assert fleet_status(services.catalogue)["stalls"] == ["learner learns no more."]
+
+
 def test_it_says_who_waits_for_what_who_is_silent_and_whose_clock_is_off(services: Services) -> None:
     catalogue = services.catalogue
     said(catalogue, "coordinator", "coordinator")
