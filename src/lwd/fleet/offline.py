@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lwd.config import CloneStage, Experiment, OfflineStage
 from lwd.errors import ConfigError, SnapshotError
+from lwd.fleet.folder import Services
 from lwd.fleet.hosts import Team
 from lwd.fleet.policies import (
     find_snapshot,
@@ -22,14 +23,14 @@ from lwd.fleet.policies import (
     snapshots_of,
 )
 from lwd.fleet.progress import progress
-from lwd.fleet.services import Services, fleet_description, open_replay
+from lwd.fleet.services import fleet_description, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
 from lwd.fleet.training import Hooks, StageRun, open_checkpoints, open_metrics, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting, Method
 from lwd.learner.sharding import Layout
-from lwd.learner.stages import Update, clone_stage
+from lwd.learner.stages import Update, augmented, clone_stage
 from lwd.models.arrays import to_arrays
 from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
@@ -63,7 +64,7 @@ def train_sft(
         ) as run:
             state = run.restore(init_clone(stage.learner, policy))
             state = run.train(
-                clone_stage(stage.learner),
+                augmented(clone_stage(stage.learner), stage.learner.augment),
                 state,
                 sampler,
                 batch=stage.learner.batch,
@@ -133,9 +134,7 @@ def _published(
             arrays, mine = services.snapshots.load(newest.number)[0], to_arrays(acting)
             if arrays.keys() == mine.keys() and all(np.array_equal(arrays[n], mine[n]) for n in mine):
                 return newest
-    return publish(
-        experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest
-    )
+    return publish(experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest)
 
 
 def train_on_replay(
@@ -209,8 +208,8 @@ def prepared(
         warm_up = replay.sampler(view, stage.warm_up_mixture or stage.mixture, experiment.seed, prompts)
         with _stage_run(name, experiment, services, stage, console, "value/quantile", team, hooks) as run:
             parts = (
-                Part(learner.warm_up(reference), warm_up, stage.critic_steps),
-                Part(learner.update(reference), sampler, stage.steps),
+                Part(augmented(learner.warm_up(reference), learner.augment), warm_up, stage.critic_steps),
+                Part(augmented(learner.update(reference), learner.augment), sampler, stage.steps),
             )
             yield Prepared(run, run.restore(state), parts, sampler.manifest)
 

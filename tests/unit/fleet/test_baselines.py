@@ -13,9 +13,11 @@ from lwd.fleet.acting import fleet_driver
 from lwd.fleet.folder import open_services
 from lwd.fleet.learner import run_learner
 from lwd.fleet.metrics_log import read_metrics
-from lwd.fleet.offline import train_offline
+from lwd.fleet.offline import train_offline, train_sft
 from lwd.fleet.policies import find_snapshot, load_policy
 from lwd.fleet.process import ProcessContext
+from lwd.learner import stages
+from lwd.learner.augment import AugmentConfig
 from lwd.learner.method import Acting
 from lwd.recipes.methods import METHODS
 
@@ -77,3 +79,30 @@ def test_it_learns_offline_and_online_and_robots_act_with_what_it_publishes(
     if name == "hg_dagger":  # nothing is learned offline
         np.testing.assert_array_equal(chunks["offline"], chunks["sft"])
         assert np.any(chunks["online"] != chunks["sft"])
+
+
+def test_every_stage_augments_the_pictures_of_its_method(trained_copy, told_to_stop, console, monkeypatch):
+    """Around each learner step that is compiled: of the clone, of the value alone, of Algorithm 2 offline and online."""
+    seen = []
+
+    def augment_batch(batch, key, config):
+        seen.append(config.crop)
+        return batch
+
+    monkeypatch.setattr(stages, "augment_batch", augment_batch)
+    crops = {"clone": 0.81, "offline": 0.82, "online": 0.83}
+    of = {name: getattr(TOY, name) for name in crops}
+    x = replace(
+        TOY,
+        **{
+            name: replace(stage, learner=replace(stage.learner, augment=AugmentConfig(crop=crops[name])))
+            for name, stage in of.items()
+        },
+    )
+    for name in ("sft", "offline"):
+        shutil.rmtree(trained_copy.checkpoints(name))
+    with open_services(trained_copy) as services:
+        train_sft(x, services, console)
+        train_offline(x, services, console)
+    run_learner(told_to_stop, x, trained_copy)
+    assert seen == [0.81, 0.82, 0.82, 0.83]
