@@ -374,4 +374,4 @@ def test_plan_prints_table_and_verdict(lwd):
     assert found["fits"] is True
     code, _, err = lwd("plan", "--gpu", "h300")
     assert code == 2
-    assert "Did you mean 'h200'" in err or "unknown GPU" in err
+    assert "unknown GPU 'h300'. Did you mean 'h200'?" in err

@@ -163,23 +163,6 @@ def print_results(console: Console, summary: Summary) -> None:
     _print_checks(console, checks([summary]))
 
 
-def print_seeds(console: Console, summaries: Sequence[Summary]) -> None:
-    """Print the mean over several seeds, each seed's average, and the checks."""
-    runs = in_order(summaries)
-    console.print(results_table(console, mean_over_seeds(runs), f"Mean over {len(runs)} seeds"))
-    table = Table(
-        title="Average success per seed", title_justify="left", header_style="bold", box=SIMPLE_HEAD
-    )
-    table.add_column("seed", justify="right")
-    for name, label in METHODS.items():
-        table.add_column(Text(label, style=STYLES[name]), justify="right", no_wrap=True)
-    for run in runs:
-        row = [_rich_text(_success(run.methods[name].average, interval=True)) for name in METHODS]
-        table.add_row(str(run.seed), *row)
-    console.print(table)
-    _print_checks(console, checks(runs))
-
-
 def between(text: str, name: str, content: str, where: str) -> str:
     """The text with `content` between the markers of this name.
 

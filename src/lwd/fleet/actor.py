@@ -12,11 +12,12 @@ from lwd.config import Experiment
 from lwd.episode import Source
 from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.collect import first_seed
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.policies import load_policy, snapshots_of
 from lwd.fleet.recording import FleetRecorder, until_catalogued
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
+from lwd.fleet.services import fleet_description
 from lwd.log.catalogue import EpisodeRow
 from lwd.robot.control import Assignment
 from lwd.robot.sim.fleet import SimFleet

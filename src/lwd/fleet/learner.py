@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 from lwd.config import Experiment
 from lwd.episode import Source
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
 from lwd.fleet.policies import announce_newest, load_reference, prompts_of, publish
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, open_replay, open_services
+from lwd.fleet.services import open_replay
 from lwd.fleet.training import draws_of, open_checkpoints, open_metrics, stage_key
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.method import Acting, Method
 from lwd.learner.optimizers import OptimizerConfig
+from lwd.learner.stages import augmented
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
@@ -85,7 +87,8 @@ class OnlineLearner:
         self._block = self._stage.publish_every_learner_steps
         self._reference = load_reference(experiment, services)
         self._prompts = prompts_of(experiment, self._reference)
-        self._update = self._layout.place(self._stage.learner.update(self._reference))
+        learner = self._stage.learner
+        self._update = self._layout.place(augmented(learner.update(self._reference), learner.augment))
         self._key = self._layout.place(stage_key("online", experiment.seed))
         self._rows = self._layout.rows(self._stage.learner.batch)
         self._state = self._first_state()

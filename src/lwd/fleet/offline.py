@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lwd.config import CloneStage, Experiment, OfflineStage
 from lwd.errors import ConfigError
+from lwd.fleet.folder import Services
 from lwd.fleet.hosts import Team
 from lwd.fleet.policies import (
     content_of,
@@ -22,14 +23,14 @@ from lwd.fleet.policies import (
     snapshots_of,
 )
 from lwd.fleet.progress import progress
-from lwd.fleet.services import Services, fleet_description, open_replay
+from lwd.fleet.services import fleet_description, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
 from lwd.fleet.training import Hooks, StageRun, draws_of, open_checkpoints, open_metrics, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting, Method
 from lwd.learner.sharding import Layout
-from lwd.learner.stages import Update, clone_stage
+from lwd.learner.stages import Update, augmented, clone_stage
 from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
 from lwd.replay.reader import Reader
@@ -62,7 +63,7 @@ def train_sft(
         ) as run:
             state = run.restore(init_clone(stage.learner, policy))
             state = run.train(
-                clone_stage(stage.learner),
+                augmented(clone_stage(stage.learner), stage.learner.augment),
                 state,
                 sampler,
                 batch=stage.learner.batch,
@@ -205,8 +206,8 @@ def prepared(
         warm_up = replay.sampler(view, first, experiment.seed, prompts, draws_of(name))
         with _stage_run(name, experiment, services, stage, console, "value/quantile", team, hooks) as run:
             parts = (
-                Part(learner.warm_up(reference), warm_up, stage.critic_steps),
-                Part(learner.update(reference), sampler, stage.steps),
+                Part(augmented(learner.warm_up(reference), learner.augment), warm_up, stage.critic_steps),
+                Part(augmented(learner.update(reference), learner.augment), sampler, stage.steps),
             )
             yield Prepared(run, run.restore(state), parts, sampler.manifest)
 

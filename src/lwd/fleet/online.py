@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from lwd.config import Experiment
+from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import find_snapshot
 from lwd.fleet.process import FleetError
 from lwd.fleet.program import run_online
 from lwd.fleet.progress import progress
 from lwd.fleet.rounds import run_rounds
-from lwd.fleet.services import RunFolder, open_services
 from lwd.snapshot.store import Snapshot
 
 Status = dict[str, dict[str, Any]]

@@ -12,7 +12,8 @@ from jaxtyping import PRNGKeyArray
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError, SnapshotError
-from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.fleet.folder import Services
+from lwd.fleet.services import encoder, fleet_description
 from lwd.learner.best_of_n import BestOfNPolicy
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting, Method

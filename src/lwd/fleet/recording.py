@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 
 from lwd.config import Experiment
 from lwd.episode import Episode, EpisodeHeader
-from lwd.fleet.services import Services, make_coordinator
+from lwd.fleet.folder import Services
+from lwd.fleet.services import make_coordinator
 from lwd.log.bus import Bus, CatalogueBus
 from lwd.log.coordinator import VISIBILITY_S
 from lwd.log.events import ALL_EPISODES

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from sim_runs import run_episodes
 
 from lwd.episode import Episode, Source
 from lwd.errors import ConfigError, RobotError, UnknownNameError
@@ -14,7 +15,7 @@ from lwd.robot.operator import TakeoverRule
 from lwd.robot.sim import worker
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
-from lwd.robot.sim.run import ActBatch, EpisodeReport, run, run_episodes
+from lwd.robot.sim.run import ActBatch, EpisodeReport, run
 
 LINE = FleetSpec(tier="robots_for_tests:line")
 
