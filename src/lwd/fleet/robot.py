@@ -22,7 +22,7 @@ import numpy as np
 from lwd import __version__
 from lwd.episode import EpisodeHeader, Source
 from lwd.errors import ConfigError, LwdError
-from lwd.fleet.credential import Credential
+from lwd.fleet.credential import Credential, write_private
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.robot_policy import Driving, PolicyFollower, PolicySource, SnapshotCache, View
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
@@ -246,10 +246,18 @@ def configuration(context: ServiceContext, calls: Calls, name: str, kept: Path) 
             context.stopping.wait(ASK_EVERY_S)
             continue
         config = RobotConfig.from_json(answer)
-        with contextlib.suppress(OSError):
-            kept.write_text(json.dumps(answer))
+        _keep_configuration(kept, json.dumps(answer).encode())
         return config
     return None
+
+
+def _keep_configuration(path: Path, data: bytes) -> None:
+    """Whole or not at all: on a full disk, or after a power cut, what was kept before still serves."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    with contextlib.suppress(ConfigError):
+        write_private(path, data, replace=True)
 
 
 def _kept_configuration(path: Path) -> RobotConfig | None:
@@ -277,9 +285,12 @@ def _local(
 ) -> PolicySource:
     """Policies on this computer: downloaded in the background, verified, kept on disk."""
     source = objects if options.site_cache is None else CachedObjects(options.site_cache, objects)
-    cache = SnapshotCache(options.folder / "snapshots", source)
-    key, kept = credential.snapshot_public_key(), cache.newest()
-    channel = NatsChannel(link, key, at_least=None if kept is None else kept.number)
+    key, kind = credential.snapshot_public_key(), config.spec.name
+    cache = SnapshotCache(options.folder / "snapshots", source, key, kind)
+    kept = cache.newest()
+    channel = NatsChannel(
+        link, key, at_least=None if kept is None else kept.number, kind=kind, told=config.snapshot
+    )
     stack.callback(channel.close)
     encoder = InstructionEncoder(dim=config.instruction_dim)
     return PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)

@@ -1,7 +1,9 @@
 """A robot process bears what its coordinator and its driver do to it."""
 
+import errno
 import json
 import logging
+import os
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ import toy_fleet
 from lwd.errors import ConfigError, StoreError
 from lwd.fleet.registry import robot_config
 from lwd.fleet.robot import Robot, RobotOptions, configuration
+from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.service import ServiceContext
 from lwd.log.calls import LocalCalls
 from lwd.log.robots import RobotNotActiveError
@@ -59,6 +62,24 @@ def test_a_robot_that_was_revoked_is_refused_whatever_it_keeps(asked):
 @pytest.mark.parametrize("kept", [[1], {"version": 0}, None])
 def test_a_robot_without_a_configuration_that_can_be_read_waits(asked, kept):
     assert asked(StoreError("connection refused"), kept) is None
+
+
+def test_a_full_disk_does_not_cost_the_configuration_that_is_kept(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path, calls = tmp_path / "config.json", LocalCalls()
+    answers = [CONFIG.to_json(), {**CONFIG.to_json(), "last_seed": CONFIG.last_seed + 1}]
+    calls.serve("calls.*.config", lambda subject, payload: answers[0])
+    context = ServiceContext("line-00", "robot")
+    configuration(context, calls, "line-00", path)
+    kept = path.read_bytes()
+    assert RobotConfig.from_json(json.loads(kept)).spec == CONFIG.spec
+    monkeypatch.setattr(os, "fsync", full)
+    del answers[0]
+    assert configuration(context, calls, "line-00", path).last_seed == CONFIG.last_seed + 1
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
 
 
 class Loose(toy_fleet.Line):
