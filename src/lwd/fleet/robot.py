@@ -62,7 +62,8 @@ class RobotOptions:
         folder: spool, cached snapshot and cached configuration; one per robot.
         environment: "package.module:function" that makes this robot's Environment and operators, None for the simulator
             that the fleet names.
-        pace: 1 keeps the robot's control rate, 0 runs as fast as it can (simulated robots), 2 twice the rate.
+        pace: 1 keeps the robot's control rate and records measured time, 0 runs as fast as it can (simulated
+            robots), 2 twice the rate.
         shared_folder: accept a directory of this machine in place of signed URLs (a fleet on one machine).
         ca_file: certificates of the object store's authority, where it is not a public one.
         site_cache: URL of the site's snapshot cache, None without one.
@@ -198,7 +199,8 @@ class Robot:
         )
         recording = self._client.begin(header)
         try:
-            done, steps, chunks = self._loop.begin(assignment), 0, 0
+            done, steps, chunks, at = self._loop.begin(assignment), 0, 0, 0.0
+            start = time.monotonic()
             while done.verdict is None:
                 if self._context.should_stop():
                     return  # `abort` below keeps what there is, as an episode without a verdict
@@ -208,7 +210,12 @@ class Robot:
                     view = View(done.last, task.instruction, done.images[-1] if done.images else {})
                     chunk = driving.chunk(view, assignment.seed, chunks)
                 done = self._loop.run(chunk)
-                steps, chunks = record_round(recording, done, steps, self._hertz), chunks + 1
+                # In real time a round takes what the chunk took too; what is left of its steps' time is waited for below.
+                took = max(time.monotonic() - began, len(done.actions) / self._hertz)
+                span = max(began - start, at), began - start + took
+                chunks, at = chunks + 1, span[1]
+                real = self._options.pace == 1
+                steps = record_round(recording, done, steps, self._hertz, span if real else None)
                 self._keep_pace(began, len(done.actions))
         finally:
             recording.abort()  # does nothing to an episode that was finished

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -123,6 +124,36 @@ class Recorder(EdgeClient):
         recording = self._memory.begin(header)
         recording.abort = lambda: None
         return recording
+
+
+class Thinks(Still):
+    """A policy whose chunk takes longer than its steps."""
+
+    def chunk(self, view, seed, index):
+        time.sleep(0.5)
+        return super().chunk(view, seed, index)
+
+
+@pytest.mark.parametrize("pace", [0.0, 1.0])
+def test_a_robot_in_real_time_records_the_time_that_it_took(tmp_path, pace):
+    context, recorder = ServiceContext("line-00", "robot"), Recorder()
+    options = RobotOptions(folder=tmp_path, pace=pace)
+    robot = Robot(context, "line-00", CONFIG, recorder, Thinks(), toy_fleet.Line(), {}, options)
+    thread = threading.Thread(target=robot.run)
+    began = time.monotonic()
+    thread.start()
+    while thread.is_alive() and not recorder.episodes:
+        thread.join(0.05)
+    took = time.monotonic() - began
+    context.stopping.set()
+    thread.join(20)
+    episode = recorder.episodes[0]
+    nominal = np.arange(episode.steps + 1) / toy_fleet.SPEC.control_hz
+    if pace == 0:
+        np.testing.assert_array_equal(episode.times_s, nominal)
+    else:
+        assert nominal[-1] * 1.2 < episode.cycle_time_s < took
+        assert np.all(np.diff(episode.times_s) > 0)
 
 
 def test_a_drivers_exception_ends_the_episode_and_not_the_robot(caplog, tmp_path):
