@@ -47,6 +47,7 @@ OPTIONS = {
     "fleet invite": ["NAME", "--role", "--spec", "--file", "--replace", "--out", "--catalogue"],
     "fleet revoke": ["NAME", "--out", "--catalogue"],
     "status": ["--out", "--catalogue", "--json"],
+    "dashboard": ["--out", "--catalogue", "--host", "--port"],
     "doctor": ["--credential", "--out", "--catalogue", "--objects"],
     "coordinator": [
         "--credential",

@@ -74,15 +74,19 @@ class Stored:
     @contextmanager
     def opened_catalogue(self) -> Generator[Catalogue]:
         """The catalogue alone, whatever became of the objects; ConfigError if there is none."""
-        from lwd.fleet.folder import check_catalogue
         from lwd.log.catalogue import Catalogue
+
+        self.check_catalogue()
+        with Catalogue(self.run_folder.catalogue) as catalogue:
+            yield catalogue
+
+    def check_catalogue(self) -> None:
+        """ConfigError if there is no catalogue; says nothing of a server's."""
+        from lwd.fleet.folder import check_catalogue
 
         if self.catalogue is None:
             existing(self.out)
-        url = self.run_folder.catalogue
-        check_catalogue(url)
-        with Catalogue(url) as catalogue:
-            yield catalogue
+        check_catalogue(self.run_folder.catalogue)
 
 
 @dataclass(frozen=True, kw_only=True)

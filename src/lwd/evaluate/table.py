@@ -35,7 +35,7 @@ class Cell:
     interval: str = ""
 
 
-_SUMS = ("all", "short", "long", "cycle time", "robot-hours", "interventions")
+_SUMS = ("all", "short", "long", "cycle time", "robot-hours", "interventions", "operator minutes")
 
 
 def header(tasks: Sequence[str]) -> list[str]:
@@ -50,12 +50,13 @@ def _success(line: Line | None, interval: bool) -> Cell:
 
 
 def cells(method: MethodSummary) -> list[Cell]:
-    """One row: averages with interval, cycle time, robot-hours, interventions, success per task."""
+    """One row: averages with interval, cycle time, robot-hours, interventions, operator minutes, success per task."""
     return [
         *(_success(line, interval=True) for line in (method.average, method.short, method.long)),
         Cell(f"{method.average.cycle_time_s:.1f}"),
         Cell(f"{method.robot_hours:.1f}"),
         Cell(str(method.interventions)),
+        Cell(f"{method.operator_minutes:.0f}"),
         *(_success(line, interval=False) for line in method.tasks.values()),
     ]
 

@@ -132,7 +132,10 @@ def test_writer_refuses_not_a_number(tmp_path: Path):
 
 def test_table_markdown_has_rows_columns_and_intervals():
     lines = table_markdown(summary(3, 0.5, 0.6, 0.7)).splitlines()
-    assert lines[0] == "| method | all | short | long | cycle time | robot-hours | interventions | a | b |"
+    assert (
+        lines[0]
+        == "| method | all | short | long | cycle time | robot-hours | interventions | operator minutes | a | b |"
+    )
     assert lines[2].startswith("| SFT | 0.50 (0.40-0.60) | 0.60 (0.50-0.70) | ")
     assert "| 12.0 | 2.0 | 7 | " in lines[4]
     assert lines[2].endswith("| 0.60 | 0.40 |"), "tasks come last"

@@ -79,6 +79,19 @@ def test_it_says_who_waits_for_what_who_is_silent_and_whose_clock_is_off(service
     assert [name for name, is_silent in silent.items() if is_silent] == ["r1", "r4"]
 
 
+def test_what_services_wait_for_is_said_first_and_each_process_has_its_troubles(services: Services) -> None:
+    said(services.catalogue, "a1", "robot", waits_for="the first snapshot", link=False, task="drawer", pid=7)
+    said(services.catalogue, "coordinator", "coordinator", waits_for="the database")
+    said(services.catalogue, "gone", "robot", ago_s=60.0, stopping=True)
+    found = fleet_status(services.catalogue)
+    assert found["stalls"][0] == "coordinator waits for the database."
+    a1, coordinator, gone = found["processes"]
+    assert a1["troubles"] == ["waits", "no link"]
+    assert a1["said"] == {"task": "drawer", "link": False}
+    assert (coordinator["troubles"], coordinator["stopping"]) == (["waits"], False)
+    assert (gone["troubles"], gone["stopping"]) == ([], True)
+
+
 def test_lag_of_each_robot(services: Services) -> None:
     publish(services, 4)
     said(services.catalogue, "learner", "learner", snapshot=4)
