@@ -84,7 +84,7 @@ class Episode:
         proprio: float32 [T + 1, P]; the last row is the state in which the episode ended.
         actions: float32 [T, A], as executed (a human's where the human commanded), in [-1, 1].
         interventions: bool [T], True where a human commanded.
-        times_s: float64 [T + 1], seconds since started_at.
+        times_s: float64 [T + 1], seconds since the first state: measured by a robot in real time, else steps / control_hz.
         images: per camera T + 1 JPEG pictures; empty in state tasks.
     """
 

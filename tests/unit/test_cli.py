@@ -36,7 +36,7 @@ OPTIONS = {
     "log show": ["--out", "--json", "EPISODE-ID"],
     "log verify": ["--out", "--json"],
     "log export": ["FOLDER", "--manifest", "--task", "--source", "--limit", "--catalogue", "--objects"],
-    "log quarantine": ["NUMBER", "--json", "--recipe", "ls", "show", "release", "discard"],
+    "log quarantine": ["NUMBER", "--json", "--recipe", "--reason", "ls", "show", "release", "discard"],
     "log retain": ["--budget", "--yes", "--by", "--json"],
     "site-cache": ["FILE", "--folder", "--size", "--host", "--port"],
     "log delete": ["EPISODE-ID", "--reason", "--by", "--yes", "--catalogue", "--objects"],

@@ -116,6 +116,11 @@ def test_an_episode_that_is_still_refused_is_no_success(lwd, run_folder):
     code, out, err = lwd(*release)
     assert (code, out) == (1, "")
     assert err.startswith("still refused: ")
+    together = ["log", "quarantine", "release", "--reason", "spec", *release[4:]]
+    code, out, err = lwd(*together)
+    assert (code, out, err) == (1, "", "0 released, 1 still refused\n")
+    code, _, err = lwd("log", "quarantine", "release", "1", "--reason", "shape", "--out", run_folder)
+    assert (code, "in place of a number" in err) == (2, True)
 
 
 def test_doctor_looks_at_a_folder_that_is_not_there_and_makes_nothing(lwd, tmp_path):

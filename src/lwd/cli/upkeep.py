@@ -70,21 +70,36 @@ class LogQuarantine(Read):
         action: ls lists, show tells what can be read of one, release judges one again (after its robot or task was added;
             there is no way past the checks; exit code 1 if it is still refused), discard deletes one and its bytes.
         number: of the row; not with ls.
+        reason: release all rows of this reason in place of one, such as missing after an outage of the store.
         recipe: whose robots and tasks `release` checks against.
     """
 
     action: tyro.conf.Positional[Literal["ls", "show", "release", "discard"]] = "ls"
     number: Annotated[tyro.conf.Positional[int | None], tyro.conf.arg(metavar="NUMBER")] = None
+    reason: str | None = None
     recipe: str = "scene"
 
     def run(self) -> None:
         """Run it."""
         from lwd.log import quarantine
 
+        if self.reason is not None and (self.action != "release" or self.number is not None):
+            raise ConfigError("--reason is for lwd log quarantine release, in place of a number.")
+
         with self.opened() as (catalogue, objects):
             if self.action == "ls":
                 rows = [asdict(row) for row in catalogue.quarantined()]
                 print_rows(rows, ["id", "episode_id", "reason", "detail", "robot"], self.json)
+                return
+            if self.reason is not None:
+                from lwd.fleet.services import fleet_description
+                from lwd.recipes import recipe
+
+                spec, tasks = fleet_description(recipe(self.recipe))
+                done, left = quarantine.release_all(catalogue, objects, {spec.name: spec}, tasks, self.reason)
+                print(f"{done} released, {len(left)} still refused", file=sys.stderr if left else sys.stdout)
+                if left:
+                    raise SystemExit(1)
                 return
             if self.number is None:
                 raise ConfigError(

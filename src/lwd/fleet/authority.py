@@ -216,9 +216,15 @@ class Authority:
         return [m for m in self.members() if m.revoked_at is not None and now < m.expires_at]
 
     @contextlib.contextmanager
+    def exclusive(self) -> Generator[None]:
+        """Nobody else changes the members, or hands their list to the broker, until the block ends."""
+        with locked(self.folder / ".lock"):
+            yield
+
+    @contextlib.contextmanager
     def _changing(self) -> Generator[list[Member]]:
         """The members, to be changed in place: written when the block ends, one process at a time."""
-        with locked(self.folder / ".lock"):
+        with self.exclusive():
             members = self.members()
             yield members
             text = json.dumps([asdict(member) for member in members], indent=1)

@@ -109,9 +109,10 @@ def write_broker(folder: FleetFolder, authority: Authority) -> None:
         store=folder.path / "broker",
         pidfile=folder.pidfile,
     )
-    broker.write_configuration(authority, config, folder.broker)
-    if broker.server_pid(config.pidfile) is not None:
-        broker.reload(config.pidfile)
+    with authority.exclusive():  # else a list from before a revocation could be written after it
+        broker.write_configuration(authority, config, folder.broker)
+        if broker.server_pid(config.pidfile) is not None:
+            broker.reload(config.pidfile)
 
 
 def invite(

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from lwd import __version__
 from lwd.config import Experiment
 from lwd.episode import Source
-from lwd.errors import StoreError
+from lwd.errors import LwdError, StoreError
 from lwd.fleet.collect import SEEDS_PER_RUN, first_seed
 from lwd.fleet.folder import Services
 from lwd.fleet.robot_config import RobotConfig
@@ -22,13 +23,15 @@ from lwd.log.calls import NatsCalls
 from lwd.log.checks import integer_in
 from lwd.log.grants import Grants
 from lwd.log.nats_link import NatsLink
-from lwd.log.robots import NotAllowedError, check_active, revoked_names
+from lwd.log.robots import NotAllowedError, check_active, robots
 from lwd.log.signals import NatsSignals
 from lwd.log.status import ALL_STATUSES, StatusRow, read_status, record_statuses
 
 log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 1.0
+GONE_S = 60.0
+"""Numbers of who said nothing for so long are not shown any more."""
 MAX_STATUSES = 20_000
 """Names that statuses are kept of at most; a thousand robots need a thousand."""
 
@@ -55,7 +58,15 @@ def registry(
     configs = {config.spec.name: config for config in map(robot_config, experiments)}
 
     def configuration(subject: str, _: Mapping[str, Any]) -> dict[str, Any]:
-        return configs_for(services, configs, subject.split(".")[1]).to_json()
+        robot = subject.split(".")[1]
+        try:
+            config = configs_for(services, configs, robot)
+            return replace(config, snapshot=services.snapshots.latest(config.spec.name)).to_json()
+        except NotAllowedError:
+            raise
+        except LwdError as error:  # its text names servers that robots need not know
+            log.warning("configuration_failed robot=%s cause=%r", robot, str(error))
+            raise StoreError("the coordinator cannot look now; ask again later.") from None
 
     with ExitStack() as stack:
         grants = Grants(services.catalogue, services.objects, public_url=public_objects_url)
@@ -101,6 +112,7 @@ class StatusDesk:
     def __init__(self, services: Services, telemetry: Telemetry) -> None:
         self._services, self._telemetry = services, telemetry
         self._rows: dict[str, StatusRow] = {}
+        self._shown: dict[str, float] = {}  # when each was heard last, of whom numbers are shown
         self._guard = threading.Lock()
         self._failed: str | None = None
 
@@ -144,17 +156,40 @@ class StatusDesk:
         with self._guard:
             rows, self._rows = list(self._rows.values()), {}
         try:
-            gone = revoked_names(self._services.catalogue)  # their last words must not bring their row back
-            rows = [row for row in rows if row.name not in gone]
+            known = {robot.name: robot for robot in robots(self._services.catalogue)}
+            gone = {name for name, robot in known.items() if robot.revoked_at is not None}
+            rows = [
+                row for row in rows if row.name not in gone
+            ]  # their last words must not bring their row back
             record_statuses(self._services.catalogue, rows)
-            newest = self._services.snapshots.newest()
+            kinds = {row.name: known[row.name].spec if row.name in known else None for row in rows}
+            newest = self._newest(set(kinds.values()))
         except StoreError as error:
             log.warning("statuses_not_written count=%d cause=%r", len(rows), str(error))
             return
         for row in rows:
-            loaded = integer_in(row.payload.get("snapshot"), 0)
-            if row.role == "robot" and loaded is not None and newest is not None:
-                self._telemetry.gauge("snapshot_lag", float(newest - loaded), robot=row.name)
+            loaded, number = integer_in(row.payload.get("snapshot"), 0), newest[kinds[row.name]]
+            if row.role == "robot" and loaded is not None and number is not None:
+                self._telemetry.gauge("snapshot_lag", float(number - loaded), robot=row.name)
+            else:
+                self._telemetry.drop("snapshot_lag", robot=row.name)
             # Not `process`: that label says whose endpoint this is.
             self._telemetry.gauge("clock_skew_seconds", row.clock_skew_s, of=row.name)
+        self._forget(rows, gone)
         self._telemetry.gauge("statuses_at_seconds", time.time())
+
+    def _newest(self, kinds: set[str | None]) -> dict[str | None, int | None]:
+        """The newest snapshot of each kind of robot; under None that of all."""
+        snapshots = self._services.snapshots
+        head = snapshots.newest()
+        found = {kind: snapshots.newest_of(kind, head) for kind in kinds if kind and head}
+        return dict.fromkeys(kinds) | found | {None: head}
+
+    def _forget(self, rows: Sequence[StatusRow], gone: set[str]) -> None:
+        """The last numbers of who left must not stand on pages, and keep alarms alive, until the coordinator restarts."""
+        now = time.monotonic()
+        self._shown |= {row.name: now for row in rows}
+        for name in [name for name, at in self._shown.items() if name in gone or now - at > GONE_S]:
+            del self._shown[name]
+            self._telemetry.drop("snapshot_lag", robot=name)
+            self._telemetry.drop("clock_skew_seconds", of=name)

@@ -22,7 +22,7 @@ import numpy as np
 from lwd import __version__
 from lwd.episode import EpisodeHeader, Source
 from lwd.errors import ConfigError, LwdError
-from lwd.fleet.credential import Credential
+from lwd.fleet.credential import Credential, write_private
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.robot_policy import Driving, PolicyFollower, PolicySource, SnapshotCache, View
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
@@ -61,7 +61,8 @@ class RobotOptions:
         folder: spool, cached snapshot and cached configuration; one per robot.
         environment: "package.module:function" that makes this robot's Environment and operators, None for the simulator
             that the fleet names.
-        pace: 1 keeps the robot's control rate, 0 runs as fast as it can (simulated robots), 2 twice the rate.
+        pace: 1 keeps the robot's control rate and records measured time, 0 runs as fast as it can (simulated
+            robots), 2 twice the rate.
         shared_folder: accept a directory of this machine in place of signed URLs (a fleet on one machine).
         ca_file: certificates of the object store's authority, where it is not a public one.
         site_cache: URL of the site's snapshot cache, None without one.
@@ -197,7 +198,8 @@ class Robot:
         )
         recording = self._client.begin(header)
         try:
-            done, steps, chunks = self._loop.begin(assignment), 0, 0
+            done, steps, chunks, at = self._loop.begin(assignment), 0, 0, 0.0
+            start = time.monotonic()
             while done.verdict is None:
                 if self._context.should_stop():
                     return  # `abort` below keeps what there is, as an episode without a verdict
@@ -207,7 +209,12 @@ class Robot:
                     view = View(done.last, task.instruction, done.images[-1] if done.images else {})
                     chunk = driving.chunk(view, assignment.seed, chunks)
                 done = self._loop.run(chunk)
-                steps, chunks = record_round(recording, done, steps, self._hertz), chunks + 1
+                # In real time a round takes what the chunk took too; what is left of its steps' time is waited for below.
+                took = max(time.monotonic() - began, len(done.actions) / self._hertz)
+                span = max(began - start, at), began - start + took
+                chunks, at = chunks + 1, span[1]
+                real = self._options.pace == 1
+                steps = record_round(recording, done, steps, self._hertz, span if real else None)
                 self._keep_pace(began, len(done.actions))
         finally:
             recording.abort()  # does nothing to an episode that was finished
@@ -245,10 +252,18 @@ def configuration(context: ServiceContext, calls: Calls, name: str, kept: Path) 
             context.stopping.wait(ASK_EVERY_S)
             continue
         config = RobotConfig.from_json(answer)
-        with contextlib.suppress(OSError):
-            kept.write_text(json.dumps(answer))
+        _keep_configuration(kept, json.dumps(answer).encode())
         return config
     return None
+
+
+def _keep_configuration(path: Path, data: bytes) -> None:
+    """Whole or not at all: on a full disk, or after a power cut, what was kept before still serves."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    with contextlib.suppress(ConfigError):
+        write_private(path, data, replace=True)
 
 
 def _kept_configuration(path: Path) -> RobotConfig | None:
@@ -276,9 +291,12 @@ def _local(
 ) -> PolicySource:
     """Policies on this computer: downloaded in the background, verified, kept on disk."""
     source = objects if options.site_cache is None else CachedObjects(options.site_cache, objects)
-    cache = SnapshotCache(options.folder / "snapshots", source)
-    key, kept = credential.snapshot_public_key(), cache.newest()
-    channel = NatsChannel(link, key, at_least=None if kept is None else kept.number)
+    key, kind = credential.snapshot_public_key(), config.spec.name
+    cache = SnapshotCache(options.folder / "snapshots", source, key, kind)
+    kept = cache.newest()
+    channel = NatsChannel(
+        link, key, at_least=None if kept is None else kept.number, kind=kind, told=config.snapshot
+    )
     stack.callback(channel.close)
     encoder = InstructionEncoder(dim=config.instruction_dim)
     return PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)

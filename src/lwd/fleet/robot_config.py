@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, SnapshotError
 from lwd.robot.operator import TakeoverRule
 from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.robot.sim.scene_conditions import Conditions
 from lwd.robot.sim.style import ExpertStyle
+from lwd.snapshot.announcement import announcement, parse_announcement
+from lwd.snapshot.store import Snapshot
 from lwd.spec import CameraSpec, RobotSpec, TaskSpec
 
 CONFIG_VERSION = 1
@@ -30,6 +32,8 @@ class RobotConfig:
         instruction_dim: of the instruction's embedding.
         first_seed, last_seed: bounds of its episodes' seeds, apart from other sources' and the evaluation's.
         software: version of the coordinator.
+        snapshot: the row of the newest snapshot of its kind, without metadata and not verified; None before the first. The
+            broker keeps one announcement for all kinds, so a robot that joins may find another kind's there.
     """
 
     spec: RobotSpec
@@ -40,6 +44,7 @@ class RobotConfig:
     first_seed: int
     last_seed: int
     software: str
+    snapshot: Snapshot | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a message, or a file."""
@@ -53,6 +58,7 @@ class RobotConfig:
             "first_seed": self.first_seed,
             "last_seed": self.last_seed,
             "software": self.software,
+            "snapshot": None if self.snapshot is None else announcement(replace(self.snapshot, meta={})),
         }
 
     @staticmethod
@@ -78,7 +84,7 @@ class RobotConfig:
             fleet["styles"] = {name: _filled(ExpertStyle, style) for name, style in fleet["styles"].items()}
             fleet["cameras"] = tuple(CameraSpec(**camera) for camera in fleet.get("cameras", ()))
             fleet["tasks"] = None if fleet["tasks"] is None else tuple(fleet["tasks"])
-            takeover = found["takeover"]
+            takeover, snapshot = found["takeover"], found.get("snapshot")
             return RobotConfig(
                 spec=RobotSpec(**spec),
                 tasks={task.name: task for task in tasks},
@@ -88,8 +94,9 @@ class RobotConfig:
                 first_seed=int(found["first_seed"]),
                 last_seed=int(found["last_seed"]),
                 software=str(found["software"]),
+                snapshot=None if snapshot is None else parse_announcement(snapshot),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, SnapshotError) as error:
             raise ConfigError(
                 f"the coordinator's configuration does not fit: {type(error).__name__}: {error}. "
                 "Install the same lwd on robot and coordinator."

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -18,14 +17,15 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from lwd.errors import LwdError, SnapshotError
+from lwd.errors import ConfigError, LwdError, SnapshotError
+from lwd.fleet.credential import write_private
 from lwd.fleet.telemetry import Telemetry
 from lwd.instruction import InstructionEncoder
 from lwd.log.objects import ObjectSource
 from lwd.robot.state_policy import StatePolicy
 from lwd.snapshot.announcement import announcement, parse_announcement
 from lwd.snapshot.follower import Newest, SnapshotFollower
-from lwd.snapshot.store import Snapshot
+from lwd.snapshot.store import Snapshot, verify
 from lwd.spec import RobotSpec
 
 log = logging.getLogger(__name__)
@@ -105,21 +105,32 @@ class SnapshotCache:
     """The newest verified snapshot on the robot's disk: `newest.json` and the file that it names.
 
     What is read back is verified like a download: the disk is not trusted either.
+
+    Args:
+        folder: of this robot alone; made if missing.
+        source: where files come from.
+        key: the fleet's public key.
+        kind: of robot. What another fleet or a robot of another kind left in the folder says nothing here.
     """
 
-    def __init__(self, folder: Path, source: ObjectSource) -> None:
-        self._folder, self._source = folder, source
+    def __init__(self, folder: Path, source: ObjectSource, key: Ed25519PublicKey, kind: str) -> None:
+        self._folder, self._source, self._key, self._kind = folder, source, key, kind
         folder.mkdir(parents=True, exist_ok=True)
+        for left in (*folder.glob(".*.safetensors.*"), *folder.glob(".newest.json.*")):  # a killed one's
+            with contextlib.suppress(OSError):
+                left.unlink()
 
     def newest(self) -> Snapshot | None:
-        """The row of the newest kept snapshot, None without one or if it cannot be read."""
+        """The row of the newest kept snapshot, None without one or if it cannot be read or believed."""
         try:
-            return parse_announcement(json.loads((self._folder / "newest.json").read_text()))
+            row = parse_announcement(json.loads((self._folder / "newest.json").read_text()))
+            verify(row, self._key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LwdError) as error:
             log.warning("snapshot_cache_unreadable folder=%s cause=%r", self._folder, str(error))
             return None
+        return row if row.may_drive(self._kind) else None
 
     def get(self, key: str, max_bytes: int | None = None) -> bytes:
         """See `ObjectSource.get`: from the disk if it is there, else from the network and then onto the disk."""
@@ -129,14 +140,17 @@ class SnapshotCache:
             if hashlib.sha256(data).hexdigest() == path.stem:  # a damaged file must not hide the network's
                 return data
         data = self._source.get(key, max_bytes)
-        with contextlib.suppress(OSError):  # a full disk must not keep a robot from its policy
-            _write(path, data)
+        with contextlib.suppress(ConfigError):  # a full disk must not keep a robot from its policy
+            write_private(path, data, replace=True)
         return data
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Note the newest verified one; older files go."""
-        with contextlib.suppress(OSError):
-            _write(self._folder / "newest.json", json.dumps(announcement(snapshot)).encode())
+        """Note the newest verified one, older files go; nothing happens if its file is not here (a full disk)."""
+        if not (self._folder / Path(snapshot.key).name).exists():
+            return
+        with contextlib.suppress(OSError, ConfigError):
+            text = json.dumps(announcement(snapshot))
+            write_private(self._folder / "newest.json", text.encode(), replace=True)
             for path in self._folder.glob("*.safetensors"):
                 if path.stem != snapshot.sha256:
                     path.unlink(missing_ok=True)
@@ -152,10 +166,11 @@ class SnapshotCache:
 class PolicyFollower:
     """Downloads and verifies the newest policy while the robot works; `newest` never waits.
 
-    A snapshot that cannot be loaded, or does not fit this robot, is said in the log; the robot goes on with the last good one.
+    What is on this computer's disk drives at once, whatever was announced since: that may be out of reach, or not fit. A
+    snapshot that cannot be loaded, or does not fit this robot, is said in the log; the robot goes on with the last good one.
 
     Args:
-        announced: the newest row that is known, None before the first, such as `NatsChannel.snapshot`.
+        announced: the newest row that is known for this kind of robot, None before the first, such as `NatsChannel.snapshot`.
         cache: where files come from and stay.
         key: the fleet's public key.
         spec: this robot.
@@ -174,8 +189,8 @@ class PolicyFollower:
     ) -> None:
         self._announced, self._cache = announced, cache
         self._spec, self._encoder, self._telemetry = spec, encoder, telemetry
-        self._kept = cache.newest()
-        self._follower = SnapshotFollower(self._row, cache, key)
+        self._wanted = self._kept = cache.newest()
+        self._follower = SnapshotFollower(lambda: self._wanted, cache, key)
         self._loaded: Loaded | None = None
         self._began = time.time()
         self._ended = threading.Event()
@@ -203,16 +218,13 @@ class PolicyFollower:
         self._ended.set()
         self._thread.join(5.0)
 
-    def _row(self) -> Snapshot | None:
-        """What to load: what the robot kept, until something was announced."""
-        return self._announced() or self._kept
-
     def _run(self) -> None:
         failed, pause, again_at = 0, RETRY_S[0], 0.0
         while not self._ended.wait(POLL_S):
-            row = self._row()
+            row = self._announced() or self._kept
             if row is None or row.number <= (self._follower.number or 0):
                 continue
+            self._wanted = row
             if row.number != failed:  # announced since: tried at once, whatever the last one's pause is
                 failed, pause, again_at = row.number, RETRY_S[0], 0.0
             if time.monotonic() >= again_at and not self._poll():
@@ -238,9 +250,3 @@ class PolicyFollower:
         self._loaded = Loaded(snapshot, policy, self._encoder)
         self._cache.keep(snapshot)
         return True
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -14,7 +14,9 @@ from rich.table import Table
 from lwd.log import manifest, tables
 from lwd.log.catalogue import Catalogue
 from lwd.log.checks import LAST_TIME, integer_in, number_in
+from lwd.log.robots import robots as register
 from lwd.log.status import StatusRow, statuses
+from lwd.snapshot.store import Snapshot, latest
 
 SILENT_S = 15.0
 """A process that said nothing for so long is shown as silent."""
@@ -31,12 +33,14 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
 
     Returns:
         `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
-        (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest,
-        `troubles` what keeps it from working ("silent", "waits", "no link", "clock off"), `said` whatever else it reported),
-        `stalls` (sentences, empty when nothing stalls).
+        (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest of
+        its kind, `troubles` what keeps it from working ("silent", "waits", "no link", "clock off"), `said` whatever else it
+        reported), `stalls` (sentences, empty when nothing stalls).
     """
     now = time.time()
     rows = statuses(catalogue)
+    kinds = {robot.name: robot.spec for robot in register(catalogue)}
+    of_kind = {kind: latest(catalogue, kind) for kind in {kinds.get(row.name) for row in rows}}
     newest = manifest.latest(catalogue)
     with catalogue.read() as connection:
         count = sa.select(sa.func.count())
@@ -59,7 +63,7 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
             "age_s": now - snapshot["created_at"],
         },
         "robots": {"working": len(robots) - len(silent), "silent": silent},
-        "processes": [_process(row, now, snapshot["number"] if snapshot else None) for row in rows],
+        "processes": [_process(row, now, of_kind[kinds.get(row.name)]) for row in rows],
         "stalls": stalls(rows, now),
     }
 
@@ -120,7 +124,7 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"[yellow]{escape(sentence)}", highlight=False)
 
 
-def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
+def _process(row: StatusRow, now: float, newest: Snapshot | None) -> dict[str, Any]:
     payload, numbers = row.payload, row.payload.get("numbers")
     loaded = integer_in(payload.get("snapshot"), 0)
     return {
@@ -132,7 +136,7 @@ def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
         "troubles": list(_troubles(row, now)),
         "version": payload.get("version"),
         "snapshot": loaded,
-        "behind": newest - loaded if row.role == "robot" and loaded is not None and newest else None,
+        "behind": newest.number - loaded if row.role == "robot" and loaded is not None and newest else None,
         "waits_for": payload.get("waits_for"),
         "spool": payload.get("spool"),
         "clock_skew_s": row.clock_skew_s,

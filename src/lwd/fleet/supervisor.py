@@ -5,6 +5,7 @@ Each process is a command of its own, the same that a unit file or a container r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -24,6 +25,8 @@ STEADY_S = 30.0
 """Who ran so long starts again with the shortest pause."""
 STOP_S = 60.0
 """How long a process may take to stop before it is killed."""
+LOG_BYTES = 64 * 2**20
+"""A log that has more when its process starts is put aside as `<name>.log.1`, in place of the one before."""
 SUPERVISED = "LWD_SUPERVISED"
 """Set for every child, to its supervisor's pid: it stops when that is gone."""
 ONE_THREAD = {
@@ -122,7 +125,7 @@ class Supervisor:
         item.began, item.starts = time.monotonic(), item.starts + 1
         environment = {**os.environ, **item.managed.environment, SUPERVISED: str(os.getpid())}
         try:
-            with (self._logs / f"{name}.log").open("ab") as out:
+            with self._log(name).open("ab") as out:
                 item.process = subprocess.Popen(
                     list(item.managed.command),
                     stdin=subprocess.DEVNULL,
@@ -136,6 +139,14 @@ class Supervisor:
             self._pause(item, time.monotonic())
             return
         log.info("process_started name=%s pid=%d start=%d", name, item.process.pid, item.starts)
+
+    def _log(self, name: str) -> Path:
+        """The file for a process that starts; a process that runs keeps its own."""
+        path = self._logs / f"{name}.log"
+        with contextlib.suppress(OSError):  # none yet, or a folder that refuses: it grows on
+            if path.stat().st_size > LOG_BYTES:
+                path.replace(path.with_name(f"{path.name}.1"))
+        return path
 
     def _ended(self, item: _Running, now: float) -> None:
         assert item.process is not None

@@ -74,6 +74,11 @@ class Telemetry:
         with self._guard:
             self._gauges[_OTHER.sub("_", name), tuple(sorted(labels.items()))] = value
 
+    def drop(self, name: str, **labels: str) -> None:
+        """Show a gauge no longer: what it was about is gone."""
+        with self._guard:
+            self._gauges.pop((_OTHER.sub("_", name), tuple(sorted(labels.items()))), None)
+
     def count(self, name: str, by: float | int = 1) -> None:
         """Add to a counter."""
         with self._guard:

@@ -26,8 +26,9 @@ MISSING, ANOTHERS = "missing", "robot"
 """Two reasons that a later announcement may make obsolete: its bytes were not there, it was not the announcer's."""
 
 MAX_DETAIL_CHARS = 1000
-MISSING_DELIVERIES = 12
-"""Deliveries, with growing pauses (about two minutes in all), before an absent object is given up."""
+MISSING_LOOKS = 12
+"""Looks in a row, with growing pauses (about two minutes in all), before an absent object is given up."""
+_MAX_MISSED = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,11 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class Deferred:
-    """Not decidable now: the object is not there yet, or the store does not answer."""
+    """Not decidable now: the object is not there yet, or the store does not answer (`away`)."""
 
     delay_s: float
     cause: str
+    away: bool = False
 
 
 Judgement = Accepted | Refused | Deferred
@@ -67,6 +69,8 @@ class Admission:
         self, objects: ObjectSource, specs: Mapping[str, RobotSpec], tasks: Mapping[str, TaskSpec]
     ) -> None:
         self._objects, self._specs, self._tasks = objects, dict(specs), dict(tasks)
+        # Key -> looks in a row that found nothing. Not the message's deliveries: those of an outage say nothing of the object.
+        self._missed: dict[str, int] = {}
 
     def judge(self, message: Message) -> Judgement:
         """Fetch and check one episode. Never raises for anything that a robot can send."""
@@ -83,17 +87,27 @@ class Admission:
         except EpisodeError as error:
             return Refused(row=_quarantine_row(message, event, error))
         except MissingObjectError as error:
-            if message.deliveries < MISSING_DELIVERIES or event is None:
+            if event is None or self._miss(event) < MISSING_LOOKS:
                 return Deferred(delay_s=_pause_s(message), cause=str(error))
+            del self._missed[event.key]
             lost = EpisodeError(
-                event.episode_id, MISSING, f"{error} It was announced {message.deliveries} times."
+                event.episode_id, MISSING, f"{error} It was looked for {MISSING_LOOKS} times."
             )
             return Refused(row=_quarantine_row(message, event, lost))
         except StoreError as error:
-            return Deferred(delay_s=_pause_s(message), cause=str(error))
+            if event is not None:
+                self._missed.pop(event.key, None)
+            return Deferred(delay_s=_pause_s(message), cause=str(error), away=True)
         except Exception as error:  # a bug of ours must not stop the others' episodes, nor lose this one
             log.exception("admission_failed payload=%r", message.payload)
             return Deferred(delay_s=_pause_s(message), cause=f"{type(error).__name__}: {error}")
+
+    def _miss(self, event: EpisodeEvent) -> int:
+        """Note that an object was not there; how often in a row."""
+        if len(self._missed) >= _MAX_MISSED:  # whoever announces so many absent ones only makes us patient
+            self._missed.clear()
+        self._missed[event.key] = self._missed.get(event.key, 0) + 1
+        return self._missed[event.key]
 
     def _fetch(self, event: EpisodeEvent) -> Episode:
         """The episode of an event, checked from its bytes to its task."""
@@ -105,6 +119,7 @@ class Admission:
             data = self._objects.get(event.key, event.size)
         except TooLargeError as error:
             raise EpisodeError(event.episode_id, "hash", str(error)) from error
+        self._missed.pop(event.key, None)
         digest = hashlib.sha256(data).hexdigest()
         if digest != event.sha256 or len(data) != event.size:
             detail = (

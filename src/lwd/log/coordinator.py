@@ -30,7 +30,10 @@ VISIBILITY_S = 30.0
 """Seconds after which what a dead coordinator had claimed is handled by its successor."""
 FETCHERS = 4
 """Objects in flight at once: hides a remote store's latency; in memory are at most this many episodes."""
-
+AWAY_GETS = 4
+"""Gets in a row that the store does not answer before the rest of a batch is left for later: each may take its time-out."""
+LAST_S = 20.0
+"""How long a coordinator that stops goes on with what waits; the rest stays in the bus."""
 
 _IDLE_S = 0.2
 """How long a quiet coordinator waits for an event before it looks whether it is to stop."""
@@ -48,7 +51,12 @@ class StepReport:
     @property
     def handled(self) -> int:
         """Messages that were consumed."""
-        return self.catalogued + self.duplicates + self.quarantined + self.deferred
+        return self.settled + self.deferred
+
+    @property
+    def settled(self) -> int:
+        """Messages that do not come again."""
+        return self.catalogued + self.duplicates + self.quarantined
 
 
 class Coordinator:
@@ -71,9 +79,12 @@ class Coordinator:
     ) -> None:
         self._catalogue, self._bus = catalogue, bus
         self._admission = Admission(objects, specs, tasks)
+        self._store_away = False  # did not answer the last get
 
-    def step(self, limit: int = 64, wait_s: float = 0.0) -> StepReport:
+    def step(self, limit: int = 64, wait_s: float = 0.0, stop: threading.Event | None = None) -> StepReport:
         """Handle up to `limit` waiting events, waiting up to `wait_s` seconds for the first.
+
+        What is not yet looked at when `stop` is set, or when the store does not answer, is left for later.
 
         Raises:
             StoreError: bus or catalogue failed; nothing was acknowledged, all of it comes again.
@@ -83,7 +94,7 @@ class Coordinator:
             return StepReport()
         known = self._known(messages)
         fresh = [message for message in messages if message.receipt not in known]
-        judgements = self._judge_all(fresh)
+        judgements = self._judge_all(fresh, stop)
         final = [pair for pair in zip(fresh, judgements, strict=True) if not isinstance(pair[1], Deferred)]
         catalogued, quarantined = self._record([judgement for _, judgement in final])
         done = [message for message in messages if message.receipt in known] + [
@@ -125,7 +136,8 @@ class Coordinator:
             try:
                 # What is catalogued waits for its manifest until the next one is due and no longer, however quiet it is.
                 due = max(0.0, last + commit_every_s - time.monotonic())
-                waiting |= self.step(wait_s=min(due, _IDLE_S) if waiting else _IDLE_S).catalogued > 0
+                wait_s = min(due, _IDLE_S) if waiting else _IDLE_S
+                waiting |= self.step(wait_s=wait_s, stop=stop).catalogued > 0
                 if waiting and time.monotonic() - last >= commit_every_s:
                     self.commit()
                     last, waiting = time.monotonic(), False
@@ -135,7 +147,8 @@ class Coordinator:
                 stop.wait(backoff)
                 backoff, waiting = min(backoff * 2, 10.0), True  # the step that failed may have catalogued
         try:
-            while self.step().handled:
+            until = time.monotonic() + LAST_S
+            while not self._store_away and time.monotonic() < until and self.step().settled:
                 pass
             self.commit()
         except StoreError as error:
@@ -167,11 +180,28 @@ class Coordinator:
             if content[:2] in counted or content in seen or content[0] in gone
         }  # whatever its bytes, a deleted episode does not come back
 
-    def _judge_all(self, messages: Sequence[Message]) -> list[Judgement]:
+    def _judge_all(self, messages: Sequence[Message], stop: threading.Event | None) -> list[Judgement]:
+        away: list[Deferred] = []  # the last answers in a row that say that the store is away
+
+        def judge(message: Message) -> Judgement:
+            if stop is not None and stop.is_set():
+                return Deferred(delay_s=0.0, cause="the coordinator stops")
+            if enough := away[AWAY_GETS - 1 :]:
+                return enough[-1]
+            judgement = self._admission.judge(message)
+            if isinstance(judgement, Deferred) and judgement.away:
+                away.append(judgement)
+            else:
+                away.clear()
+            return judgement
+
         if len(messages) <= 1:
-            return [self._admission.judge(message) for message in messages]
-        with ThreadPoolExecutor(FETCHERS, thread_name_prefix="lwd-fetch") as pool:
-            return list(pool.map(self._admission.judge, messages))
+            judged = [judge(message) for message in messages]
+        else:
+            with ThreadPoolExecutor(FETCHERS, thread_name_prefix="lwd-fetch") as pool:
+                judged = list(pool.map(judge, messages))
+        self._store_away = bool(away)
+        return judged
 
     def _record(self, judgements: Sequence[Judgement]) -> tuple[int, int]:
         return record(self._catalogue, judgements)

@@ -100,6 +100,32 @@ def release(
     return _row(catalogue, number)
 
 
+def release_all(
+    catalogue: Catalogue,
+    objects: ObjectStore,
+    specs: Mapping[str, RobotSpec],
+    tasks: Mapping[str, TaskSpec],
+    reason: str,
+) -> tuple[int, list[QuarantineRow]]:
+    """`release` for all rows of one reason; how many are catalogued now, and those that are still refused.
+
+    Raises:
+        StoreError: there is no such row, they have no bytes, or catalogue or store do not answer.
+    """
+    left: list[QuarantineRow] = []
+    rows = catalogue.quarantined(reason=reason)
+    if not rows:
+        raise StoreError(f"nothing is quarantined as {reason!r:.80}; `lwd log quarantine` lists what is.")
+    for row in rows:
+        try:
+            still = release(catalogue, objects, specs, tasks, row.id)
+        except MissingObjectError:
+            still = row
+        if still is not None:
+            left.append(still)
+    return len(rows) - len(left), left
+
+
 def discard(catalogue: Catalogue, objects: ObjectStore, number: int) -> None:
     """Delete one row, and its bytes unless an episode is catalogued with them. StoreError if there is no such row."""
     row = _row(catalogue, number)

@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.episode import EpisodeHeader, Outcome, Verdict
-from lwd.errors import StoreError
-from lwd.log import codec
+from lwd.errors import EpisodeError, StoreError
+from lwd.log import codec, layout
 from lwd.log.keeper import Keeper
 from lwd.log.spool import Spool, reporting
 from lwd.log.spool_file import SpoolFile
 from lwd.log.worth import About, worth_so_far
 
 log = logging.getLogger(__name__)
+
+MAX_RECORDED_BYTES = layout.MAX_EPISODE_BYTES - 32 * 2**20
+"""What a running episode may have, so that what its end adds (last pictures, index) still fits: more is never delivered."""
 
 
 class EpisodeRecording:
@@ -62,10 +65,17 @@ class EpisodeRecording:
         """Append a control step: state [P] sensed `time_s` seconds into the episode, action [A] then executed.
 
         Raises:
-            EpisodeError: the episode has as many steps as one may have; what is written so far is kept.
+            EpisodeError: the episode has as many steps or bytes as one may have; what is written so far is kept.
             StoreError: the spool cannot be written, and on a full disk nothing may go for this episode; what is
                 written so far is kept.
         """
+        size = self._file.tell() + sum(map(len, images.values()))
+        if size > MAX_RECORDED_BYTES:
+            detail = (
+                f"{size} bytes after {self._stream.steps} control steps, at most {MAX_RECORDED_BYTES} are recorded; end it "
+                "and begin the next one, or make the pictures smaller."
+            )
+            raise EpisodeError(self._header.episode_id, "shape", detail)
         self._interventions += bool(intervention)
         with reporting(self.path, "write"):
             self._stream.step(proprio, action, intervention, time_s, images)

@@ -84,14 +84,6 @@ def change_spec(catalogue: Catalogue, name: str, spec: str) -> None:
     log.info("robot_changed robot=%s spec=%s", name, spec)
 
 
-def revoked_names(catalogue: Catalogue) -> set[str]:
-    """Names that were revoked."""
-    column = tables.robots.c
-    with catalogue.read() as connection:
-        query = sa.select(column.name).where(column.revoked_at.is_not(None))
-        return set(connection.execute(query).scalars())
-
-
 def robots(catalogue: Catalogue) -> list[RobotRow]:
     """All robots, by name."""
     with catalogue.read() as connection:

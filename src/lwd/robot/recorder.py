@@ -43,7 +43,13 @@ class Recorder(Protocol):
         ...
 
 
-def record_round(recording: Recording, done: Round, steps: int, control_hz: float) -> int:
+def record_round(
+    recording: Recording,
+    done: Round,
+    steps: int,
+    control_hz: float,
+    span_s: tuple[float, float] | None = None,
+) -> int:
     """Append what a robot did in a round, and close the episode if it ended with it.
 
     Args:
@@ -51,16 +57,19 @@ def record_round(recording: Recording, done: Round, steps: int, control_hz: floa
         done: the round.
         steps: control steps of the episode before this round.
         control_hz: control steps per second.
+        span_s: when the round began and ended, in seconds of the episode, by the clock of a robot that works in real time;
+            its steps are spread over it. None for the nominal time, steps / control_hz.
 
     Returns:
         Control steps of the episode after this round.
     """
     images = done.images or ({},) * (len(done.actions) + 1)
+    count = len(done.actions)
+    times = [(steps + i) / control_hz for i in range(count + 1)]
+    if span_s is not None:
+        times = np.linspace(*span_s, count + 1).tolist()
     for i, action in enumerate(done.actions):
-        recording.step(
-            done.proprio[i], action, bool(done.interventions[i]), (steps + i) / control_hz, images[i]
-        )
-    steps += len(done.actions)
+        recording.step(done.proprio[i], action, bool(done.interventions[i]), times[i], images[i])
     if done.verdict is not None:
-        recording.finish(done.last, steps / control_hz, images[-1], done.verdict)
-    return steps
+        recording.finish(done.last, times[-1], images[-1], done.verdict)
+    return steps + count

@@ -45,6 +45,8 @@ class NatsChannel:
         link: the connection.
         key: the fleet's public key.
         at_least: the number that this robot holds already; what is older is refused.
+        kind: of robot; announcements for another kind are passed over. None for all.
+        told: a row that came another way, believed like an announcement.
         first_wait_s: the first `newest` waits so long for the broker's first answer, later ones never wait.
     """
 
@@ -54,10 +56,12 @@ class NatsChannel:
         key: Ed25519PublicKey,
         *,
         at_least: int | None = None,
+        kind: str | None = None,
+        told: Snapshot | None = None,
         first_wait_s: float = 1.0,
     ) -> None:
         self._link, self._key = link, key
-        self._floor, self._first_wait_s = at_least or 0, first_wait_s
+        self._floor, self._first_wait_s, self._kind = at_least or 0, first_wait_s, kind
         self._newest: Snapshot | None = None
         self._own: Snapshot | None = None
         self._said: set[tuple[str, object]] = set()
@@ -65,6 +69,8 @@ class NatsChannel:
         self._guard = threading.Lock()
         self._wake, self._mending = asyncio.Event(), False
         self._task: asyncio.Task[None] | None = None
+        if told is not None and told.number > self._floor:
+            self._believe(told)
         self._keeping = link.keep(self)
 
     def announce(self, snapshot: Snapshot) -> None:
@@ -175,13 +181,22 @@ class NatsChannel:
         log.info("snapshot_announced snapshot=%d", snapshot.number)
 
     def _read(self, data: bytes) -> bool:
-        """Take in one announcement; whether it can be believed and is the newest known."""
+        """Take in one announcement; whether it can be believed and nothing newer is known."""
         try:
             snapshot = parse_announcement(decode_payload(SNAPSHOT_SUBJECT, data))
-            verify(snapshot, self._key)
         except (SnapshotError, StoreError) as error:
             self._say("snapshot_refused", data[:200], str(error))
             return False
+        return self._believe(snapshot)
+
+    def _believe(self, snapshot: Snapshot) -> bool:
+        try:
+            verify(snapshot, self._key)
+        except SnapshotError as error:
+            self._say("snapshot_refused", snapshot.signature, str(error))
+            return False
+        if self._kind is not None and not snapshot.may_drive(self._kind):
+            return True  # the newest of another kind's
         return self._take(snapshot)
 
     def _take(self, snapshot: Snapshot) -> bool:

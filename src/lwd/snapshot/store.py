@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 HEAD = "snapshot"
 PUBLISHED = "published"
+KIND = "robot_spec"
+"""Where a snapshot's metadata names the kind of robot that it drives."""
 
 
 @runtime_checkable
@@ -73,6 +75,10 @@ class Snapshot:
         values = {field: getattr(self, field) for field in fields}
         return b"lwd-snapshot-1\n" + json.dumps(values, sort_keys=True).encode()
 
+    def may_drive(self, kind: str) -> bool:
+        """Whether it is for this kind of robot, as far as the row says: where its metadata is left out the file knows."""
+        return self.meta.get(KIND, kind) == kind
+
 
 class SnapshotStore:
     """Snapshots of one fleet.
@@ -89,6 +95,7 @@ class SnapshotStore:
         self._objects, self._catalogue = objects, catalogue
         self._private = key if isinstance(key, Ed25519PrivateKey) else None
         self._public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+        self._found: dict[str, tuple[int, int | None]] = {}
 
     def publish(
         self,
@@ -164,10 +171,16 @@ class SnapshotStore:
         """The newest number, None before the first; one indexed read."""
         return self._catalogue.head(HEAD)
 
-    def latest(self) -> Snapshot | None:
-        """The newest snapshot's row, None before the first. Cheap; loads nothing."""
-        number = self.newest()
-        return None if number is None else self.read(number)
+    def latest(self, kind: str | None = None) -> Snapshot | None:
+        """The newest snapshot's row, of one kind of robot if it is named; None before the first. Cheap; loads nothing."""
+        return latest(self._catalogue, kind)
+
+    def newest_of(self, kind: str, head: int) -> int | None:
+        """The newest number of one kind of robot, None before its first; looked up once for each `head`, the newest of all."""
+        if self._found.get(kind, (0, None))[0] != head:
+            row = self.latest(kind)
+            self._found[kind] = head, None if row is None else row.number
+        return self._found[kind][1]
 
     def read(self, number: int) -> Snapshot:
         """One snapshot's row; SnapshotError if there is none of this number."""
@@ -205,6 +218,17 @@ def snapshots(catalogue: Catalogue) -> list[Snapshot]:
     with catalogue.read() as connection:
         rows = connection.execute(sa.select(tables.snapshots).order_by(tables.snapshots.c.number)).mappings()
         return [_snapshot(row) for row in rows]
+
+
+def latest(catalogue: Catalogue, kind: str | None = None) -> Snapshot | None:
+    """The newest row, not verified. See `SnapshotStore.latest`."""
+    query = sa.select(tables.snapshots).order_by(tables.snapshots.c.number.desc()).limit(1)
+    if kind is not None:  # as `publish` writes it; a kind's newest is among the last few rows
+        named = json.dumps({KIND: kind})[1:-1]
+        query = query.where(tables.snapshots.c.meta.contains(named, autoescape=True))
+    with catalogue.read() as connection:
+        row = connection.execute(query).mappings().first()
+    return None if row is None else _snapshot(row)
 
 
 def verify(snapshot: Snapshot, key: Ed25519PublicKey) -> None:

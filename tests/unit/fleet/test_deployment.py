@@ -1,10 +1,13 @@
 """Founding a fleet and inviting into it: the credential, the register and the broker's list always agree."""
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import toy_fleet
 from servers import NatsServer, running
@@ -15,12 +18,15 @@ from lwd.fleet.authority import Authority, identity_uri
 from lwd.fleet.credential import load_credential, write_private
 from lwd.fleet.deployment import FleetFolder, found_fleet, invite, revoke
 from lwd.fleet.folder import RunFolder, open_services
-from lwd.fleet.registry import StatusDesk, configs_for, robot_config
+from lwd.fleet.registry import StatusDesk, configs_for, registry, robot_config
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.telemetry import Telemetry
 from lwd.log import tables
+from lwd.log.calls import CallRefusedError, NatsCalls
 from lwd.log.catalogue import Catalogue
+from lwd.log.nats_link import NatsLink
 from lwd.log.robots import NotAllowedError, robots
+from lwd.log.robots import invite as invite_robot
 from lwd.log.status import status_message, statuses
 from lwd.recipes import recipe
 from lwd.snapshot.keys import load_private_key
@@ -68,6 +74,21 @@ def test_an_invited_robot_is_in_the_file_the_register_and_the_brokers_list(fleet
     assert users(fleet) == [identity_uri("lab", member)]
     key = load_private_key(fleet.run.snapshot_key).public_key()
     assert credential.snapshot_public_key().public_bytes_raw() == key.public_bytes_raw()
+
+
+def test_a_list_from_before_a_revocation_is_never_written_after_it(fleet, monkeypatch):
+    """From reading the members to telling the broker, nobody else changes them."""
+    rendered = broker.render
+
+    def slow(authority, config):
+        with (authority.folder / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what a revocation meanwhile would wait for
+        return rendered(authority, config)
+
+    monkeypatch.setattr(broker, "render", slow)
+    invite(fleet, "arm-1", "robot", "line")
+    revoke(fleet, "arm-1")
+    assert users(fleet) == []
 
 
 def test_a_service_gets_a_credential_and_no_place_in_the_register(fleet):
@@ -311,6 +332,29 @@ def test_a_damaged_configuration_is_an_error_that_says_what_to_do(damage):
     damage(message)
     with pytest.raises(ConfigError):
         RobotConfig.from_json(message)
+
+
+def test_a_robot_that_joins_is_told_its_kinds_newest_snapshot_and_nothing_of_the_servers(
+    tmp_path, nats_server, monkeypatch
+):
+    x = toy_fleet.experiment()
+    with open_services(RunFolder(tmp_path / "run")) as services, NatsLink(nats_server.url) as link:
+        invite_robot(services.catalogue, "arm-1", "line")
+        for i, kind in enumerate(("line", "lines", "crane")):
+            services.snapshots.publish({"w": np.full(2, i, np.float32)}, i, None, {"robot_spec": kind})
+        calls = NatsCalls(link)
+        with registry(services, link, [x], Telemetry({})):
+            told = RobotConfig.from_json(calls.call("calls.arm-1.config", {}, 20.0))
+            assert told.spec == toy_fleet.SPEC
+            assert told.snapshot == replace(services.snapshots.read(1), meta={})
+
+            def away():
+                raise StoreError("catalogue: postgresql://lwd@db.internal/lwd does not answer")
+
+            monkeypatch.setattr(services.catalogue, "read", away)
+            with pytest.raises(CallRefusedError, match="ask again later") as refused:
+                calls.call("calls.arm-1.config", {}, 20.0)
+            assert "db.internal" not in str(refused.value)
 
 
 def test_only_invited_robots_of_a_served_kind_are_told(tmp_path):

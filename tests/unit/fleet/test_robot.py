@@ -1,8 +1,11 @@
 """A robot process bears what its coordinator and its driver do to it."""
 
+import errno
 import json
 import logging
+import os
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +67,24 @@ def test_a_robot_without_a_configuration_that_can_be_read_waits(asked, kept):
     assert asked(StoreError("connection refused"), kept) is None
 
 
+def test_a_full_disk_does_not_cost_the_configuration_that_is_kept(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path, calls = tmp_path / "config.json", LocalCalls()
+    answers = [CONFIG.to_json(), {**CONFIG.to_json(), "last_seed": CONFIG.last_seed + 1}]
+    calls.serve("calls.*.config", lambda subject, payload: answers[0])
+    context = ServiceContext("line-00", "robot")
+    configuration(context, calls, "line-00", path)
+    kept = path.read_bytes()
+    assert RobotConfig.from_json(json.loads(kept)).spec == CONFIG.spec
+    monkeypatch.setattr(os, "fsync", full)
+    del answers[0]
+    assert configuration(context, calls, "line-00", path).last_seed == CONFIG.last_seed + 1
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
+
+
 class Loose(toy_fleet.Line):
     """Its cable falls out once."""
 
@@ -105,6 +126,36 @@ class Recorder(EdgeClient):
         recording = self._memory.begin(header)
         recording.abort = lambda: None
         return recording
+
+
+class Thinks(Still):
+    """A policy whose chunk takes longer than its steps."""
+
+    def chunk(self, view, seed, index):
+        time.sleep(0.5)
+        return super().chunk(view, seed, index)
+
+
+@pytest.mark.parametrize("pace", [0.0, 1.0])
+def test_a_robot_in_real_time_records_the_time_that_it_took(tmp_path, pace):
+    context, recorder = ServiceContext("line-00", "robot"), Recorder()
+    options = RobotOptions(folder=tmp_path, pace=pace)
+    robot = Robot(context, "line-00", CONFIG, recorder, Thinks(), toy_fleet.Line(), {}, options)
+    thread = threading.Thread(target=robot.run)
+    began = time.monotonic()
+    thread.start()
+    while thread.is_alive() and not recorder.episodes:
+        thread.join(0.05)
+    took = time.monotonic() - began
+    context.stopping.set()
+    thread.join(20)
+    episode = recorder.episodes[0]
+    nominal = np.arange(episode.steps + 1) / toy_fleet.SPEC.control_hz
+    if pace == 0:
+        np.testing.assert_array_equal(episode.times_s, nominal)
+    else:
+        assert nominal[-1] * 1.2 < episode.cycle_time_s < took
+        assert np.all(np.diff(episode.times_s) > 0)
 
 
 def test_a_drivers_exception_ends_the_episode_and_not_the_robot(caplog, tmp_path):

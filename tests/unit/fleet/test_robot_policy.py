@@ -1,5 +1,7 @@
 """How a robot comes by its policy: in the background, verified, from its disk without a network, never an older one."""
 
+import errno
+import os
 import time
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import toy_fleet
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lwd.errors import StoreError
 from lwd.fleet import robot_policy
@@ -56,7 +59,7 @@ class Site:
         return self.services.objects.get(key, max_bytes)
 
     def robot(self, spec=toy_fleet.SPEC):
-        cache = SnapshotCache(self.folder, self)
+        cache = SnapshotCache(self.folder, self, self.key, spec.name)
         return PolicyFollower(lambda: self.announced, cache, self.key, spec, ENCODER, Telemetry({}))
 
 
@@ -119,6 +122,86 @@ def test_without_network_it_starts_from_its_disk(site, published):
         assert again.newest().snapshot.number == 1
     finally:
         again.close()
+
+
+@pytest.fixture
+def keeps(site, published):
+    """A robot's disk that holds snapshot 1."""
+    site.announced = published()
+    robot = site.robot()
+    until(lambda: robot.newest() is not None)
+    robot.close()
+    return site
+
+
+def other_kind(site):
+    arrays, first = site.services.snapshots.load(1)
+    return site.services.snapshots.publish(arrays, 2, 1, {**first.meta, "robot_spec": "crane"})
+
+
+def test_what_it_kept_drives_though_what_was_announced_since_is_out_of_reach(keeps):
+    arrays, first = keeps.services.snapshots.load(1)
+    changed = {name: array + 1 for name, array in arrays.items()}
+    keeps.announced, keeps.cut = keeps.services.snapshots.publish(changed, 2, 1, first.meta), True
+    robot = keeps.robot()
+    try:
+        assert robot.newest().number == 1
+        until(lambda: keeps.tries > 1)  # it goes on asking for the newer one
+        keeps.cut = False
+        until(lambda: robot.newest().number == 2)
+    finally:
+        robot.close()
+
+
+def test_what_it_kept_drives_though_another_kinds_was_announced_since(keeps, caplog):
+    keeps.announced = other_kind(keeps)
+    robot = keeps.robot()
+    try:
+        assert robot.newest().number == 1
+        until(lambda: "snapshot_refused" in caplog.text)
+        assert robot.newest().number == 1
+    finally:
+        robot.close()
+
+
+def test_a_full_disk_keeps_the_policy_that_it_holds(keeps, published, monkeypatch):
+    arrays, first = keeps.services.snapshots.load(1)
+    changed = {name: array + 1 for name, array in arrays.items()}
+    row = keeps.services.snapshots.publish(changed, 2, 1, first.meta)
+    replace_file = os.replace
+
+    def full(old, new):
+        if row.sha256 in str(new):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_file(old, new)
+
+    monkeypatch.setattr(os, "replace", full)
+    keeps.announced = row
+    robot = keeps.robot()
+    until(lambda: robot.newest().number == 2)  # it drives, from memory
+    robot.close()
+    assert not list(keeps.folder.glob(".*"))
+    keeps.announced, keeps.cut = None, True
+    again = keeps.robot()
+    try:
+        assert again.newest().number == 1
+    finally:
+        again.close()
+
+
+def test_what_a_killed_robot_left_half_written_goes(keeps):
+    for name in (f".{'ab' * 32}.safetensors.17.1", ".newest.json.17.1"):
+        (keeps.folder / name).write_bytes(b"half")
+    keeps.robot().close()
+    assert not list(keeps.folder.glob(".*"))
+
+
+@pytest.mark.parametrize("left_by", ["another fleet", "another kind"])
+def test_what_was_left_in_its_folder_by_others_is_passed_over(keeps, left_by):
+    strange = Ed25519PrivateKey.generate().public_key() if left_by == "another fleet" else keeps.key
+    kind = toy_fleet.SPEC.name if left_by == "another fleet" else "crane"
+    assert SnapshotCache(keeps.folder, keeps, keeps.key, toy_fleet.SPEC.name).newest().number == 1
+    assert SnapshotCache(keeps.folder, keeps, strange, kind).newest() is None
 
 
 def test_a_damaged_file_on_its_disk_is_downloaded_again(site, published):

@@ -177,6 +177,17 @@ def test_the_server_follows_the_fleet_and_refuses_what_is_not_for_it(tmp_path, p
         assert context.status()["numbers"]["snapshot_loaded_seconds"]["count"] == 3
 
 
+def test_another_kinds_newest_does_not_keep_a_server_from_its_own(tmp_path, policies, quick_compilation):
+    x, folder = toy_fleet.experiment(), RunFolder(tmp_path / "run")
+    with open_services(folder) as services:
+        mine = publish(x, services, policies[0], stage="sft", learner_step=0, manifest=None).number
+        arrays, row = services.snapshots.load(mine)
+        services.snapshots.publish(arrays, 1, None, {**row.meta, "robot_spec": "crane"})
+        with service(x, folder, ServeOptions(server=ServerSettings(port=0))) as context:
+            until(lambda: context.status()["snapshot"] == mine)
+            assert context.telemetry.summary().get("snapshots_refused_total", 0) == 0
+
+
 def test_options_that_cannot_work():
     with pytest.raises(ConfigError, match="--token-file"):
         ServeOptions(server=ServerSettings(host="0.0.0.0"))
@@ -235,8 +246,14 @@ def test_a_pinned_snapshot_that_is_refused_is_not_waited_for(tmp_path, policies)
         number = publish(wrong, services, other, stage="sft", learner_step=0, manifest=None).number
         unheard = publish(x, services, policies[0], stage="unheard", learner_step=0, manifest=None).number
     for pinned, said in ((number, " has "), (unheard, ": .* has no stage 'unheard'")):
-        with stops_after(context, 20), pytest.raises(SnapshotError, match=f"snapshot {pinned}{said}"):
+        with (
+            stops_after(context, 20),
+            pytest.raises(SnapshotError, match=f"snapshot {pinned}{said}") as refused,
+        ):
             run_serve(context, x, folder, ServeOptions(server=ServerSettings(port=0), snapshot=pinned))
+        # What is kept of a refusal must not hold the frames that loaded it, and with them its arrays.
+        assert "load_policy" not in [entry.name for entry in refused.traceback]
+        assert refused.value.__cause__ is refused.value.__context__ is None
 
 
 # ---- a robot of the server -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.registry import StatusDesk
 from lwd.fleet.status import fleet_status, print_status
 from lwd.fleet.telemetry import Telemetry
+from lwd.log import robots
 from lwd.log.catalogue import Catalogue
 from lwd.log.status import StatusRow, record_statuses, status_message, statuses
 
@@ -124,6 +125,53 @@ def test_the_desk_measures_lag_and_clocks(services: Services) -> None:
     assert set(skew) == {"r1", "r2"}
     assert all(abs(value) < 5 for value in skew.values())
     assert [row["name"] for row in fleet_status(services.catalogue)["processes"]] == ["r1", "r2"]
+
+
+def shown(telemetry: Telemetry) -> dict[str, dict[str, float]]:
+    """Gauge -> whom it is about -> value."""
+    found: dict[str, dict[str, float]] = {}
+    for sample in (sample for family in telemetry.collect() for sample in family.samples):
+        about = sample.labels.get("robot") or sample.labels.get("of")
+        if about:
+            found.setdefault(sample.name, {})[about] = sample.value
+    return found
+
+
+def test_lag_is_measured_within_a_kind_of_robots(services: Services) -> None:
+    for i, kind in enumerate(("arm", "arm", "crane")):
+        services.snapshots.publish({"w": np.full(3, i, np.float32)}, i, None, {"robot_spec": kind})
+    telemetry = Telemetry({})
+    desk = StatusDesk(services, telemetry)
+    for name, kind, number in (("r1", "arm", 1), ("r2", "crane", 3), ("r3", "bird", 1)):
+        robots.invite(services.catalogue, name, kind)
+        desk.heard(f"status.{name}", status_message("robot", {"snapshot": number}))
+    desk.flush()
+    assert shown(telemetry)["lwd_snapshot_lag"] == {"r1": 1, "r2": 0}
+    behind = {row["name"]: row["behind"] for row in fleet_status(services.catalogue)["processes"]}
+    assert behind == {"r1": 1, "r2": 0, "r3": None}
+
+
+def test_numbers_of_who_is_gone_are_not_shown_for_ever(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(services, 3)
+    telemetry = Telemetry({})
+    desk = StatusDesk(services, telemetry)
+    for name in ("r1", "r2", "r3"):
+        robots.invite(services.catalogue, name, "arm")
+        desk.heard(f"status.{name}", status_message("robot", {"snapshot": 1}))
+    services.snapshots.publish({"w": np.zeros(3, np.float32)}, 1, None, {"robot_spec": "arm"})
+    desk.flush()
+    assert set(shown(telemetry)["lwd_snapshot_lag"]) == {"r1", "r2", "r3"}
+    robots.revoke(services.catalogue, "r1")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + registry.GONE_S - 1)
+    desk.heard("status.r2", status_message("robot", {"snapshot": 1}))
+    desk.flush()
+    assert set(shown(telemetry)["lwd_clock_skew_seconds"]) == {"r2", "r3"}
+    monkeypatch.setattr(time, "monotonic", lambda: now + registry.GONE_S + 1)
+    desk.flush()
+    assert [set(names) for names in shown(telemetry).values()] == [{"r2"}, {"r2"}]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,16 @@ def test_a_supervised_child_stops_when_its_supervisor_was_killed(tmp_path):
     until((tmp_path / "ended").exists)
 
 
+def test_a_log_that_has_grown_is_put_aside_when_its_process_starts_again(tmp_path, supervise, monkeypatch):
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 20)
+    log, old = (tmp_path / "logs" / name for name in ("a.log", "a.log.1"))
+    log.parent.mkdir()
+    log.write_text("from before: 20 and a few")
+    supervise(Managed(name="a", command=python("import time\nprint('up', flush=True)\ntime.sleep(600)")))
+    until(lambda: log.exists() and log.read_text() == "up\n")
+    assert old.read_text() == "from before: 20 and a few"
+
+
 def test_a_child_whose_supervisor_was_killed_while_it_started_stops_too(tmp_path):
     """To it, its parent has always been init: what it is to look for is the pid that it was told."""
     child = (

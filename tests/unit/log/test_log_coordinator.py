@@ -1,6 +1,7 @@
 """The coordinator: each episode once, each bad one in the quarantine with its reason and its bytes."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from log_cases import CAMERA, SEEING, SPEC, TASK, Fleet, change, forge_parts, ma
 from lwd.episode import SCHEMA_VERSION, Episode, Source
 from lwd.errors import StoreError
 from lwd.log import admission, codec, layout, manifest, quarantine, tables
-from lwd.log.admission import MISSING_DELIVERIES
-from lwd.log.coordinator import Coordinator, StepReport
+from lwd.log.admission import MISSING_LOOKS
+from lwd.log.coordinator import AWAY_GETS, FETCHERS, Coordinator, StepReport
 from lwd.log.events import EpisodeEvent
 from lwd.log.scan import scan
 from lwd.log.validate import jpeg_size
@@ -217,7 +218,7 @@ def test_what_was_missing_is_judged_when_it_comes_again(fleet: Fleet, monkeypatc
     data, name = codec.encode(episode), episode.header.episode_id
     event = fleet.send(data, name)
     fleet.objects.delete(event.key)
-    monkeypatch.setattr(admission, "MISSING_DELIVERIES", 1)
+    monkeypatch.setattr(admission, "MISSING_LOOKS", 1)
     fleet.drain()
     assert [row.reason for row in fleet.catalogue.quarantined()] == ["missing"]
     fleet.send(data, name)
@@ -295,11 +296,98 @@ def test_an_object_that_never_comes_is_listed(fleet: Fleet, monkeypatch):
     event = fleet.send_episode(make_episode(3))
     (fleet.folder / "objects" / event.key).unlink()
     now = time.time()
-    for attempt in range(MISSING_DELIVERIES):
+    for attempt in range(MISSING_LOOKS):
+        assert fleet.catalogue.quarantined() == []
         monkeypatch.setattr(time, "time", lambda attempt=attempt: now + 60 * attempt)
         fleet.coordinator.step()
     (row,) = fleet.catalogue.quarantined()
     assert (row.reason, row.episode_id) == ("missing", event.episode_id)
+
+
+def test_what_was_missing_during_an_outage_is_released_together(fleet: Fleet, monkeypatch):
+    monkeypatch.setattr(admission, "MISSING_LOOKS", 1)
+    sent = [
+        (codec.encode(e), e.header.episode_id) for e in (make_episode(3), make_episode(3), make_episode(3))
+    ]
+    for event in [fleet.send(data, name) for data, name in sent]:
+        fleet.objects.delete(event.key)
+    fleet.drain()
+    for data, name in sent[:2]:
+        fleet.objects.put_once(f"episodes/{name}/{hashlib.sha256(data).hexdigest()}", data)
+    known = {SPEC.name: SPEC}, {TASK.name: TASK}
+    done, left = quarantine.release_all(fleet.catalogue, fleet.objects, *known, "missing")
+    assert (done, [row.episode_id for row in left]) == (2, [sent[2][1]])
+    assert len(fleet.catalogue.episodes()) == 2
+    with pytest.raises(StoreError, match="nothing is quarantined as 'spec'"):
+        quarantine.release_all(fleet.catalogue, fleet.objects, *known, "spec")
+
+
+class Away:
+    """A store that can be away; `asked` counts gets."""
+
+    def __init__(self, fleet: Fleet):
+        self.objects, self.away, self.asked, self.stops = fleet.objects, True, 0, threading.Event()
+
+    def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        self.asked += 1
+        self.stops.set()
+        if self.away:
+            raise StoreError("down")
+        return self.objects.get(key, max_bytes)
+
+    def coordinator(self, fleet: Fleet) -> Coordinator:
+        return Coordinator(fleet.catalogue, fleet.bus, self, {SPEC.name: SPEC}, {TASK.name: TASK})
+
+
+def test_an_outage_does_not_count_as_looking_for_an_object_that_is_not_there(fleet: Fleet, monkeypatch):
+    episode = make_episode(3)
+    event = fleet.send_episode(episode)
+    hidden = (fleet.folder / "objects" / event.key).rename(fleet.folder / "hidden")
+    store, now = Away(fleet), time.time()
+    coordinator = store.coordinator(fleet)
+
+    def step(times: int) -> None:
+        nonlocal now
+        for _ in range(times):
+            now += 60
+            monkeypatch.setattr(time, "time", lambda at=now: at)
+            assert coordinator.step() == StepReport(deferred=1)
+
+    step(2 * MISSING_LOOKS)
+    store.away = False
+    step(MISSING_LOOKS - 1)
+    store.away = True
+    step(1)
+    store.away = False
+    step(MISSING_LOOKS - 1)  # in a row
+    hidden.rename(fleet.folder / "objects" / event.key)
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    assert coordinator.step() == StepReport(catalogued=1)
+
+
+def test_a_store_that_is_away_is_not_asked_for_everything_that_waits(fleet: Fleet):
+    for _ in range(40):
+        fleet.send_episode(make_episode(3))
+    store, stop = Away(fleet), threading.Event()
+    coordinator = store.coordinator(fleet)
+    assert coordinator.step(limit=20) == StepReport(deferred=20)
+    assert store.asked < AWAY_GETS + FETCHERS
+    stop.set()
+    coordinator.run(stop)  # ends though 20 more wait, each for a time-out of the store
+    assert store.asked < AWAY_GETS + FETCHERS
+    store.coordinator(fleet).run(stop)
+    assert store.asked < 2 * (AWAY_GETS + FETCHERS)
+
+
+def test_a_coordinator_that_is_told_to_stop_leaves_the_rest_of_a_batch_to_its_successor(fleet: Fleet):
+    for _ in range(20):
+        fleet.send_episode(make_episode(3))
+    store = Away(fleet)
+    store.away = False
+    report = store.coordinator(fleet).step(stop=store.stops)
+    assert report.catalogued + report.deferred == 20
+    assert 1 <= report.catalogued <= FETCHERS
+    assert fleet.coordinator.step().catalogued == report.deferred  # at once
 
 
 def test_a_store_that_is_down_loses_and_refuses_nothing(fleet: Fleet, monkeypatch):

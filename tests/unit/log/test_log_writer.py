@@ -24,7 +24,7 @@ from log_cases import (
 
 from lwd.episode import Outcome, Verdict
 from lwd.errors import ConfigError, EpisodeError, StoreError
-from lwd.log import codec, layout
+from lwd.log import codec, layout, recording
 from lwd.log.scan import scan
 from lwd.log.writer import EdgeClient
 from lwd.robot.recorder import Recorder, Recording
@@ -223,6 +223,20 @@ def test_an_episode_that_is_too_long_says_so_while_it_runs(fleet: Fleet, monkeyp
         assert client.deliver() == 2
     fleet.drain()
     assert [row.steps for row in fleet.catalogue.episodes()] == [3, 4]
+
+
+def test_an_episode_that_grows_too_large_says_so_while_it_runs_and_is_delivered(fleet: Fleet, monkeypatch):
+    monkeypatch.setattr(recording, "MAX_RECORDED_BYTES", 20_000)
+    episode = make_episode(400)
+    with fleet.client() as client:
+        with pytest.raises(EpisodeError, match="at most 20000 are recorded"):
+            record(client, episode)
+        client._open.copy().pop().abort()
+        assert client.deliver() == 1
+    fleet.drain()
+    (row,) = fleet.catalogue.episodes()
+    assert 10 < row.steps < 400
+    assert row.outcome == "unjudged"
     assert fleet.catalogue.quarantined() == []
 
 

@@ -118,6 +118,27 @@ def test_a_robot_that_holds_a_newer_one_refuses_an_older_newest(link, learner):
     assert NatsChannel(link, KEY.public_key(), at_least=5, first_wait_s=20.0).newest() == 5
 
 
+def test_another_kinds_newest_does_not_hide_its_own(link, learner):
+    """The broker keeps one announcement; what the coordinator told when the robot joined stands in for it."""
+    mine, others = (make(n, meta={"robot_spec": kind}) for n, kind in ((1, "arm"), (2, "crane")))
+    learner.announce(others)
+    assert learner.flush(30.0)
+
+    def robot(**options):
+        return NatsChannel(link, KEY.public_key(), kind="arm", first_wait_s=20.0, **options)
+
+    assert robot().newest() is None
+    told = robot(told=dataclasses.replace(mine, meta={}))
+    assert told.newest() == 1
+    assert robot(told=dataclasses.replace(mine, number=7)).newest() is None  # not signed
+    assert robot(told=mine, at_least=3).newest() is None
+    learner.announce(make(4, meta={"robot_spec": "crane"}))
+    learner.announce(make(5, meta={"robot_spec": "arm"}))
+    until(lambda: told.newest() == 5)
+    learner.announce(make(6, meta={}))  # large metadata is left out
+    until(lambda: told.newest() == 6)
+
+
 def test_without_a_broker_nobody_waits():
     with NatsLink(f"nats://127.0.0.1:{free_port()}") as link:
         robot = NatsChannel(link, KEY.public_key(), first_wait_s=0.2)

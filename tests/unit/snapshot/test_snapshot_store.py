@@ -53,6 +53,7 @@ def store(fleet: Fleet, key: Ed25519PrivateKey) -> SnapshotStore:
 
 def test_publish_and_load(store: SnapshotStore, fleet: Fleet, key: Ed25519PrivateKey):
     assert store.latest() is None
+    assert store.latest("arm") is None
     assert store.newest() is None
     assert store.list() == []
     published = store.publish(arrays(), learner_step=100, manifest=4, meta=META)

@@ -148,7 +148,9 @@ class ServerFollower:
         except SnapshotError as error:
             log.error("snapshot_refused snapshot=%d cause=%r", number, str(error))
             self._telemetry.count("snapshots_refused_total")
-            self.refused[number] = error
+            self.refused[number] = SnapshotError(
+                str(error)
+            )  # a new one: the frames of this one hold the arrays
             return
         self._held.add(number, policy)
         if snapshot.created_at > self._began:  # older ones say nothing of the way here

@@ -90,8 +90,14 @@ def run_serve(
         services = stack.enter_context(open_services(folder))
         if options.snapshot is not None:
             services.snapshots.read(options.snapshot)  # else it would be waited for, for ever
-        newest = services.channel.newest if options.snapshot is None else lambda: options.snapshot
-        follower = ServerFollower(newest, loader(experiment, services), held, context.telemetry)
+
+        def newest() -> int | None:
+            """Of this kind of robot; asks the catalogue only where something was announced since."""
+            head = services.channel.newest()
+            return None if head is None else services.snapshots.newest_of(spec.name, head)
+
+        following = newest if options.snapshot is None else lambda: options.snapshot
+        follower = ServerFollower(following, loader(experiment, services), held, context.telemetry)
         stack.callback(follower.close)
         server = stack.enter_context(
             PolicyServer(
