@@ -158,7 +158,7 @@ def test_robot_and_coordinator_killed_at_random_again_and_again(fleet: Fleet):
     sizes = [entry.episodes for entry in committed]
     assert sizes == sorted(sizes)
     newest = committed[-1]
-    assert len(manifest.episodes_between(fleet.catalogue, None, newest.number)) == newest.episodes
+    assert len(manifest.members(fleet.catalogue, newest)) == newest.episodes
     assert newest.episodes == len(fleet.catalogue.episodes())
 
 
