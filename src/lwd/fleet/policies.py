@@ -103,7 +103,8 @@ def publish(
     }
     if isinstance(policy, BestOfNPolicy):
         meta["chunks"] = policy.n
-    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
+    known = services.channel.newest()  # more than the catalogue knows after a restore
+    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta, above=known)
     services.channel.announce(snapshot)
     return snapshot
 
