@@ -25,5 +25,6 @@ def test_a_published_policy_that_is_damaged_is_published_anew(trained_copy, cons
         damaged = trained_copy.path / "objects" / before[-1].key
         damaged.write_bytes(b"")
         again = train_offline(toy_fleet.experiment(), services, console)
-        assert again is not None and again.number == before[-1].number + 1
+        assert again is not None
+        assert again.number == before[-1].number + 1
         assert services.snapshots.load(again.number)[1] == again
