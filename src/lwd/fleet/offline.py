@@ -133,9 +133,7 @@ def _published(
             arrays, mine = services.snapshots.load(newest.number)[0], to_arrays(acting)
             if arrays.keys() == mine.keys() and all(np.array_equal(arrays[n], mine[n]) for n in mine):
                 return newest
-    return publish(
-        experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest
-    )
+    return publish(experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest)
 
 
 def train_on_replay(

@@ -214,9 +214,7 @@ def test_a_pinned_snapshot_that_does_not_exist_is_not_waited_for(tmp_path):
     context = ServiceContext("server", "server")
     options = ServeOptions(server=SETTINGS, snapshot=99)
     with stops_after(context, 20), pytest.raises(SnapshotError, match="snapshot 99 does not exist"):
-        run_serve(
-            context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner()
-        )
+        run_serve(context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner())
 
 
 def test_a_pinned_snapshot_that_is_refused_is_not_waited_for(tmp_path, policies):
