@@ -1,5 +1,6 @@
 """Backup of a running catalogue and restore into an empty one, from either engine into either."""
 
+import dataclasses
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from lwd.errors import StoreError
 from lwd.log import manifest, tables
 from lwd.log.backup import backup, restore
 from lwd.log.catalogue import Catalogue
-from lwd.log.deletion import delete, deletions, lineage, sweep
+from lwd.log.deletion import delete, deletions, finish, lineage
 from lwd.log.robots import invite
 
 Urls = Callable[[str], str]
@@ -134,7 +135,7 @@ def test_a_backup_is_one_moment_of_a_running_fleet(fleet: Fleet, tmp_path: Path)
         with Catalogue(tmp_path / f"{number}.db") as copy:
             newest = manifest.latest(copy)
             assert newest is not None
-            held = manifest.episodes_between(copy, None, newest.number)
+            held = manifest.members(copy, newest)
             assert len(held) == newest.episodes >= 3 * (number + 1)
 
 
@@ -175,7 +176,10 @@ def test_the_lineage_of_a_deleted_episode(fleet: Fleet):
     assert delete(fleet.catalogue, fleet.objects, gone.episode_id, reason="again", deleted_by="x") == gone
     fleet.send_episode(second)
     assert fleet.coordinator.step().duplicates == 1
-    assert sweep(fleet.catalogue, fleet.objects) == 1
+    (late,) = deletions(fleet.catalogue)
+    assert late == dataclasses.replace(gone, object_deleted_at=None)
+    assert finish(fleet.catalogue, fleet.objects) == 1
+    assert finish(fleet.catalogue, fleet.objects) == 0
     assert fleet.objects.exists(gone.key) is False
     assert [row.episode_id for row in fleet.catalogue.episodes()] == [first.header.episode_id]
     assert fleet.coordinator.commit() is None

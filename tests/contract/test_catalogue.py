@@ -217,6 +217,43 @@ def test_a_postgres_that_is_killed_or_frozen_is_a_store_error_and_then_works_aga
         assert catalogue.head("snapshot") == 2
 
 
+def test_ids_that_begin_so_and_the_newest_rows(url: str):
+    """No wildcards, no other case; what is asked for is all that is read."""
+    header = {**vars(make_episode(1).header), "source": "online"}
+    row = header | {
+        "outcome": "success",
+        "stage_score": 1.0,
+        "steps": 1,
+        "cycle_time_s": 0.1,
+        "catalogued_at": 0.0,
+    }
+    row |= {"intervention_steps": 0, "key": "k", "sha256": "0" * 64, "size": 1}
+    names = ["a_1", "ab1", "A_2", "a_2", "b"]
+    with Catalogue(url) as catalogue:
+        with catalogue.write() as connection:
+            connection.execute(sa.insert(tables.episodes), [{**row, "episode_id": name} for name in names])
+            gone = {
+                "seq": 9,
+                "task": "t",
+                "robot": "r",
+                "key": "k",
+                "sha256": "0",
+                "size": 1,
+                "snapshots": "[]",
+            }
+            gone |= {"reason": "", "deleted_by": "", "deleted_at": 1.0, "episode_id": "a_0"}
+            connection.execute(sa.insert(tables.deletions).values(gone))
+        assert catalogue.ids("a_", 9) == ["a_1", "a_2"]
+        assert catalogue.ids("a_", 9, deleted=True) == ["a_0", "a_1", "a_2"]
+        assert catalogue.ids("a_", 1) == ["a_1"]
+        assert catalogue.ids("%", 9) == []
+        assert len(catalogue.ids("", 9)) == 5
+        found = catalogue.episodes(limit=2, newest=True)
+        assert [item.episode_id for item in found] == ["a_2", "b"]
+        assert [item.episode_id for item in catalogue.episodes(limit=2)] == ["a_1", "ab1"]
+        assert catalogue.episodes(limit=0, newest=True) == []
+
+
 HOLD = """
 import sys
 from lwd.log.catalogue import Catalogue

@@ -59,9 +59,9 @@ def test_numbers_parents_and_membership(fleet: Fleet):
     assert (first.number, first.parent, first.episodes) == (1, None, 2)
     assert (second.number, second.parent, second.episodes) == (2, 1, 5)
     assert manifest.latest(fleet.catalogue) == second
-    ids = [row.episode_id for row in manifest.episodes_between(fleet.catalogue, None, 2)]
-    assert sorted(ids) == sorted(sent)
-    assert ids[2:] == [row.episode_id for row in manifest.episodes_between(fleet.catalogue, 1, 2)]
+    rows = manifest.members(fleet.catalogue, second)
+    assert sorted(row.episode_id for row in rows) == sorted(sent)
+    assert rows[2:] == manifest.members(fleet.catalogue, second, after_seq=first.upto_seq)
     with pytest.raises(StoreError, match="the newest is 2"):
         manifest.read(fleet.catalogue, 4)
 
@@ -121,7 +121,7 @@ def test_a_gap_in_the_sequence_does_no_harm(fleet: Fleet):
     committed = manifest.commit(fleet.catalogue)
     assert committed is not None
     assert (committed.episodes, committed.upto_seq) == (2, second)
-    held = manifest.episodes_between(fleet.catalogue, None, 1)
+    held = manifest.members(fleet.catalogue, committed)
     assert [row.episode_id for row in held] == ["a", "b"]
 
 
@@ -147,7 +147,7 @@ def test_nothing_appears_below_a_committed_manifest(fleet: Fleet):
     committed = manifest.latest(fleet.catalogue)
     assert committed is not None
     assert committed.episodes == 2
-    held = manifest.episodes_between(fleet.catalogue, None, committed.number)
+    held = manifest.members(fleet.catalogue, committed)
     assert [row.episode_id for row in held] == ["first", "second"]
 
 

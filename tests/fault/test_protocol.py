@@ -88,7 +88,7 @@ class Protocol(RuleBasedStateMachine):
         self.finished: dict[str, bytes] = {}
         self.half: set[str] = set()
         self.seen: dict[int, tuple[Manifest, list[str]]] = {}
-        self.reader: tuple[int | None, list[str]] = (None, [])
+        self.reader: tuple[int, list[str]] = (0, [])
         self.published: dict[int, int] = {}
         self.robots = {name: self.boot(name, None) for name in ROBOTS}
         self.coordinator, self.coordinator_plan, self.coordinator_objects = self.boot_coordinator()
@@ -240,8 +240,8 @@ class Protocol(RuleBasedStateMachine):
         newest = manifest.latest(self.catalogue)
         if newest is not None:
             at, held = self.reader
-            new = manifest.episodes_between(self.catalogue, at, newest.number)
-            self.reader = (newest.number, held + [row.episode_id for row in new])
+            new = manifest.members(self.catalogue, newest, after_seq=at)  # as `replay.reader` does
+            self.reader = (new[-1].seq if new else at, held + [row.episode_id for row in new])
             assert len(set(self.reader[1])) == len(self.reader[1]) == newest.episodes
 
     # What always holds
@@ -252,7 +252,7 @@ class Protocol(RuleBasedStateMachine):
         assert [item.number for item in found] == list(range(1, len(found) + 1))
         for item in found:
             if item.number not in self.seen:
-                rows = manifest.episodes_between(self.catalogue, None, item.number)
+                rows = manifest.members(self.catalogue, item)
                 self.seen[item.number] = (item, [row.episode_id for row in rows])
             assert self.seen[item.number][0] == item
         newest = manifest.latest(self.catalogue)
@@ -310,8 +310,8 @@ class Protocol(RuleBasedStateMachine):
                 assert self.store.get(rows[name].key) == data
         assert [row.reason for row in self.catalogue.quarantined() if row.reason != "dropped"] == []
         assert sorted(self.reader[1]) == sorted(rows)
-        for number, (_, ids) in self.seen.items():
-            again = manifest.episodes_between(self.catalogue, None, number)
+        for item, ids in self.seen.values():
+            again = manifest.members(self.catalogue, item)
             assert [row.episode_id for row in again] == ids
         for robot in self.robots.values():
             assert {drop for drop in lost if self.robot_of(drop) == robot.name} == set() or ROBOTS[robot.name]

@@ -1,6 +1,7 @@
 """The command line: help worth reading, JSON on every read command, sentences and exit codes for mistakes, a quick start."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,7 @@ OPTIONS = {
     "log delete": ["EPISODE-ID", "--reason", "--by", "--yes", "--catalogue", "--objects"],
     "log backup": ["FILE", "--out", "--catalogue"],
     "log restore": ["FILE", "--catalogue"],
+    "log rescan": ["--out", "--json", "--recipe", "--also", "--yes"],
     "log migrate": ["--catalogue"],
     "fleet init": ["--name", "--server", "--out"],
     "fleet invite": ["NAME", "--role", "--spec", "--file", "--replace", "--out", "--catalogue"],
@@ -73,6 +75,7 @@ OPTIONS = {
         "--token-file",
     ],
     "snapshot ls": ["--out", "--json", "--limit"],
+    "snapshot retain": ["--out", "--json", "--keep", "--also", "--yes"],
     "weights import": ["SOURCE", "OUT", "--proprio-dim", "--sizes"],
     "weights import-critic": [
         "OUT",
@@ -119,7 +122,7 @@ def test_help_of_every_command_names_its_options_and_says_what_it_does(lwd, comm
         (("log",), ["ls", "show", "verify", "delete", "backup", "restore", "migrate"]),
         (("fleet",), ["up", "init", "invite", "revoke"]),
         (("robot",), ["join"]),
-        (("snapshot",), ["ls"]),
+        (("snapshot",), ["ls", "retain"]),
         (("results",), ["run", "together", "status", "table", "figures"]),
     ],
 )
@@ -305,7 +308,7 @@ def test_reading_a_folder_without_a_run_is_refused_and_makes_nothing(lwd, tmp_pa
 def test_an_id_that_fits_several_episodes_or_none_is_refused(lwd, run_folder):
     code, out, err = lwd("log", "show", "0199aa", "--out", run_folder)
     assert (code, out) == (2, "")
-    assert "3 episodes begin with '0199aa'" in err
+    assert "several episodes begin with '0199aa'" in err
     assert "give more characters" in err
     code, _, err = lwd("log", "show", "ffff", "--out", run_folder)
     assert code == 2
@@ -333,6 +336,27 @@ def test_ctrl_c_says_that_the_same_command_goes_on(lwd, monkeypatch):
     code, _, err = lwd("show")
     assert code == 130
     assert "run the same command again to go on" in err
+
+
+@pytest.mark.parametrize("command", ["log ls", "log ls --json", "show --recipe scene", "show --help"])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(run_folder, command):
+    """A table, JSON, a long text and help, each through a real pipe whose other end is closed."""
+    where = ["--out", str(run_folder)] if command.startswith("log") else []
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        arguments = [sys.executable, "-m", "lwd.cli", *command.split(), *where]
+        done = subprocess.run(arguments, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error(run_folder):
+    code = "from lwd import cli\ndef broken(self): raise BrokenPipeError('a socket')\ncli.stages.Show.run = broken\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code, "show"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "BrokenPipeError: a socket" in done.stderr
 
 
 # ---- quick start -----------------------------------------------------------------------------------------------------

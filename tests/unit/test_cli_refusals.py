@@ -1,8 +1,10 @@
 """What the command line refuses, and that it makes nothing and loses nothing when it does."""
 
+import contextlib
 import inspect
 import io
 import json
+import sqlite3
 
 import pytest
 from log_cases import IDS, make_episode, open_fleet
@@ -53,7 +55,9 @@ def test_an_export_below_nothing_is_refused(lwd, run_folder, tmp_path):
         "log verify",
         "log backup copy.db",
         "log export copy",
+        "log migrate",
         "snapshot ls",
+        "snapshot retain --keep 1",
         "status",
         "dashboard",
     ],
@@ -66,6 +70,22 @@ def test_a_catalogue_that_does_not_exist_is_refused_and_not_made(lwd, tmp_path, 
     assert "there is no catalogue" in err
     assert "typo.db" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 4096])
+@pytest.mark.parametrize("command", ["log ls", "log migrate", "status"])
+def test_a_file_without_tables_is_no_catalogue_and_stays_as_it_is(lwd, tmp_path, command, size):
+    """What a catalogue that was misspelt once left behind."""
+    file = tmp_path / "typo.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        if size:
+            connection.execute("PRAGMA journal_mode=WAL")
+    before = file.read_bytes()
+    assert len(before) == size
+    code, out, err = lwd(*command.split(), "--catalogue", file)
+    assert (code, out) == (2, "")
+    assert f"there is no catalogue {str(file)!r}: the file holds no tables" in err
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("command", ["log show x", "log verify", "log export copy", "log retain --budget 1M"])

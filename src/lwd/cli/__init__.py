@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, log, plan, services, stages, upkeep, weights
+from lwd.cli import evidence, fleet, log, plan, services, snapshots, stages, upkeep, weights
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -43,8 +45,10 @@ COMMANDS: Mapping[str, type[Any]] = {
     "log delete": upkeep.LogDelete,
     "log backup": upkeep.LogBackup,
     "log restore": upkeep.LogRestore,
+    "log rescan": upkeep.LogRescan,
     "log migrate": upkeep.LogMigrate,
-    "snapshot ls": log.SnapshotLs,
+    "snapshot ls": snapshots.SnapshotLs,
+    "snapshot retain": snapshots.SnapshotRetain,
     "weights import": weights.WeightsImport,
     "weights import-critic": weights.WeightsImportCritic,
     "weights inspect": weights.WeightsInspect,
@@ -57,6 +61,9 @@ COMMANDS: Mapping[str, type[Any]] = {
     "results figures": evidence.ResultsFigures,
     "show": stages.Show,
 }
+
+_CLOSED_PIPE = 141
+"""What a shell reports of a program that SIGPIPE ended."""
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -76,7 +83,31 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def main() -> None:
-    """Entry point of `lwd`."""
+    """Entry point of `lwd`. Where nobody reads its output any more, as after `| head`, it ends as other programs do."""
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()  # now and not when the interpreter ends, which cannot handle it
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):  # which rich answers with an exit of its own
+            raise
+        raise SystemExit(_CLOSED_PIPE) from None
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_CLOSED_PIPE) from None
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe that was closed at the other end; a service's socket may break too, and that is an error."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def _run() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     try:

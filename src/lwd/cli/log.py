@@ -1,4 +1,4 @@
-"""Commands that read the log and the snapshots."""
+"""Commands that read the log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lwd.cli.options import Read, check_limit, find_episode, newest, print_facts, print_rows
+from lwd.cli.options import Read, check_limit, find_episode, print_facts, print_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,14 @@ class LogLs(Read):
         check_limit(self.limit)
         with self.opened_catalogue() as catalogue:
             if self.quarantine:
-                rows = [asdict(row) for row in catalogue.quarantined()]
+                rows = [asdict(row) for row in catalogue.quarantined(limit=self.limit, newest=True)]
                 columns = ["episode_id", "reason", "detail", "robot"]
             else:
-                rows = [asdict(row) for row in catalogue.episodes(task=self.task, source=self.source)]
+                found = catalogue.episodes(task=self.task, source=self.source, limit=self.limit, newest=True)
+                rows = [asdict(row) for row in found]
                 columns = ["seq", "episode_id", "task", "source", "snapshot", "outcome", "stage_score", "steps",
                            "intervention_steps"]  # fmt: skip
-        print_rows(newest(rows, self.limit), columns, self.json)
+        print_rows(rows, columns, self.json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,27 +85,3 @@ class LogVerify(Read):
         print_facts(asdict(found), self.json)
         if found.problems:
             raise SystemExit(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SnapshotLs(Read):
-    """List published policies, newest last.
-
-    Attributes:
-        limit: how many of the newest; 0 for none.
-    """
-
-    limit: int = 50
-
-    def run(self) -> None:
-        """Run it."""
-        from lwd.snapshot.store import snapshots
-
-        check_limit(self.limit)
-        with self.opened_catalogue() as catalogue:
-            rows = [
-                asdict(s) | {"stage": s.meta.get("stage"), "sha256": s.sha256[:12]}
-                for s in snapshots(catalogue)
-            ]
-        columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
-        print_rows(newest(rows, self.limit), columns, self.json)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from lwd.log.objects import ObjectStore
 
 RUN = Path("runs/demo")
+_BEGINNING = re.compile(r"[A-Za-z0-9_-]{0,64}")
+"""Of an episode's id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +135,6 @@ def check_limit(limit: int | None) -> None:
         raise ConfigError(f"--limit is {limit}; expected 0 or more.")
 
 
-def newest(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The last `limit` rows, which are the newest; none for 0."""
-    return rows[max(len(rows) - limit, 0) :]
-
-
 def command() -> str:
     """What the user typed."""
     return " ".join(["lwd", *sys.argv[1:]])
@@ -170,18 +168,26 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 def find_episode(catalogue: Catalogue, beginning: str) -> EpisodeRow:
     """The one episode whose id begins so; LwdError if there is none, or more than one."""
-    rows = {row.episode_id: row for row in catalogue.episodes()}
-    return rows[find_id(rows, beginning)]
+    name = find_id(catalogue, beginning)
+    row = catalogue.episode(name)
+    if row is None:
+        raise LwdError(f"episode {name} was deleted just now.")
+    return row
 
 
-def find_id(ids: Iterable[str], beginning: str) -> str:
-    """The one episode id of `ids` that begins so; LwdError if there is none, or more than one."""
-    found = [name for name in ids if name.startswith(beginning)]
+def find_id(catalogue: Catalogue, beginning: str, *, deleted: bool = False) -> str:
+    """The one episode whose id is this or begins so, of those that were deleted too if asked.
+
+    Raises:
+        LwdError: there is none, or more than one.
+    """
+    # Nothing else is in an id, and not every database takes every text.
+    found = catalogue.ids(beginning, 4, deleted=deleted) if _BEGINNING.fullmatch(beginning) else []
     if not found:
         raise LwdError(f"no episode begins with {beginning!r}; `lwd log ls` lists them.")
-    if len(found) > 1:
-        some = ", ".join(found[:3])
-        raise LwdError(f"{len(found)} episodes begin with {beginning!r} ({some}, ...); give more characters.")
+    if len(found) > 1 and found[0] != beginning:
+        some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        raise LwdError(f"several episodes begin with {beginning!r} ({some}); give more characters.")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""Commands that keep a log in order: export, quarantine, retention, deletion, backup, migration, a site's cache."""
+"""Commands that keep a log in order: export, quarantine, retention, deletion, backup and restore, migration, a site's cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import Read, Stored, check_limit, find_id, print_facts, print_rows
+from lwd.cli.options import Read, Stored, check_limit, find_id, print_facts, print_json, print_rows
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class LogDelete(Stored):
     """Delete an episode for good: its row and its bytes. Its tombstone stays, and it never comes back.
 
     Shows what would be deleted and which manifests and snapshots used it; deletes with --yes. Said again, it finishes what the
-    store refused.
+    store refused, and deletes what a robot has uploaded since.
 
     Attributes:
         episode_id: id of the episode; the first characters are enough if they are unique.
@@ -191,13 +191,12 @@ class LogDelete(Stored):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.log.deletion import delete, finish, lineage, unfinished
+        from lwd.log.deletion import delete, finish, lineage
 
         with self.opened() as (catalogue, objects):
-            ids = [row.episode_id for row in [*catalogue.episodes(), *unfinished(catalogue)]]
-            name = find_id(ids, self.episode_id)
+            name = find_id(catalogue, self.episode_id, deleted=True)
             if self.yes:
-                finish(catalogue, objects)  # also what earlier deletions could not
+                finish(catalogue, objects)  # also what earlier deletions could not, or robots delivered since
                 found = delete(catalogue, objects, name, reason=self.reason, deleted_by=self.by)
             else:
                 found = lineage(catalogue, name)
@@ -246,6 +245,44 @@ class LogRestore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogRescan(Read):
+    """Find episodes in the object store that the catalogue says nothing of; count them by the coordinator's rules with --yes.
+
+    For a catalogue that was restored from an older backup: what came since lies in the store, and robots have deleted theirs.
+
+    Attributes:
+        recipe, also: whose robots and tasks they are checked against, as for `lwd coordinator`.
+        yes: do it.
+    """
+
+    recipe: str = "scene"
+    also: tuple[str, ...] = ()
+    yes: bool = False
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.log.rescan import RescanReport, rescan, uncounted
+
+        done = RescanReport(catalogued=0, quarantined=0)
+        with self.opened() as (catalogue, objects):
+            found = uncounted(catalogue, objects)
+            if self.yes:
+                from lwd.fleet.services import kinds_and_tasks
+                from lwd.recipes import recipe
+
+                specs, tasks = kinds_and_tasks([recipe(name) for name in (self.recipe, *self.also)])
+                done = rescan(catalogue, objects, specs, tasks, found)
+        rows = [asdict(item) for item in found]
+        if self.json:
+            print_json({"found": rows, **asdict(done)})
+        else:
+            print_rows(rows, ["episode_id", "size", "key"], False)
+            print(f"{len(rows)} found, {done.catalogued} catalogued, {done.quarantined} quarantined")
+        if not self.yes:
+            print("nothing was catalogued; add --yes to catalogue them", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogMigrate:
     """Bring a catalogue of an older version up to this program's. A SQLite file is copied first.
 
@@ -257,8 +294,10 @@ class LogMigrate:
 
     def run(self) -> None:
         """Run it."""
+        from lwd.fleet.folder import check_catalogue
         from lwd.log.migrations import migrate
 
+        check_catalogue(self.catalogue)
         done = migrate(self.catalogue)
         copy = f"; the copy from before is {done.backup}" if done.backup else ""
         print(f"schema version {done.before} -> {done.after}{copy}")

@@ -15,6 +15,7 @@ from lwd.errors import ConfigError
 from lwd.log.bus import Bus, CatalogueBus
 from lwd.log.catalogue import Catalogue
 from lwd.log.engine import database_file
+from lwd.log.migrations import has_tables
 from lwd.log.objects import ObjectStore
 from lwd.snapshot.channel import CatalogueChannel, SnapshotChannel
 from lwd.snapshot.keys import load_or_create_key, load_private_key
@@ -130,12 +131,12 @@ def _networked(folder: RunFolder, catalogue: Catalogue, objects: ObjectStore, st
 
 
 def check_catalogue(url: str) -> None:
-    """ConfigError if a catalogue's SQLite file does not exist: opening it would make an empty one."""
+    """ConfigError if a catalogue's SQLite file does not exist or holds no tables: opening it would make an empty one."""
     file = database_file(url)
-    if file is not None and not file.exists():
+    if file is not None and not (file.exists() and has_tables(url)):
         raise ConfigError(
-            f"there is no catalogue {str(file)!r}. Check the path; lwd collect, lwd coordinator and "
-            "lwd log restore make new ones."
+            f"there is no catalogue {str(file)!r}{': the file holds no tables' if file.exists() else ''}. Check the path; "
+            "lwd collect, lwd coordinator and lwd log restore make new ones."
         )
 
 

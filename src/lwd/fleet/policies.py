@@ -90,7 +90,8 @@ def publish(
 ) -> Snapshot:
     """Publish a policy with what a robot must check before it loads it, and announce it."""
     arrays, meta = content_of(experiment, policy, stage)
-    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
+    known = services.channel.newest()  # more than the catalogue knows after a restore
+    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta, above=known)
     services.channel.announce(snapshot)
     return snapshot
 

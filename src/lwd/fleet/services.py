@@ -27,14 +27,23 @@ def encoder(experiment: Experiment) -> InstructionEncoder:
 
 
 def make_coordinator(experiment: Experiment | Sequence[Experiment], services: Services) -> Coordinator:
-    """The coordinator of this fleet.
+    """The coordinator of this fleet; ConfigError as in `kinds_and_tasks`."""
+    experiments = [experiment] if isinstance(experiment, Experiment) else experiment
+    specs, tasks = kinds_and_tasks(experiments)
+    return Coordinator(services.catalogue, services.bus, services.objects, specs, tasks)
+
+
+def kinds_and_tasks(
+    experiments: Sequence[Experiment],
+) -> tuple[Mapping[str, RobotSpec], Mapping[str, TaskSpec]]:
+    """The kinds of robots of a fleet and their tasks, by name.
 
     Raises:
         ConfigError: two kinds of robots have different tasks of one name.
     """
     specs: dict[str, RobotSpec] = {}
     tasks: dict[str, TaskSpec] = {}
-    for one in [experiment] if isinstance(experiment, Experiment) else experiment:
+    for one in experiments:
         spec, found = fleet_description(one)
         for name, task in found.items():
             if tasks.setdefault(name, task) != task:
@@ -42,7 +51,7 @@ def make_coordinator(experiment: Experiment | Sequence[Experiment], services: Se
                     f"two kinds of robots have different tasks {name!r}; a fleet's tasks need names of their own."
                 )
         specs[spec.name] = spec
-    return Coordinator(services.catalogue, services.bus, services.objects, specs, tasks)
+    return specs, tasks
 
 
 @contextmanager

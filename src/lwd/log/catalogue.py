@@ -136,6 +136,17 @@ class Catalogue:
             row = connection.execute(query).mappings().first()
         return None if row is None else EpisodeRow(**row)
 
+    def ids(self, beginning: str, limit: int, *, deleted: bool = False) -> list[str]:
+        """Up to `limit` ids of catalogued episodes that begin so, in their order; also those of deleted ones if asked."""
+        found = list[str]()
+        with self.read() as connection:
+            for table in (tables.episodes, tables.deletions) if deleted else (tables.episodes,):
+                column = table.c.episode_id
+                # Not LIKE: an id may hold its wildcard "_", and SQLite's does not tell "a" from "A".
+                query = sa.select(column).where(sa.func.substr(column, 1, len(beginning)) == beginning)
+                found += connection.execute(query.order_by(column).limit(limit)).scalars()
+        return sorted(found)[:limit]
+
     def episodes(
         self,
         *,
@@ -144,10 +155,14 @@ class Catalogue:
         task: str | None = None,
         source: str | None = None,
         limit: int | None = None,
+        newest: bool = False,
     ) -> list[EpisodeRow]:
-        """Catalogued episodes with after_seq < seq <= upto_seq, in seq order, filtered by task and source."""
+        """Catalogued episodes with after_seq < seq <= upto_seq, in seq order, filtered by task and source.
+
+        `limit` keeps the first of them, with `newest` the last.
+        """
         column = tables.episodes.c
-        query = sa.select(tables.episodes).where(column.seq > after_seq).order_by(column.seq).limit(limit)
+        query = sa.select(tables.episodes).where(column.seq > after_seq)
         if upto_seq is not None:
             query = query.where(column.seq <= upto_seq)
         if task is not None:
@@ -155,15 +170,18 @@ class Catalogue:
         if source is not None:
             query = query.where(column.source == source)
         with self.read() as connection:
-            return [EpisodeRow(**row) for row in connection.execute(query).mappings()]
+            return [EpisodeRow(**row) for row in first_rows(connection, query, column.seq, limit, newest)]
 
-    def quarantined(self, *, reason: str | None = None, limit: int | None = None) -> list[QuarantineRow]:
-        """What was refused, oldest first."""
-        query = sa.select(tables.quarantine).order_by(tables.quarantine.c.id).limit(limit)
+    def quarantined(
+        self, *, reason: str | None = None, limit: int | None = None, newest: bool = False
+    ) -> list[QuarantineRow]:
+        """What was refused, oldest first; `limit` as in `episodes`."""
+        query = sa.select(tables.quarantine)
         if reason is not None:
             query = query.where(tables.quarantine.c.reason == reason)
         with self.read() as connection:
-            return [QuarantineRow(**row) for row in connection.execute(query).mappings()]
+            found = first_rows(connection, query, tables.quarantine.c.id, limit, newest)
+            return [QuarantineRow(**row) for row in found]
 
     def counts(self) -> dict[str, int]:
         """Rows per table: episodes, quarantine, events (waiting), manifests, snapshots."""
@@ -182,6 +200,15 @@ class Catalogue:
         """The number that a head ("manifest", "snapshot") points at, None before the first. One indexed read."""
         with self.read() as connection:
             return read_head(connection, name)
+
+
+def first_rows(
+    connection: sa.Connection, query: sa.Select[Any], number: sa.Column[int], limit: int | None, newest: bool
+) -> list[dict[str, Any]]:
+    """The first `limit` rows by `number` (all for None), with `newest` the last; both in the order of `number`."""
+    query = query.order_by(number.desc() if newest else number).limit(limit)
+    rows = [dict[str, Any](row) for row in connection.execute(query).mappings()]
+    return rows[::-1] if newest else rows
 
 
 def read_head(connection: sa.Connection, name: str) -> int | None:

@@ -19,6 +19,7 @@ from lwd.log.admission import MISSING, Admission, Deferred, Judgement
 from lwd.log.bus import Bus, Message
 from lwd.log.catalogue import Catalogue
 from lwd.log.counting import record
+from lwd.log.deletion import reopen
 from lwd.log.events import ALL_EPISODES, parse_event
 from lwd.log.manifest import Manifest
 from lwd.log.objects import ObjectSource
@@ -174,6 +175,9 @@ class Coordinator:
             seen = {tuple(row) for row in connection.execute(query.where(refused.episode_id.in_(ids)))}
             query = sa.select(deleted.episode_id).where(deleted.episode_id.in_(ids))
             gone = set(connection.execute(query).scalars())
+        if gone:
+            with self._catalogue.write() as connection:
+                reopen(connection, gone)
         return {
             receipt
             for receipt, content in wanted.items()

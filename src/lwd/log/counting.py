@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from lwd.log import tables
 from lwd.log.admission import ANOTHERS, MISSING, Accepted, Judgement, Refused
 from lwd.log.catalogue import Catalogue
+from lwd.log.deletion import reopen
 from lwd.log.events import DROPPED
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ def _insert(
     ids = sorted({row["episode_id"] for row in rows})
     episodes, gone = tables.episodes.c, tables.deletions.c.episode_id
     deleted = set(connection.execute(sa.select(gone).where(gone.in_(ids))).scalars())
+    if deleted:  # while they were judged
+        reopen(connection, deleted)
     query = sa.select(episodes.episode_id, episodes.sha256).where(episodes.episode_id.in_(ids))
     held: dict[str, str] = {row[0]: row[1] for row in connection.execute(query)}
     for row in rows:

@@ -1,5 +1,8 @@
 """Deleting an episode: its bytes and its row go, a tombstone with its lineage stays, and it never comes back.
 
+Bytes that a robot uploads after that are noted when the coordinator hears of them, and go with the next deletion or
+retention (`finish`).
+
 Manifests are numbers and stay as they are; those that held the episode now have one row fewer than they counted. A
 learner that has it in its replay keeps it until that replay is built anew; `Deletion.snapshots` names the policies that
 may have learned from it, those too that were published after it was deleted.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,46 +68,51 @@ def delete(
         if _find(connection, episode_id) is None:
             _bury(connection, episode_id, reason, deleted_by)
     _remove_bytes(catalogue, objects, episode_id)
-    return next(row for row in deletions(catalogue) if row.episode_id == episode_id)
+    return lineage(catalogue, episode_id)
 
 
 def lineage(catalogue: Catalogue, episode_id: str) -> Deletion:
-    """What `delete` would record, without deleting; StoreError if there is no such episode."""
+    """The tombstone, or what `delete` would record, without deleting; StoreError if there is no such episode."""
     with catalogue.read() as connection:
-        found = _find(connection, episode_id)
-        return found or _deletion(_tombstone(connection, episode_id, "", ""), _published(connection))
+        row = _find(connection, episode_id) or _tombstone(connection, episode_id, "", "")
+        return _deletion(row, _published(connection, row["first_manifest"]))
 
 
 def tombstone(catalogue: Catalogue, episode_id: str) -> Deletion | None:
     """What is left of a deleted episode; None if it was not deleted."""
     with catalogue.read() as connection:
-        return _find(connection, episode_id)
+        row = _find(connection, episode_id)
+        return None if row is None else _deletion(row, _published(connection, row["first_manifest"]))
 
 
 def deletions(catalogue: Catalogue) -> list[Deletion]:
     """All tombstones, oldest first."""
     with catalogue.read() as connection:
         query = sa.select(tables.deletions).order_by(tables.deletions.c.deleted_at)
-        published = _published(connection)
+        published = _published(connection, 0)
         return [_deletion(row, published) for row in connection.execute(query).mappings()]
 
 
-def unfinished(catalogue: Catalogue) -> list[Deletion]:
-    """Deletions that a failure cut off: the rows are gone, the bytes are not."""
-    return [row for row in deletions(catalogue) if row.object_deleted_at is None]
-
-
 def finish(catalogue: Catalogue, objects: ObjectStore) -> int:
-    """Remove what deletions that were cut off left in the store; how many objects. StoreError as in `delete`."""
-    return sum(_remove_bytes(catalogue, objects, row.episode_id) for row in unfinished(catalogue))
+    """Remove what deletions that were cut off left in the store, and what robots delivered again since; how many objects.
 
-
-def sweep(catalogue: Catalogue, objects: ObjectStore) -> int:
-    """Remove all objects under deleted episodes' ids (left behind, or a robot retried late); how many.
-
-    Lists the store once per tombstone; StoreError as in `delete`.
+    StoreError as in `delete`.
     """
-    return sum(_remove_bytes(catalogue, objects, row.episode_id) for row in deletions(catalogue))
+    column = tables.deletions.c
+    query = sa.select(column.episode_id).where(column.object_deleted_at.is_(None))
+    with catalogue.read() as connection:
+        waiting = connection.execute(query).scalars().all()
+    return sum(_remove_bytes(catalogue, objects, episode_id) for episode_id in waiting)
+
+
+def reopen(connection: sa.Connection, episode_ids: Collection[str]) -> None:
+    """A robot delivered these deleted episodes again, so their bytes may be back: `finish` is to look.
+
+    Called before the event is acknowledged, inside a write transaction.
+    """
+    column = tables.deletions.c
+    change = sa.update(tables.deletions).where(column.episode_id.in_(episode_ids))
+    connection.execute(change.values(object_deleted_at=None))
 
 
 def _bury(connection: sa.Connection, episode_id: str, reason: str, deleted_by: str) -> None:
@@ -120,16 +128,15 @@ def _tombstone(connection: sa.Connection, episode_id: str, reason: str, deleted_
     episode = connection.execute(query).mappings().first()
     if episode is None:
         raise StoreError(f"no episode {episode_id!r:.80} is catalogued; `lwd log ls` lists them.")
-    number = tables.manifests.c.number
-    first = connection.execute(
-        sa.select(sa.func.min(number)).where(tables.manifests.c.upto_seq >= episode["seq"])
-    ).scalar_one()
+    held = tables.manifests.c
+    query = sa.select(held.number).where(held.upto_seq >= episode["seq"]).order_by(held.upto_seq).limit(1)
+    first = connection.execute(query).scalar()
     copied = ("episode_id", "seq", "task", "robot", "key", "sha256", "size")
     return {
         **{name: episode[name] for name in copied},
         "first_manifest": first,
         "last_manifest": None if first is None else read_head(connection, HEAD),
-        "snapshots": json.dumps(_used(_published(connection), first)),
+        "snapshots": json.dumps(_used(_published(connection, first), first)),
         "reason": reason,
         "deleted_by": deleted_by,
         "deleted_at": time.time(),
@@ -139,20 +146,24 @@ def _tombstone(connection: sa.Connection, episode_id: str, reason: str, deleted_
 
 def _remove_bytes(catalogue: Catalogue, objects: ObjectStore, episode_id: str) -> int:
     """Remove every object of an episode, whatever its hash."""
-    removed = sum(objects.delete(key) for key in list(objects.list(f"episodes/{episode_id}")))
+    removed = _remove_objects(objects, episode_id)
     column = tables.deletions.c
     change = sa.update(tables.deletions).where(
         column.episode_id == episode_id, column.object_deleted_at.is_(None)
     )
     with catalogue.write() as connection:
         connection.execute(change.values(object_deleted_at=time.time()))
-    return removed
+    # Once more: between the two a robot may have delivered it again, and `reopen` have come before this was written.
+    return removed + _remove_objects(objects, episode_id)
 
 
-def _find(connection: sa.Connection, episode_id: str) -> Deletion | None:
+def _remove_objects(objects: ObjectStore, episode_id: str) -> int:
+    return sum(objects.delete(key) for key in list(objects.list(f"episodes/{episode_id}")))
+
+
+def _find(connection: sa.Connection, episode_id: str) -> Mapping[Any, Any] | None:
     query = sa.select(tables.deletions).where(tables.deletions.c.episode_id == episode_id)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else _deletion(row, _published(connection))
+    return connection.execute(query).mappings().first()
 
 
 def _deletion(row: Mapping[Any, Any], published: Sequence[tuple[int, int]]) -> Deletion:
@@ -162,10 +173,12 @@ def _deletion(row: Mapping[Any, Any], published: Sequence[tuple[int, int]]) -> D
     return Deletion(**fields)
 
 
-def _published(connection: sa.Connection) -> list[tuple[int, int]]:
-    """Number and manifest of each snapshot that had one, oldest first."""
+def _published(connection: sa.Connection, first_manifest: int | None) -> list[tuple[int, int]]:
+    """Number and manifest of each snapshot that had this manifest or a later one, oldest first; none without a manifest."""
+    if first_manifest is None:
+        return []
     column = tables.snapshots.c
-    query = sa.select(column.number, column.manifest).where(column.manifest.is_not(None))
+    query = sa.select(column.number, column.manifest).where(column.manifest >= first_manifest)
     return [(row[0], row[1]) for row in connection.execute(query.order_by(column.number))]
 
 

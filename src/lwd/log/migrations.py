@@ -71,7 +71,23 @@ def _statuses(connection: sa.Connection) -> None:
     )
 
 
-STEPS = (Step(2, _fleet), Step(3, _statuses))
+def _indexes(connection: sa.Connection) -> None:
+    """Version 4, for logs that are large: which manifest held an episode, and what was deleted since a manifest, by index.
+
+    A manifest's count follows from its parent's now, and earlier programs counted what was deleted before: the newest is
+    put right.
+    """
+    for statement in (
+        "CREATE INDEX ix_manifests_upto_seq ON manifests (upto_seq)",
+        "CREATE INDEX ix_deletions_last_manifest ON deletions (last_manifest)",
+        "UPDATE manifests SET episodes = (SELECT count(*) FROM episodes WHERE episodes.seq <= manifests.upto_seq) "
+        "+ (SELECT count(*) FROM deletions WHERE deletions.last_manifest = manifests.number) "
+        "WHERE manifests.number = (SELECT max(number) FROM manifests)",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS = (Step(2, _fleet), Step(3, _statuses), Step(4, _indexes))
 
 
 def prepare(database: Database) -> None:
@@ -141,6 +157,12 @@ def migrate(
                 _record(connection, f"migrated_{step.version}", json.dumps(note))
             log.info("catalogue_migrated catalogue=%s version=%d", database.shown, step.version)
     return MigrationReport(before=before, after=tables.CATALOGUE_VERSION, backup=backup)
+
+
+def has_tables(url: str | Path) -> bool:
+    """Whether a database that is there holds a catalogue, of whatever version; makes and changes nothing."""
+    with contextlib.closing(Database(url, read_only=True)) as database, database.read() as connection:
+        return schema_version(connection) is not None
 
 
 def schema_version(connection: sa.Connection) -> int | None:

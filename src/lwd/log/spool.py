@@ -152,7 +152,7 @@ class Spool:
         target.parent.mkdir(exist_ok=True)
         _write(target.with_suffix(_REASON), json.dumps({"reason": reason, "at": time.time()}).encode())
         os.replace(path, target)
-        self._move(path, target, waits=False)
+        self._moved(path, target)
         _sync_folder(target.parent)
         _sync_folder(self.folder)
 
@@ -165,17 +165,6 @@ class Spool:
                 size = path.stat().st_size
                 found.append(RefusedEpisode(episode_id=path.stem, size=size, reason=reason, refused_at=at))
         return found
-
-    def retry(self, episode_id: str) -> bool:
-        """Let an episode that was set aside wait for delivery again; False if there is none."""
-        path = self.folder / _REFUSED / f"{episode_id}{_WHOLE}"
-        if not NAME.fullmatch(episode_id) or not path.exists():
-            return False
-        os.replace(path, self.folder / path.name)
-        self._move(path, self.folder / path.name, waits=True)
-        _sync_folder(self.folder)
-        path.with_suffix(_REASON).unlink(missing_ok=True)
-        return True
 
     def salvage(self, part: Path) -> bool:
         """Make a whole episode of a torn file; False if it holds no complete control step and was deleted.
@@ -217,12 +206,12 @@ class Spool:
             held = Held(path=path, size=path.stat().st_size, worth=worth, waits=path.parent == self.folder)
             self.index.put(held)
 
-    def _move(self, path: Path, target: Path, *, waits: bool) -> None:
+    def _moved(self, path: Path, target: Path) -> None:
         held = self.index.forget(path)
         if held is None:  # somebody put it here while we ran
             self._list(target, self.about(target))
         else:
-            self.index.put(replace(held, path=target, waits=waits))
+            self.index.put(replace(held, path=target, waits=False))
 
     def _note(self, episode_id: str, about: About | None) -> None:
         """Best effort and not synced: what is missing or torn is read from the episode itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-CATALOGUE_VERSION = 3
+CATALOGUE_VERSION = 4
 """Version of these tables; a program refuses a catalogue of another version."""
 
 metadata = sa.MetaData()
@@ -87,7 +87,7 @@ manifests = sa.Table(
     sa.Column("parent", sa.BigInteger),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("episodes", sa.BigInteger, nullable=False),
-    sa.Column("upto_seq", sa.BigInteger, nullable=False),
+    sa.Column("upto_seq", sa.BigInteger, nullable=False, index=True),
 )
 
 snapshots = sa.Table(
@@ -160,7 +160,7 @@ deletions = sa.Table(
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("first_manifest", sa.BigInteger),
-    sa.Column("last_manifest", sa.BigInteger),
+    sa.Column("last_manifest", sa.BigInteger, index=True),
     sa.Column("snapshots", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("deleted_by", sa.Text, nullable=False),

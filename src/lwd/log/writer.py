@@ -39,7 +39,8 @@ class EdgeClient:
     Without network it keeps recording. When its budget or the disk is full, episodes go in the order of `lwd.log.worth`
     (autonomous successes before failures before interventions); each is counted, survives a restart as a number, and is
     reported to the coordinator, which lists it in quarantine with the reason "dropped". An episode that the service
-    refuses for good is set aside (`refused`); it holds up nobody and is never sent again by itself.
+    refuses for good is set aside (`refused`); it holds up nobody and is never sent again by itself. Where its cause was
+    mended, it is moved back into the spool by hand while no client runs.
 
     Args:
         spool: a folder of this client alone (another one is refused); made if missing.
@@ -142,13 +143,6 @@ class EdgeClient:
     def refused(self) -> list[RefusedEpisode]:
         """Episodes that the service refused for good, oldest first. Their bytes are in `refused/` in the spool."""
         return self._spool.refused()
-
-    def retry_refused(self, episode_id: str) -> bool:
-        """Deliver an episode that was refused once more, after somebody has mended the cause; False if there is none."""
-        with reporting(self._spool.folder, "write"):
-            found = self._spool.retry(episode_id)
-        self._wake.set()
-        return found
 
     def recover(self) -> int:
         """Make whole episodes of what a crash left half-written; how many. Running ones are left alone.

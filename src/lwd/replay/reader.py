@@ -80,7 +80,7 @@ class Reader:
                 f"Manifest {target} does not exist in the log; the newest is "
                 f"{known[-1].number if known else self._replay.manifest}."
             )
-        rows = self._catalogue.episodes(after_seq=self._replay.last_number, upto_seq=known[-1].upto_seq)
+        rows = log_manifest.members(self._catalogue, known[-1], after_seq=self._replay.last_number)
         rows = [row for row in rows if row.spec == self._replay.store.spec.name]
         ends = [item.upto_seq for item in known]
         numbers = [known[bisect.bisect_left(ends, row.seq)].number for row in rows]

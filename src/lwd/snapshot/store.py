@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 
 from lwd.errors import SnapshotError
 from lwd.log import tables
-from lwd.log.catalogue import Catalogue, move_head, read_head
+from lwd.log.catalogue import Catalogue, first_rows, move_head, read_head
 from lwd.log.objects import MissingObjectError, ObjectSink, ObjectSource, TooLargeError
 from lwd.snapshot.file import pack, unpack
 
 log = logging.getLogger(__name__)
 
 HEAD = "snapshot"
-PUBLISHED = "published"
+PUBLISHED, REMOVED = "published", "removed"
 KIND = "robot_spec"
 """Where a snapshot's metadata names the kind of robot that it drives."""
 
@@ -48,12 +48,12 @@ class Snapshot:
     """One published policy.
 
     Attributes:
-        number: 1, 2, 3, ...; parent: the number that was newest when it was published, None for the first.
+        number: 1, 2, 3, ..., growing; parent: the number that was newest when it was published, None for the first.
         learner_step: of the learner that published it; manifest: the replay's number that it had learned from.
         sha256, size, key: hex digest, bytes and object key of the file.
         signature: Ed25519, in hex.
         created_at: seconds since the epoch.
-        status: "published"; promotion may add others.
+        status: "published", or "removed" once its bytes are gone (`lwd.snapshot.retention`); promotion may add others.
         meta: what the learner said about it, such as network sizes, text encoder, robot spec, statistics.
     """
 
@@ -103,6 +103,8 @@ class SnapshotStore:
         learner_step: int,
         manifest: int | None,
         meta: Mapping[str, Any],
+        *,
+        above: int | None = None,
     ) -> Snapshot:
         """Publish a policy as the newest snapshot; when this returns, robots can see it.
 
@@ -111,6 +113,8 @@ class SnapshotStore:
             learner_step: the learner step that produced them.
             manifest: number of the manifest that had been learned from, None without one.
             meta: JSON values that a robot needs to rebuild the policy.
+            above: a number that robots know. A catalogue restored from an older backup has forgotten it, and they would refuse
+                a number that is not above it.
 
         Raises:
             SnapshotError: not signable here, values that are not finite, metadata that is not JSON.
@@ -128,7 +132,7 @@ class SnapshotStore:
         with self._catalogue.write() as connection:
             parent = read_head(connection, HEAD)
             unsigned = Snapshot(
-                number=1 if parent is None else parent + 1,
+                number=max(parent or 0, above or 0) + 1,
                 parent=parent,
                 learner_step=int(learner_step),
                 manifest=None if manifest is None else int(manifest),  # NumPy's integers are no JSON
@@ -199,10 +203,15 @@ class SnapshotStore:
         """A verified policy: its arrays (read-only) and its row, with the metadata that is inside the file.
 
         Raises:
-            SnapshotError: missing, or hash, size, signature or format do not fit; nothing was loaded.
+            SnapshotError: removed or missing, or hash, size, signature or format do not fit; nothing was loaded.
             StoreError: the store cannot be reached.
         """
         snapshot = self.read(number)
+        if snapshot.status == REMOVED:
+            raise SnapshotError(
+                f"snapshot {number} was removed by `lwd snapshot retain`: its row is kept, its bytes are gone. "
+                "`lwd snapshot ls` lists those that are still published."
+            )
         arrays, verified = fetch(self._objects, snapshot, self._public)
         log.info(
             "snapshot_loaded snapshot=%d learner_step=%d bytes=%d",
@@ -213,10 +222,11 @@ class SnapshotStore:
         return arrays, verified
 
 
-def snapshots(catalogue: Catalogue) -> list[Snapshot]:
-    """The rows of all snapshots, oldest first, not verified."""
+def snapshots(catalogue: Catalogue, *, limit: int | None = None) -> list[Snapshot]:
+    """The rows of the newest `limit` snapshots, of all for None, oldest first, not verified."""
+    query = sa.select(tables.snapshots)
     with catalogue.read() as connection:
-        rows = connection.execute(sa.select(tables.snapshots).order_by(tables.snapshots.c.number)).mappings()
+        rows = first_rows(connection, query, tables.snapshots.c.number, limit, newest=True)
         return [_snapshot(row) for row in rows]
 
 

@@ -80,6 +80,20 @@ def test_a_learner_announces_the_newest_of_its_own_kind_again(services, policy, 
     assert heard == own[1:]
 
 
+def test_after_a_restore_numbers_go_on_above_what_robots_know(services, policy, monkeypatch):
+    """The catalogue is an older backup's, the broker announces what came after it."""
+    x = toy_fleet.experiment()
+    before = publish(x, services, policy, stage="online", learner_step=1, manifest=None)
+    announced = before.number + 5
+    monkeypatch.setattr(services.channel, "newest", lambda: announced)
+    after = publish(x, services, policy, stage="online", learner_step=2, manifest=None)
+    assert (after.number, after.parent) == (announced + 1, before.number)
+    assert services.snapshots.newest() == after.number
+    assert load_policy(x, services, after.number)[1] == after
+    monkeypatch.setattr(services.channel, "newest", lambda: None)
+    assert publish(x, services, policy, stage="online", learner_step=3, manifest=None).number == announced + 2
+
+
 def test_the_snapshot_of_another_robot_is_refused(services, policy):
     x = toy_fleet.experiment()
     number = publish(x, services, policy, stage="sft", learner_step=0, manifest=None).number

@@ -27,11 +27,11 @@ def test_numbers_parents_and_membership(fleet: Fleet):
     assert (second.number, second.parent, second.episodes) == (2, 1, 5)
     assert manifest.latest(fleet.catalogue) == second
     assert manifest.read(fleet.catalogue, 1) == first
-    ids = [row.episode_id for row in manifest.episodes_between(fleet.catalogue, None, 2)]
-    assert ids == sent
-    assert [row.episode_id for row in manifest.episodes_between(fleet.catalogue, 1, 2)] == sent[2:]
-    assert [row.episode_id for row in manifest.episodes_between(fleet.catalogue, 0, 1)] == sent[:2]
-    row = manifest.episodes_between(fleet.catalogue, 1, 2)[0]
+    assert [row.episode_id for row in manifest.members(fleet.catalogue, second)] == sent
+    assert [row.episode_id for row in manifest.members(fleet.catalogue, first)] == sent[:2]
+    added = manifest.members(fleet.catalogue, second, after_seq=first.upto_seq)
+    assert [row.episode_id for row in added] == sent[2:]
+    row = added[0]
     assert row.key == f"episodes/{row.episode_id}/{row.sha256}"
     assert len(fleet.objects.get(row.key)) == row.size
 
@@ -47,7 +47,7 @@ def test_a_manifest_does_not_count_what_was_deleted_before_it(fleet: Fleet):
     fleet.drain()
     found = fleet.coordinator.commit()
     assert found is not None
-    held = manifest.episodes_between(fleet.catalogue, None, found.number)
+    held = manifest.members(fleet.catalogue, found)
     assert [row.episode_id for row in held] == ["c", "d"]
     assert found.episodes == 2
 
@@ -61,7 +61,7 @@ def test_an_unknown_number_says_which_is_newest(fleet: Fleet):
 @settings(max_examples=8, deadline=None)
 def test_manifests_only_grow(tmp_path_factory, rounds):
     with open_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
-        frozen: dict[int, list[str]] = {}
+        frozen: dict[manifest.Manifest, list[str]] = {}
         for count in rounds:
             for _ in range(count):
                 fleet.send_episode(make_episode(2))
@@ -70,11 +70,27 @@ def test_manifests_only_grow(tmp_path_factory, rounds):
             assert (committed is None) == (count == 0)
             if committed is not None:
                 assert committed.number == len(frozen) + 1
-                frozen[committed.number] = [
-                    row.episode_id
-                    for row in manifest.episodes_between(fleet.catalogue, None, committed.number)
-                ]
-                assert committed.episodes == len(frozen[committed.number])
-        for number, ids in frozen.items():
-            now = [row.episode_id for row in manifest.episodes_between(fleet.catalogue, None, number)]
-            assert now == ids
+                frozen[committed] = [row.episode_id for row in manifest.members(fleet.catalogue, committed)]
+                assert committed.episodes == len(frozen[committed])
+        for committed, ids in frozen.items():
+            assert [row.episode_id for row in manifest.members(fleet.catalogue, committed)] == ids
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["add", "delete", "commit"]), st.integers(0, 9)), min_size=1, max_size=20
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_a_manifest_counts_what_is_catalogued_whatever_was_deleted_when(tmp_path_factory, steps):
+    with open_fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        for what, number in [*steps, ("add", 0), ("commit", 0)]:
+            rows = fleet.catalogue.episodes()
+            if what == "add":
+                fleet.send_episode(make_episode(2))
+                fleet.drain()
+            elif what == "delete" and rows:
+                name = rows[number % len(rows)].episode_id
+                delete(fleet.catalogue, fleet.objects, name, reason="blurred", deleted_by="kim")
+            elif what == "commit" and (committed := fleet.coordinator.commit()) is not None:
+                assert committed.episodes == len(rows)

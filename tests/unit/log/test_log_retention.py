@@ -13,7 +13,7 @@ from log_cases import SPEC, TASK, Fleet, change, make_episode
 from lwd.cli.upkeep import LogDelete
 from lwd.episode import Outcome, Source, Verdict
 from lwd.errors import ConfigError, StoreError
-from lwd.log import codec, quarantine, retention
+from lwd.log import codec, deletion, quarantine, retention
 from lwd.log.catalogue import EpisodeRow
 from lwd.log.deletion import deletions
 from lwd.log.export import export
@@ -172,6 +172,64 @@ def test_a_deletion_that_the_store_cut_off_is_finished(fleet: Fleet, monkeypatch
         delete("a" if way == "the command again" else "b")
     assert list(fleet.objects.list("episodes/a")) == []
     assert deletions(fleet.catalogue)[0].object_deleted_at is not None
+
+
+@pytest.mark.parametrize("when", ["later", "while it is judged", "while its bytes are removed"])
+@pytest.mark.parametrize("way", ["the command again", "another episode's", "retention"])
+def test_what_a_robot_delivers_of_a_deleted_episode_goes_too(fleet: Fleet, monkeypatch, when: str, way: str):
+    episodes = {name: make_episode(2, episode_id=name) for name in ("a", "b")}
+    for episode in episodes.values():
+        fleet.send_episode(episode)
+    fleet.drain()
+    where = {"catalogue": str(fleet.folder / "catalogue.db"), "objects": str(fleet.folder / "objects")}
+
+    def delete(name: str) -> None:
+        LogDelete(episode_id=name, reason="consent withdrawn", by="kim", yes=True, **where).run()
+
+    def again() -> None:
+        fleet.send_episode(episodes["a"])
+        assert fleet.coordinator.step().duplicates == 1
+
+    if when == "while its bytes are removed":
+        listed = ObjectStore.list
+
+        def late(store: ObjectStore, prefix: str = "") -> list[str]:
+            found = list(listed(store, prefix))
+            monkeypatch.setattr(ObjectStore, "list", listed)
+            again()
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ObjectStore, "list", late)
+            delete("a")
+        assert list(fleet.objects.list("episodes/a")) == []
+        return
+    delete("a")
+    if when == "while it is judged":
+        monkeypatch.setattr(fleet.coordinator, "_known", lambda _messages: set())
+    again()
+    assert len(list(fleet.objects.list("episodes/a"))) == 1
+    assert deletions(fleet.catalogue)[0].object_deleted_at is None
+    if way == "retention":
+        retention.apply(fleet.catalogue, fleet.objects, [], deleted_by="kim")
+    else:
+        delete("a" if way == "the command again" else "b")
+    assert list(fleet.objects.list("episodes/a")) == []
+    assert deletions(fleet.catalogue)[0].object_deleted_at is not None
+
+
+def test_a_deletion_reads_no_other_tombstone(fleet: Fleet, monkeypatch):
+    for name in ("a", "b"):
+        fleet.send_episode(make_episode(2, episode_id=name))
+    fleet.drain()
+    deletion.delete(fleet.catalogue, fleet.objects, "a", reason="", deleted_by="kim")
+    read = list[str]()
+    made = deletion._deletion
+    monkeypatch.setattr(
+        deletion, "_deletion", lambda row, used: read.append(row["episode_id"]) or made(row, used)
+    )
+    deletion.delete(fleet.catalogue, fleet.objects, "b", reason="", deleted_by="kim")
+    assert read == ["b"]
 
 
 def test_an_export_goes_on_where_it_was_cut_off(fleet: Fleet, tmp_path: Path):

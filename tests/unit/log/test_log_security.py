@@ -31,7 +31,6 @@ def test_an_id_that_could_leave_its_folder_is_refused_everywhere(fleet: Fleet, n
             client.begin(make_header(episode_id=name))
         with pytest.raises(EpisodeError, match="episode_id"):
             client.submit(make_episode(2, episode_id=name))
-        assert not client.retry_refused(name)
         names = [path.name for path in (fleet.folder / "spool").rglob("*")]
         assert names == ["robot-1", ".lock"]
     invite(fleet.catalogue, "robot-1", SPEC.name)

@@ -1,0 +1,77 @@
+"""Commands about published policies: which there are, and how many of them keep their bytes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lwd.cli.options import Read, check_limit, print_json, print_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotLs(Read):
+    """List published policies, newest last.
+
+    Attributes:
+        limit: how many of the newest; 0 for none.
+    """
+
+    limit: int = 50
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.snapshot.store import snapshots
+
+        check_limit(self.limit)
+        with self.opened_catalogue() as catalogue:
+            rows = [
+                asdict(s) | {"stage": s.meta.get("stage"), "sha256": s.sha256[:12]}
+                for s in snapshots(catalogue, limit=self.limit)
+            ]
+        columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
+        print_rows(rows, columns, self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotRetain(Read):
+    """Keep the newest snapshots and remove the bytes of others. Shows what stays and why; removes the others with --yes.
+
+    Besides the newest stay the newest of each stage and kind of robot, what a process last said that it drives, serves or
+    evaluates, and what is named. The row of a removed one stays, with status "removed".
+
+    Attributes:
+        keep: how many of the newest stay. More than are published while the slowest robot downloads one.
+        also: further numbers that stay, such as one that `lwd serve --snapshot` serves.
+        yes: do it.
+    """
+
+    keep: int
+    also: tuple[int, ...] = ()
+    yes: bool = False
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.snapshot import retention
+
+        with self.opened() as (catalogue, objects):
+            plan = retention.plan(catalogue, self.keep, self.also)
+            if self.yes:
+                retention.apply(catalogue, objects, plan)
+        rows: list[dict[str, Any]] = [
+            {
+                "number": snapshot.number,
+                "stage": snapshot.meta.get("stage"),
+                "size": snapshot.size,
+                "stays": why,
+            }
+            for snapshot, why in plan.stay
+        ]
+        if self.json:
+            removed = [snapshot.number for snapshot in plan.remove]
+            print_json({"stay": rows, "remove": removed, "freed": plan.freed})
+        else:
+            print_rows(rows, ["number", "stage", "size", "stays"], False)
+            print(f"{len(plan.remove)} {'removed' if self.yes else 'would go'}, {plan.freed} bytes")
+        if not self.yes:
+            print("nothing was removed; add --yes to remove", file=sys.stderr)
