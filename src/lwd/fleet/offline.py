@@ -11,7 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from lwd.config import CloneStage, Experiment, OfflineStage
+from lwd.episode import Source
 from lwd.errors import ConfigError, SnapshotError
+from lwd.fleet.folder import no_demonstrations
 from lwd.fleet.hosts import Team
 from lwd.fleet.policies import (
     find_snapshot,
@@ -49,8 +51,14 @@ def train_sft(
 
     Several processes call it together, each with its own place in the `team`; the one that leads publishes, and the others get
     None.
+
+    Raises:
+        ConfigError: nobody has demonstrated yet.
     """
     stage, team = experiment.clone, team or Team()
+    kind = fleet_description(experiment)[0].name
+    if not any(row.spec == kind for row in services.catalogue.episodes(source=Source.DEMO.value)):
+        raise no_demonstrations(services.folder.path)
     with open_replay(experiment, services, team.replay_name("learner")) as (replay, reader):
         view = _common_view(replay, reader, team)
         networks = model_config(experiment)
@@ -133,9 +141,7 @@ def _published(
             arrays, mine = services.snapshots.load(newest.number)[0], to_arrays(acting)
             if arrays.keys() == mine.keys() and all(np.array_equal(arrays[n], mine[n]) for n in mine):
                 return newest
-    return publish(
-        experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest
-    )
+    return publish(experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest)
 
 
 def train_on_replay(

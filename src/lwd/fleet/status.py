@@ -20,6 +20,8 @@ SILENT_S = 15.0
 """A process that said nothing for so long is shown as silent."""
 MAX_SHOWN = 1e300
 """Numbers beyond it are shown as text."""
+NO_FLEET = "no fleet of services ran here; an embedded run (lwd demo) has no processes to show. For one, start lwd coordinator."
+"""What is said where no process ever reported."""
 SKEW_S = 5.0
 """A clock that is off by more is worth a word."""
 
@@ -78,7 +80,7 @@ def stalls(rows: Sequence[StatusRow], now: float) -> list[str]:
         if abs(row.clock_skew_s) > SKEW_S:
             found.append(f"{row.name}'s clock is off by {row.clock_skew_s:.0f} s; set it by NTP.")
     if not any(row.role == "coordinator" for row in rows):
-        found.append("no coordinator ever reported; start lwd coordinator.")
+        found.append("no coordinator ever reported; start lwd coordinator." if rows else NO_FLEET)
     return found
 
 
