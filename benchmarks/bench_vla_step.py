@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from benchmarks.vla_case import learner_step, make_critic, make_policy, random_batch, start
 from lwd.learner.flow import draw_chunk
 from lwd.learner.plan.devices import DEVICES
-from lwd.learner.plan.networks import Networks, Stage, shapes_of, sizes_named
+from lwd.learner.plan.networks import PlannedShapes, Stage, shapes_of, sizes_named
 from lwd.learner.plan.work import Job, terms
 from lwd.models.vla.config import PiConfig, VlaCriticConfig
 from lwd.models.vla.layers import cast
@@ -124,7 +124,7 @@ def _sampling(setting: Setting, config: PiConfig) -> dict[str, float]:
 
 
 def _utilisation(
-    name: str, networks: Networks, stage: Stage, batch: int, setting: Setting, seconds: float
+    name: str, networks: PlannedShapes, stage: Stage, batch: int, setting: Setting, seconds: float
 ) -> dict[str, float]:
     """FLOP of the account per second, and on a known GPU their share of its peak; recomputed ones do not count."""
     job = Job(

@@ -146,6 +146,7 @@ class OnlineStage:
         rate: learner steps per new control step.
         takeover: when the operator takes over, None for never.
         mixture: offline and online halves, 1:1 by default.
+        checkpoint_every_learner_steps: its state is saved this often, after the block that passes a multiple of it.
     """
 
     learner: Method

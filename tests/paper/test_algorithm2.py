@@ -14,7 +14,8 @@ import pytest
 
 from lwd.learner import divl, qam
 from lwd.learner.state import init_state, trained_critic, trained_policy, trained_value
-from lwd.learner.update import fit_critic, fit_value, update, update_critic
+from lwd.learner.steps import critic_step, value_step
+from lwd.learner.update import update, update_critic
 from lwd.models.mlp import Normalizer
 from tests.paper.paper_examples import (
     assert_trees_close,
@@ -81,8 +82,10 @@ def parts(before):
 
     @eqx.filter_jit
     def run(state):
-        psi, _ = fit_value(CONFIG, state, BATCH)
-        return psi, fit_critic(CONFIG, psi, BATCH)[0], update_critic(CONFIG, state, BATCH, KEY)
+        psi, _ = value_step(CONFIG, state, lambda c: divl.value_loss(c, state.target, BATCH, CONFIG.divl))
+        y, _ = divl.bootstrap_target(psi.critic, BATCH, CONFIG.divl)
+        phi, _ = critic_step(CONFIG, psi, BATCH, y)
+        return psi, phi, update_critic(CONFIG, state, BATCH, KEY)
 
     return run(before)
 

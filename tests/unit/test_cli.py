@@ -49,6 +49,7 @@ OPTIONS = {
     "fleet invite": ["NAME", "--role", "--spec", "--file", "--replace", "--out", "--catalogue"],
     "fleet revoke": ["NAME", "--out", "--catalogue"],
     "status": ["--out", "--catalogue", "--json"],
+    "dashboard": ["--out", "--catalogue", "--host", "--port"],
     "doctor": ["--credential", "--out", "--catalogue", "--objects"],
     "coordinator": [
         "--credential",
@@ -386,4 +387,4 @@ def test_plan_prints_table_and_verdict(lwd):
     assert found["fits"] is True
     code, _, err = lwd("plan", "--gpu", "h300")
     assert code == 2
-    assert "Did you mean 'h200'" in err or "unknown GPU" in err
+    assert "unknown GPU 'h300'. Did you mean 'h200'?" in err

@@ -49,7 +49,16 @@ def test_an_export_below_nothing_is_refused(lwd, run_folder, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["log ls", "log show x", "log verify", "log backup copy.db", "log export copy", "snapshot ls", "status"],
+    [
+        "log ls",
+        "log show x",
+        "log verify",
+        "log backup copy.db",
+        "log export copy",
+        "snapshot ls",
+        "status",
+        "dashboard",
+    ],
 )
 @pytest.mark.parametrize("typo", ["deep/typo.db", "sqlite:///deep/typo.db"])
 def test_a_catalogue_that_does_not_exist_is_refused_and_not_made(lwd, tmp_path, monkeypatch, command, typo):

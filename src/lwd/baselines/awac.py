@@ -15,13 +15,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.errors import ConfigError
 from lwd.learner.clone import clone_losses
 from lwd.learner.divl import DivlConfig, Metrics, read_value, target_values
-from lwd.learner.method import Acting, from_scratch, go_on
-from lwd.learner.stages import Update, augmented, critic_stage
-from lwd.learner.state import LearnerConfig, LearnerState
-from lwd.learner.update import policy_step, update_critic, with_filled_tails
-from lwd.models.networks import Networks
+from lwd.learner.method import ActorCritic
+from lwd.learner.stages import Update, critic_stage
+from lwd.learner.state import LearnerState
+from lwd.learner.steps import policy_step, with_filled_tails
+from lwd.learner.update import update_critic
 from lwd.models.protocols import Critic, LearnedPolicy
-from lwd.models.vla.lora import merged
 from lwd.transition import Transition
 
 # ---- equations -------------------------------------------------------------------------------------------------------
@@ -44,7 +43,7 @@ def advantages(critic: Critic, target: Critic, batch: Transition, config: DivlCo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Awac(LearnerConfig):
+class Awac(ActorCritic):
     """DIVL for value and critic as in LWD; the policy imitates the replay, weighted by advantage.
 
     The policy learns from the whole batch, since flow matching needs no paths: `qam` and `policy_batch` are not read.
@@ -64,25 +63,13 @@ class Awac(LearnerConfig):
                 f"Awac: beta and largest_exponent must be positive, got {self.beta} and {self.largest_exponent}."
             )
 
-    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
-        """As LWD: policy from the reference, value and critic from scratch."""
-        return from_scratch(self, reference, model, key, self.divl.atoms)
-
-    def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
-        """Fresh optimisers on the same networks."""
-        return go_on(self, reference, state)
-
     def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
         return critic_stage(self)
 
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
-        return augmented(eqx.Partial(update, self), self.augment)  # pyright: ignore
-
-    def acting(self, state: LearnerState) -> Acting:
-        """The averaged policy, adapters merged."""
-        return merged(state.acting_policy)
+        return eqx.Partial(update, self)  # pyright: ignore
 
 
 def fit_policy(

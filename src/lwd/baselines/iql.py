@@ -15,14 +15,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lwd.errors import ConfigError
 from lwd.learner.divl import Metrics, target_values
-from lwd.learner.method import Acting, from_scratch, go_on
-from lwd.learner.stages import Update, augmented
-from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.method import ActorCritic
+from lwd.learner.stages import Update
+from lwd.learner.state import LearnerState
+from lwd.learner.steps import critic_step, target_step, value_step, with_filled_tails
 from lwd.learner.trainable import typed
-from lwd.learner.update import critic_step, fit_policy, target_step, value_step, with_filled_tails
-from lwd.models.networks import Networks
+from lwd.learner.update import fit_policy
 from lwd.models.protocols import Critic, LearnedPolicy
-from lwd.models.vla.lora import merged
 from lwd.transition import Observation, Transition
 
 # ---- equations -------------------------------------------------------------------------------------------------------
@@ -62,7 +61,7 @@ def bootstrap_target(critic: Critic, batch: Transition) -> tuple[Float[Array, " 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Iql(LearnerConfig):
+class Iql(ActorCritic):
     """Scalar value, two-head critic, QAM policy, in the order of Algorithm 2.
 
     Of `divl` only `tau_base` is read, as the expectile's level. A scalar has no entropy to adapt it by, so `alpha` must be 0.
@@ -75,25 +74,18 @@ class Iql(LearnerConfig):
                 f"Iql: a scalar value has no entropy to adapt tau by; set divl.alpha to 0, got {self.divl.alpha}."
             )
 
-    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
-        """Policy from the reference, critic and a value of one output from scratch."""
-        return from_scratch(self, reference, model, key, 1)
-
-    def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
-        """Fresh optimisers on the same networks."""
-        return go_on(self, reference, state)
+    @property
+    def value_outputs(self) -> int:
+        """One: the value itself."""
+        return 1
 
     def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
-        return augmented(partial(update_critic, self), self.augment)
+        return partial(update_critic, self)
 
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value, critic, target, policy."""
-        return augmented(eqx.Partial(update, self, typed(reference, self.trainable)), self.augment)  # pyright: ignore
-
-    def acting(self, state: LearnerState) -> Acting:
-        """The averaged policy, adapters merged."""
-        return merged(state.acting_policy)
+        return eqx.Partial(update, self, typed(reference, self.trainable))  # pyright: ignore
 
 
 def update_critic(

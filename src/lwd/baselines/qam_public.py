@@ -92,6 +92,10 @@ class PublicQam:
             )
 
     @property
+    def augment(self) -> None:
+        """None: its tasks have no pictures."""
+
+    @property
     def qam(self) -> QamConfig:
         """The same in QAM's own settings."""
         return QamConfig(temperature=1.0 / self.inverse_temperature, flow_steps=self.flow_steps)

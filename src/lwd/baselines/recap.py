@@ -131,12 +131,20 @@ class Recap:
                 f"{self.threshold_rate}, {self.guidance} and {self.policy_ema_rate}."
             )
 
+    @property
+    def augment(self) -> None:
+        """None: its networks have no way for pictures to come in."""
+
     def support(self) -> Float[Array, " K"]:
         """The atoms, evenly spaced."""
         return jnp.linspace(self.value_low, self.value_high, self.atoms)
 
     def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> RecapState:
-        """Value from scratch, thresholds at 0, policy from the reference."""
+        """Value from scratch, thresholds at 0, policy from the reference.
+
+        Raises:
+            ConfigError: the networks are no MLPs.
+        """
         if not isinstance(model, MlpConfig):
             raise ConfigError(
                 f"Recap conditions the first layer of an MLP on the advantage; it has no way into a {type(model).__name__}. "

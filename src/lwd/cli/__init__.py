@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "fleet invite": fleet.FleetInvite,
     "fleet revoke": fleet.FleetRevoke,
     "status": fleet.Status,
+    "dashboard": fleet.Dashboard,
     "doctor": fleet.Doctor,
     "coordinator": services.CoordinatorCommand,
     "learner": services.LearnerCommand,

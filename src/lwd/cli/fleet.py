@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import RUN, Read, StageOptions, experiment, folder, print_json
+from lwd.cli.options import RUN, Read, StageOptions, Stored, experiment, folder, print_json
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -179,6 +180,37 @@ class Status(Read):
             print_json(found)
         else:
             print_status(Console(), found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dashboard(Stored):
+    """A page that shows the running fleet and refreshes itself: what `lwd status` says, and how the policy does.
+
+    Read-only, for browsers on this machine. Evaluations are those of `lwd evaluator` in the run folder.
+
+    Attributes:
+        host: 127.0.0.1, ::1 or localhost: the page asks nobody who they are. From elsewhere, open it through ssh -L.
+        port: 0 for a free one.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8460
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.dashboard.gather import Gathering
+        from lwd.dashboard.server import serving
+        from lwd.fleet.service import ServiceContext
+
+        self.check_catalogue()
+        context = ServiceContext("dashboard", "dashboard")
+        with (
+            context.signals(),
+            contextlib.closing(Gathering(self.run_folder)) as gathering,
+            serving(gathering.document, self.host, self.port) as url,
+        ):
+            print(f"{url}  Ctrl-C stops it", flush=True)
+            context.stopping.wait()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,9 @@ def wilson(successes: int, episodes: int, confidence: float = CONFIDENCE) -> Est
 
     (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), with z the normal's (1 + confidence)
     / 2 point. Unlike the bootstrap it keeps a width at p = 0 and p = 1.
+
+    Raises:
+        ConfigError: no episodes, or more successes than episodes.
     """
     if episodes <= 0 or not 0 <= successes <= episodes:
         raise ConfigError(
@@ -68,6 +71,9 @@ def bootstrap_means(
     """[resamples, columns] means of rows of `values` [episodes, columns] drawn with replacement.
 
     The draws depend on (seed, stratum) only, not on the order in which the tasks are worked through.
+
+    Raises:
+        ConfigError: no episodes.
     """
     episodes = len(values)
     if episodes == 0:
@@ -118,6 +124,9 @@ def t_interval(values: Sequence[float]) -> Estimate:
 
     For a handful of seeds, where the bootstrap is too narrow.
     One run has no spread to learn from: its interval is its value.
+
+    Raises:
+        ConfigError: no values.
     """
     if not values:
         raise ConfigError("t_interval: no values.")

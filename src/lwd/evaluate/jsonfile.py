@@ -175,9 +175,12 @@ def read_node(path: Path, schema: int) -> Node:
 
 
 def write_json(path: Path, value: object, *, flat_lists: bool = False) -> None:
-    """Write whole or not at all: a reader never sees half a file. Refuses NaN and infinities.
+    """Write whole or not at all: a reader never sees half a file.
 
     With `flat_lists`, a list of plain values stands on one line.
+
+    Raises:
+        ResultError: there is a NaN or an infinity.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

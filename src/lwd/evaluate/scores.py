@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
@@ -13,12 +12,9 @@ from numpy.typing import NDArray
 
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.intervals import RESAMPLES, Estimate, bootstrap_means, percentile_interval, wilson
-from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_json
+from lwd.evaluate.jsonfile import ResultError
 from lwd.evaluate.records import EvaluationRecord
 from lwd.spec import Horizon
-
-SCORES_SCHEMA = 1
-"""Version of the scores file."""
 
 Quantity = Literal["success", "stage_score", "cycle_time_s"]
 QUANTITIES: tuple[Quantity, ...] = ("success", "stage_score", "cycle_time_s")
@@ -123,6 +119,10 @@ def score(
         horizons: short or long for every task that occurs; its order is the order of the result.
         seed: of the bootstrap.
         resamples: draws of the bootstrap.
+
+    Raises:
+        ConfigError: no records, or two of one task and seed.
+        UnknownNameError: a task without a horizon.
     """
     grouped = _by_task(records)
     if not grouped:
@@ -196,55 +196,9 @@ def paired_difference(
     )
 
 
-def write_scores(path: Path, scores: Scores) -> None:
-    """Write scores as JSON."""
-    write_json(path, {"schema": SCORES_SCHEMA, **asdict(scores)})
-
-
-def _estimate(node: Node, high: float) -> Estimate:
-    estimate = Estimate(
-        node.number("value", 0, high), node.number("low", 0, high), node.number("high", 0, high)
-    )
-    if not estimate.low <= estimate.value <= estimate.high:
-        raise node.error("value", f"{estimate.value} is not inside [{estimate.low}, {estimate.high}].")
-    node.done()
-    return estimate
-
-
-def _score(node: Node) -> Score:
-    result = Score(
-        episodes=node.integer("episodes", 1),
-        success=_estimate(node.child("success"), 1.0),
-        stage_score=_estimate(node.child("stage_score"), 1.0),
-        cycle_time_s=_estimate(node.child("cycle_time_s"), float("inf")),
-        interventions=node.integer("interventions"),
-    )
-    node.done()
-    return result
-
-
 def read_horizons(horizons: Mapping[str, str], where: str) -> dict[str, Horizon]:
     """Task names with their horizon, checked to be short or long."""
     for task, horizon in horizons.items():
         if horizon not in ("short", "long"):
             raise ResultError(f"{where}: {task}", f"expected the horizon short or long, got {horizon!r}.")
     return {task: cast(Horizon, horizon) for task, horizon in horizons.items()}
-
-
-def read_scores(path: Path) -> Scores:
-    """Read what `write_scores` wrote; a `ResultError` names the first field that does not fit."""
-    node = read_node(path, SCORES_SCHEMA)
-    horizons = read_horizons(node.texts("horizons"), f"{path}: horizons")
-    tasks_node = node.child("tasks")
-    tasks = {task: _score(tasks_node.child(task)) for task in horizons}
-    tasks_node.done()
-    short, long = node.optional_child("short"), node.optional_child("long")
-    result = Scores(
-        horizons=horizons,
-        tasks=tasks,
-        average=_score(node.child("average")),
-        short=None if short is None else _score(short),
-        long=None if long is None else _score(long),
-    )
-    node.done()
-    return result

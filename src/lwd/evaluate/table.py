@@ -35,7 +35,7 @@ class Cell:
     interval: str = ""
 
 
-_SUMS = ("all", "short", "long", "cycle time", "robot-hours", "interventions")
+_SUMS = ("all", "short", "long", "cycle time", "robot-hours", "interventions", "operator minutes")
 
 
 def header(tasks: Sequence[str]) -> list[str]:
@@ -50,12 +50,13 @@ def _success(line: Line | None, interval: bool) -> Cell:
 
 
 def cells(method: MethodSummary) -> list[Cell]:
-    """One row: averages with interval, cycle time, robot-hours, interventions, success per task."""
+    """One row: averages with interval, cycle time, robot-hours, interventions, operator minutes, success per task."""
     return [
         *(_success(line, interval=True) for line in (method.average, method.short, method.long)),
         Cell(f"{method.average.cycle_time_s:.1f}"),
         Cell(f"{method.robot_hours:.1f}"),
         Cell(str(method.interventions)),
+        Cell(f"{method.operator_minutes:.0f}"),
         *(_success(line, interval=False) for line in method.tasks.values()),
     ]
 
@@ -160,23 +161,6 @@ def print_results(console: Console, summary: Summary) -> None:
     console.print(results_table(console, summary.methods, f"Results, seed {summary.seed}"))
     console.print(_NOTE_RUN.format(n=summary.methods["sft"].average.episodes), style="dim", highlight=False)
     _print_checks(console, checks([summary]))
-
-
-def print_seeds(console: Console, summaries: Sequence[Summary]) -> None:
-    """Print the mean over several seeds, each seed's average, and the checks."""
-    runs = in_order(summaries)
-    console.print(results_table(console, mean_over_seeds(runs), f"Mean over {len(runs)} seeds"))
-    table = Table(
-        title="Average success per seed", title_justify="left", header_style="bold", box=SIMPLE_HEAD
-    )
-    table.add_column("seed", justify="right")
-    for name, label in METHODS.items():
-        table.add_column(Text(label, style=STYLES[name]), justify="right", no_wrap=True)
-    for run in runs:
-        row = [_rich_text(_success(run.methods[name].average, interval=True)) for name in METHODS]
-        table.add_row(str(run.seed), *row)
-    console.print(table)
-    _print_checks(console, checks(runs))
 
 
 def between(text: str, name: str, content: str, where: str) -> str:

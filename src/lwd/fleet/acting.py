@@ -76,7 +76,11 @@ class PolicyDriver:
         self._prompts = {n: p for n, p in self._prompts.items() if n in set(snapshots)}
 
     def act_batch(self, batch: ActBatch) -> NDArray[np.float32]:
-        """Chunks [B, H, A] for the robots of a fleet that need one now."""
+        """Chunks [B, H, A] for the robots of a fleet that need one now.
+
+        Raises:
+            RobotError: an episode is driven by a snapshot that was never loaded.
+        """
         snapshots = [-1 if number is None else number for number in batch.snapshots]
         unknown = sorted(set(snapshots) - set(self._policies))
         if unknown:

@@ -12,11 +12,13 @@ from lwd.config import Experiment
 from lwd.episode import Source
 from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.collect import first_seed
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.metrics_log import MetricsLog, event
-from lwd.fleet.policies import load_policy
-from lwd.fleet.recording import FleetRecorder
+from lwd.fleet.policies import load_policy, snapshots_of
+from lwd.fleet.recording import FleetRecorder, until_catalogued
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
+from lwd.fleet.services import fleet_description
+from lwd.log.catalogue import EpisodeRow
 from lwd.robot.control import Assignment
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.run import EpisodeReport, run
@@ -30,6 +32,11 @@ def run_actor(context: Context, experiment: Experiment, folder: RunFolder) -> No
     """Run episodes until the experience is collected or it is told to stop; then deliver everything and end."""
     with open_services(folder) as services:
         with FleetRecorder(services) as recorder:
+            # What an actor that was killed left is counted and has its seeds: it comes first.
+            context.say(waits_for="the deliveries of an earlier run")
+            recorder.deliver_the_rest()
+            until_catalogued(services.bus)
+            context.say(waits_for=None)
             fleet = experiment.fleet
             with SimFleet(fleet.deployed, fleet.robots, fleet.workers) as robots:
                 actor = Actor(context, experiment, services)
@@ -44,8 +51,10 @@ class Actor:
         self._context, self._x, self._services = context, experiment, services
         self.driver: PolicyDriver = fleet_driver(experiment)
         self._episodes = Path(services.folder.path) / "episodes.jsonl"
+        spec, tasks = fleet_description(experiment)
+        self._kind, self._tasks = spec.name, list(tasks)
+        self._newest: tuple[int | None, int] = (None, 0)
         self._seeds = count(self._next_seed())
-        self._tasks = list(fleet_description(experiment)[1])
         self._snapshot_step: dict[int, int] = {}
         self._running: dict[int, tuple[int, float]] = {}
         self.control_steps = self._delivered_steps()
@@ -98,8 +107,7 @@ class Actor:
     def _newest_within_rate(self) -> int:
         """The newest snapshot, once the learner is not too far behind the fleet; waits and says what for."""
         while True:
-            number = self._services.channel.newest()
-            assert number is not None, "the online stage starts after a policy was published"
+            number = self._newest_of_kind()
             if number not in self._snapshot_step:
                 policy, snapshot = load_policy(self._x, self._services, number)
                 self.driver.load(number, policy)
@@ -111,11 +119,24 @@ class Actor:
             self._context.say(control_steps=self.control_steps, waits_for=why)
             time.sleep(_POLL_S)
 
+    def _newest_of_kind(self) -> int:
+        """Of this kind of robot; all kinds of a log publish in one sequence, and the list is read when that grows."""
+        number = self._services.channel.newest()
+        if number != self._newest[0]:
+            own = snapshots_of(self._services, self._kind)
+            assert own, "the online stage starts after a policy was published"
+            self._newest = (number, own[-1].number)
+        return self._newest[1]
+
+    def _delivered(self) -> list[EpisodeRow]:
+        """What earlier actors of this run, of this kind of robot, have brought in."""
+        rows = self._services.catalogue.episodes(source=Source.ONLINE.value)
+        return [row for row in rows if row.spec == self._kind]
+
     def _delivered_steps(self) -> int:
-        """Control steps of earlier actors of this run, so that a restarted one goes on counting."""
-        return sum(row.steps for row in self._services.catalogue.episodes(source=Source.ONLINE.value))
+        """Control steps of earlier actors, so that a restarted one goes on counting."""
+        return sum(row.steps for row in self._delivered())
 
     def _next_seed(self) -> int:
-        rows = self._services.catalogue.episodes(source=Source.ONLINE.value)
-        used = [row.seed for row in rows if row.seed is not None]
+        used = [row.seed for row in self._delivered() if row.seed is not None]
         return max(used, default=first_seed(self._x, Source.ONLINE) - 1) + 1

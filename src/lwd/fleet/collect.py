@@ -12,10 +12,11 @@ from lwd.config import Experiment
 from lwd.episode import Episode, Outcome, Source
 from lwd.errors import ConfigError, RobotError
 from lwd.fleet.acting import PolicyDriver, fleet_driver
+from lwd.fleet.folder import Services
 from lwd.fleet.policies import find_snapshot, load_policy
 from lwd.fleet.progress import progress
 from lwd.fleet.recording import FleetRecorder, recording
-from lwd.fleet.services import Services, fleet_description
+from lwd.fleet.services import fleet_description
 from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.sim.describe import operators_of

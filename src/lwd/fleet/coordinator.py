@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from lwd.config import Experiment
 from lwd.errors import StoreError
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, make_coordinator, open_services
+from lwd.fleet.services import make_coordinator
 from lwd.fleet.telemetry import Telemetry
 
 COMMIT_EVERY_S = 0.2

@@ -78,10 +78,6 @@ class Credential:
             )
         return key
 
-    def expired(self, now: float | None = None) -> bool:
-        """Whether it is too late to use it."""
-        return (time.time() if now is None else now) >= self.expires_at
-
     def save(self, path: Path, *, replace: bool = False) -> None:
         """Write it, readable by this user only; ConfigError if it exists (without `replace`) or cannot be written."""
         text = json.dumps({"version": CREDENTIAL_VERSION, **asdict(self)}, indent=2)

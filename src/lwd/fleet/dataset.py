@@ -11,7 +11,7 @@ from rich.table import Table
 from lwd.config import Experiment
 from lwd.episode import Outcome, Source
 from lwd.evaluate.jsonfile import write_json
-from lwd.fleet.services import Services
+from lwd.fleet.folder import Services
 
 Row = dict[str, Any]
 

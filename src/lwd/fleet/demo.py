@@ -21,14 +21,16 @@ from lwd.evaluate.table import print_results
 from lwd.fleet.collect import check_operators, collect
 from lwd.fleet.dataset import print_dataset, write_dataset
 from lwd.fleet.evaluator import evaluate
+from lwd.fleet.folder import RunFolder, Services
 from lwd.fleet.metrics_log import MetricsLog
 from lwd.fleet.offline import offline_result, train_consolidated, train_offline, train_sft
 from lwd.fleet.online import online
 from lwd.fleet.phases import Phases, claim, run_phases
 from lwd.fleet.policies import find_snapshot
-from lwd.fleet.services import RunFolder, Services, fleet_description
+from lwd.fleet.services import fleet_description
 from lwd.fleet.traces import value_along, value_traces
 from lwd.learner.method import Lwd
+from lwd.learner.refit import RefitLwd
 
 METHOD_OF_STAGE = {
     "sft": "sft",
@@ -169,7 +171,7 @@ def _look_at_value(
 ) -> dict[str, float]:
     """Write the traces of LWD's value on these episodes, which it has not seen; how well it ranks them, by place."""
     method = experiment.offline.learner
-    if not isinstance(method, Lwd):
+    if not isinstance(method, Lwd | RefitLwd):
         return {}
     critic = offline_result(experiment, services).critic
     traces = value_traces(experiment, critic, episodes, method.divl)

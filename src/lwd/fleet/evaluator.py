@@ -16,11 +16,12 @@ from lwd.episode import Episode, Source
 from lwd.errors import ConfigError
 from lwd.evaluate.scores import EvaluationRecord
 from lwd.fleet.acting import fleet_driver
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.policies import load_policy, snapshots_of
 from lwd.fleet.progress import progress
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, fleet_description, open_services
+from lwd.fleet.services import fleet_description
 from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.sim.fleet import SimFleet

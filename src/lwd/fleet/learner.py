@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 
 from lwd.config import Experiment
 from lwd.episode import Source
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import MetricsLog, event
 from lwd.fleet.offline import first_state, offline_result
-from lwd.fleet.policies import load_reference, prompts_of, publish
+from lwd.fleet.policies import announce_newest, load_reference, prompts_of, publish
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, open_replay, open_services
-from lwd.fleet.training import open_checkpoints, open_metrics, stage_key
+from lwd.fleet.services import open_replay
+from lwd.fleet.training import draws_of, open_checkpoints, open_metrics, stage_key
 from lwd.learner.checkpoint import Checkpoints
-from lwd.learner.method import Acting
+from lwd.learner.method import Acting, Method
+from lwd.learner.optimizers import OptimizerConfig
+from lwd.learner.stages import augmented
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay
 from lwd.replay.sampler import Sampler
@@ -84,7 +87,8 @@ class OnlineLearner:
         self._block = self._stage.publish_every_learner_steps
         self._reference = load_reference(experiment, services)
         self._prompts = prompts_of(experiment, self._reference)
-        self._update = self._layout.place(self._stage.learner.update(self._reference))
+        learner = self._stage.learner
+        self._update = self._layout.place(augmented(learner.update(self._reference), learner.augment))
         self._key = self._layout.place(stage_key("online", experiment.seed))
         self._rows = self._layout.rows(self._stage.learner.batch)
         self._state = self._first_state()
@@ -92,23 +96,25 @@ class OnlineLearner:
         self._waited_s = 0.0
         self._ahead: Drawn | None = None
         self._sampleable = services.catalogue.newest_seq()
+        self._warned = False
 
     def run(self, catch_up: bool = True) -> None:
         """Blocks of learner steps as fast as the rate limit allows; see `run_learner`."""
-        newest = self._services.snapshots.latest() if self._team.leads else None
-        if newest is not None:  # a broker that lost its disk, or an announcement that died with its learner
-            self._services.channel.announce(newest)
+        if self._team.leads:
+            announce_newest(self._x, self._services)
         while True:
             # Asked before the manifest is read, so that none is missed.
             stopping = self._team.agreement.any(self._context.should_stop())
             self._team.beat(self._step)
             if stopping and not catch_up:
                 break
-            drawn = self._ahead or self._draw()
-            control_steps = drawn.sampler.view.steps_from(Source.ONLINE)
+            sampler = self._newest_sampler() if self._ahead is None else self._ahead.sampler
+            control_steps = sampler.view.steps_from(Source.ONLINE)
             why = self._stage.rate.learner_waits_for(self._step, self._block, control_steps)
             if why is None:
-                self._run_block(drawn)
+                self._run_block(self._ahead or self._drawn(sampler, self._step))
+                if not catch_up:  # an experiment ends with its schedule, a service goes on
+                    self._warn_once_learned_out()
             elif self._ahead is not None:
                 self._ahead = None  # look at the newest manifest before waiting
             elif stopping:
@@ -124,7 +130,7 @@ class OnlineLearner:
     def _run_block(self, drawn: Drawn) -> None:
         sampler, step = drawn.sampler, self._step + self._block
         self._state, metrics = self._layout.run_block(self._update, self._state, drawn.batches, self._key)
-        self._ahead = self._draw(step)  # while the block is being computed
+        self._ahead = self._drawn(self._newest_sampler(), step)  # while the block is being computed
         numbers = {name: float(value) for name, value in metrics.items()} | sampler.metrics
         acting = self._layout.whole(self._stage.learner.acting(self._state))
         if self._team.leads:
@@ -166,15 +172,18 @@ class OnlineLearner:
         )
         self._context.say(snapshot=snapshot.number)
 
-    def _draw(self, step: int | None = None) -> Drawn:
-        """The batches of the block that begins at `step` (by default the present), from the newest manifest that all have."""
+    def _newest_sampler(self) -> Sampler:
+        """Of the newest manifest that all have."""
         self._reader.refresh()
         self._note_sampleable()
         manifest = self._team.agreement.least(self._replay.manifest)
-        sampler = self._replay.sampler(
-            self._replay.view(manifest), self._stage.mixture, self._x.seed, self._prompts
+        view = self._replay.view(manifest)
+        return self._replay.sampler(
+            view, self._stage.mixture, self._x.seed, self._prompts, draws_of("online")
         )
-        step = self._step if step is None else step
+
+    def _drawn(self, sampler: Sampler, step: int) -> Drawn:
+        """The batches of the block that begins at `step`."""
         return Drawn(sampler, sampler.draw(step, self._block, self._stage.learner.batch, self._rows))
 
     def _note_sampleable(self) -> None:
@@ -186,6 +195,20 @@ class OnlineLearner:
             late = [now - row.ended_at for row in rows if row.ended_at is not None]
             self._context.telemetry.observe("episode_sampleable_seconds", late)
             self._sampleable = newest
+
+    def _warn_once_learned_out(self) -> None:
+        """Say that a learning rate has ended at 0: the learner goes on for nothing, and its metrics alone do not show it."""
+        ended = learned_out(self._stage.learner, self._step)
+        if not ended or self._warned:
+            return
+        self._warned = True
+        steps = ", ".join(f"{name} at learner step {step}" for name, step in ended.items())
+        why = (
+            f"learns no more: learning rates ended at 0 ({steps}). Stop it, or begin anew with a larger decay_steps or a "
+            "final_share above 0 in OnlineStage.learner"
+        )
+        event(log, "learning_rate_is_zero", level=logging.WARNING, cause=why, learner_step=self._step)
+        self._context.say(warning=why)
 
     def _wait(self, why: str) -> None:
         self._context.say(learner_step=self._step, waits_for=why)
@@ -209,3 +232,11 @@ class OnlineLearner:
     def _checkpoint(self) -> None:
         position = {"stage": "online", "seed": self._x.seed, "manifest": self._replay.manifest}
         self._checkpoints.save(self._step, self._state, position)
+
+
+def learned_out(learner: Method, step: int) -> dict[str, int]:
+    """Optimisers of a method whose learning rate is 0 from here on, with the learner step at which it got there."""
+    optimizers = {name: o for name, o in vars(learner).items() if isinstance(o, OptimizerConfig)}
+    return {
+        name: o.decay_steps for name, o in optimizers.items() if o.final_share == 0.0 and step > o.decay_steps
+    }

@@ -16,12 +16,13 @@ from rich.console import Console
 from lwd.config import Experiment, stage_of_round
 from lwd.episode import Source
 from lwd.errors import ConfigError
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.hosts import Team
 from lwd.fleet.metrics_log import event
 from lwd.fleet.offline import last_state, offline_result, train_on_replay
-from lwd.fleet.policies import load_reference, publish, snapshots_of
+from lwd.fleet.policies import announce_newest, load_reference, publish, snapshots_of
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, Services, fleet_description, open_replay, open_services
+from lwd.fleet.services import fleet_description, open_replay
 from lwd.fleet.training import Hooks, own
 from lwd.snapshot.store import Snapshot
 
@@ -41,9 +42,8 @@ def run_learner_in_rounds(
     team, quiet = team or Team(), Console(quiet=True)
     steps = stage_of_round(experiment).steps
     with open_services(folder) as services:
-        newest = services.snapshots.latest() if team.leads else None
-        if newest is not None:  # a broker that lost its disk, or an announcement that died with its learner
-            services.channel.announce(newest)
+        if team.leads:
+            announce_newest(experiment, services)
         published = rounds_published(services, experiment)
         done, manifest = len(published), _learned_from(published)
         team.agreement.same(done, "the rounds that have published")

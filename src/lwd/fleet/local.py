@@ -16,13 +16,9 @@ from lwd.fleet.deployment import FleetFolder, found_fleet, invite, nats_server, 
 from lwd.fleet.folder import RunFolder
 from lwd.fleet.robot_config import SIMULATED
 from lwd.fleet.services import fleet_description
-from lwd.fleet.supervisor import Managed, ends_with_parent
+from lwd.fleet.supervisor import ONE_THREAD, Managed, ends_with_parent
 
 FLEET_NAME = "local"
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from lwd.config import CloneStage, Experiment, OfflineStage
 from lwd.episode import Source
-from lwd.errors import ConfigError, SnapshotError
-from lwd.fleet.folder import no_demonstrations
+from lwd.errors import ConfigError
+from lwd.fleet.folder import Services, no_demonstrations
 from lwd.fleet.hosts import Team
 from lwd.fleet.policies import (
+    content_of,
     find_snapshot,
     load_reference,
     model_config,
@@ -24,15 +24,14 @@ from lwd.fleet.policies import (
     snapshots_of,
 )
 from lwd.fleet.progress import progress
-from lwd.fleet.services import Services, fleet_description, open_replay
+from lwd.fleet.services import fleet_description, open_replay
 from lwd.fleet.statistics import check_statistics, demonstration_normalizer
-from lwd.fleet.training import Hooks, StageRun, open_checkpoints, open_metrics, own
+from lwd.fleet.training import Hooks, StageRun, draws_of, open_checkpoints, open_metrics, own
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting, Method
 from lwd.learner.sharding import Layout
-from lwd.learner.stages import Update, clone_stage
-from lwd.models.arrays import to_arrays
+from lwd.learner.stages import Update, augmented, clone_stage
 from lwd.models.protocols import LearnedPolicy
 from lwd.models.vla.lora import merged
 from lwd.replay.reader import Reader
@@ -71,7 +70,7 @@ def train_sft(
         ) as run:
             state = run.restore(init_clone(stage.learner, policy))
             state = run.train(
-                clone_stage(stage.learner),
+                augmented(clone_stage(stage.learner), stage.learner.augment),
                 state,
                 sampler,
                 batch=stage.learner.batch,
@@ -137,10 +136,8 @@ def _published(
     """The snapshot of a stage's end: the newest one where it is that already, since a stage that was done is run again."""
     kind = fleet_description(experiment)[0].name
     for newest in snapshots_of(services, kind, stage)[-1:]:
-        with suppress(SnapshotError):  # one that cannot be loaded is published anew
-            arrays, mine = services.snapshots.load(newest.number)[0], to_arrays(acting)
-            if arrays.keys() == mine.keys() and all(np.array_equal(arrays[n], mine[n]) for n in mine):
-                return newest
+        if services.snapshots.holds(newest, *content_of(experiment, acting, stage)):
+            return newest
     return publish(experiment, services, acting, stage=stage, learner_step=learner_step, manifest=manifest)
 
 
@@ -211,12 +208,13 @@ def prepared(
         view = _common_view(replay, reader, team)
         check_statistics(reference.normalizer, view)
         prompts = prompts_of(experiment, reference)
-        sampler = replay.sampler(view, stage.mixture, experiment.seed, prompts)
-        warm_up = replay.sampler(view, stage.warm_up_mixture or stage.mixture, experiment.seed, prompts)
+        first = stage.warm_up_mixture or stage.mixture
+        sampler = replay.sampler(view, stage.mixture, experiment.seed, prompts, draws_of(name))
+        warm_up = replay.sampler(view, first, experiment.seed, prompts, draws_of(name))
         with _stage_run(name, experiment, services, stage, console, "value/quantile", team, hooks) as run:
             parts = (
-                Part(learner.warm_up(reference), warm_up, stage.critic_steps),
-                Part(learner.update(reference), sampler, stage.steps),
+                Part(augmented(learner.warm_up(reference), learner.augment), warm_up, stage.critic_steps),
+                Part(augmented(learner.update(reference), learner.augment), sampler, stage.steps),
             )
             yield Prepared(run, run.restore(state), parts, sampler.manifest)
 

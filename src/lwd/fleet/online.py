@@ -11,12 +11,12 @@ from rich.console import Console
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError
+from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import find_snapshot
 from lwd.fleet.process import FleetError
 from lwd.fleet.program import run_online
 from lwd.fleet.progress import progress
 from lwd.fleet.rounds import run_rounds
-from lwd.fleet.services import RunFolder, open_services
 from lwd.robot.control import Assignment
 from lwd.robot.sim.describe import operators_of
 from lwd.snapshot.store import Snapshot

@@ -12,7 +12,8 @@ from jaxtyping import PRNGKeyArray
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError, SnapshotError
-from lwd.fleet.services import Services, encoder, fleet_description
+from lwd.fleet.folder import Services
+from lwd.fleet.services import encoder, fleet_description
 from lwd.learner.best_of_n import BestOfNPolicy
 from lwd.learner.clone import init_clone
 from lwd.learner.method import Acting, Method
@@ -88,6 +89,16 @@ def publish(
     manifest: int | None,
 ) -> Snapshot:
     """Publish a policy with what a robot must check before it loads it, and announce it."""
+    arrays, meta = content_of(experiment, policy, stage)
+    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
+    services.channel.announce(snapshot)
+    return snapshot
+
+
+def content_of(
+    experiment: Experiment, policy: Acting, stage: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A snapshot's arrays and metadata."""
     spec, _ = fleet_description(experiment)
     arrays = to_arrays(policy)
     meta: dict[str, Any] = {
@@ -103,16 +114,21 @@ def publish(
     }
     if isinstance(policy, BestOfNPolicy):
         meta["chunks"] = policy.n
-    snapshot = services.snapshots.publish(arrays, learner_step, manifest, meta)
-    services.channel.announce(snapshot)
-    return snapshot
+    return arrays, meta
+
+
+def announce_newest(experiment: Experiment, services: Services) -> None:
+    """Once more, for a broker that lost its disk or an announcement that died with its learner."""
+    for newest in snapshots_of(services, fleet_description(experiment)[0].name)[-1:]:
+        services.channel.announce(newest)
 
 
 def load_policy(experiment: Experiment, services: Services, number: int) -> tuple[Acting, Snapshot]:
     """A verified snapshot as what robots run.
 
     Raises:
-        SnapshotError: it is missing, not intact, or was made for another robot, model, statistics or instruction encoder.
+        SnapshotError: it is missing, not intact, or was made for another robot, model, statistics or instruction encoder,
+            or in a stage that this experiment does not have.
     """
     arrays, snapshot = services.snapshots.load(number)
     spec, _ = fleet_description(experiment)
@@ -126,7 +142,10 @@ def load_policy(experiment: Experiment, services: Services, number: int) -> tupl
                 f"snapshot {number} has {name} {snapshot.meta.get(name)!r}, this fleet has {value!r}. "
                 "Use the recipe that it was made with."
             )
-    template = acting_template(experiment, str(snapshot.meta.get("stage")))
+    try:
+        template = acting_template(experiment, str(snapshot.meta.get("stage")))
+    except ConfigError as error:  # a stage that this experiment does not have
+        raise SnapshotError(f"snapshot {number}: {error}") from error
     found = snapshot.meta.get("acting", "MlpPolicy")
     if found != type(template).__name__:
         raise SnapshotError(

@@ -8,15 +8,10 @@ from typing import Any
 from lwd.config import Experiment
 from lwd.fleet.actor import run_actor
 from lwd.fleet.coordinator import run_coordinator
+from lwd.fleet.folder import RunFolder
 from lwd.fleet.learner import run_learner
 from lwd.fleet.process import ProcessSpec, RunningFleet
-from lwd.fleet.services import RunFolder
-
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-}
-"""Robots and learner share the machine's cores: one thread each is faster than two that fight."""
+from lwd.fleet.supervisor import ONE_THREAD
 
 
 def program(experiment: Experiment, folder: RunFolder) -> list[ProcessSpec]:

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 
 from lwd.config import Experiment
 from lwd.episode import Episode, EpisodeHeader
-from lwd.fleet.services import Services, make_coordinator
+from lwd.fleet.folder import Services
+from lwd.fleet.services import make_coordinator
 from lwd.log.bus import Bus, CatalogueBus
 from lwd.log.coordinator import VISIBILITY_S
 from lwd.log.events import ALL_EPISODES
@@ -75,15 +76,18 @@ def recording(experiment: Experiment, services: Services) -> Generator[FleetReco
     try:
         with FleetRecorder(services) as recorder:
             recorder.deliver_the_rest()
-            _until_catalogued(services.bus)
+            until_catalogued(services.bus)
             yield recorder
     finally:
         stop.set()
         thread.join()
 
 
-def _until_catalogued(bus: Bus) -> None:
-    """Wait for the embedded coordinator. What a killed one had begun on is given to it again only after `VISIBILITY_S`."""
+def until_catalogued(bus: Bus) -> None:
+    """Wait until the embedded coordinator has seen to what was delivered.
+
+    What a killed one had begun on is given to it again only after `VISIBILITY_S`.
+    """
     deadline = time.monotonic() + VISIBILITY_S + 10.0
     while isinstance(bus, CatalogueBus) and (waiting := bus.waiting(ALL_EPISODES)):
         if time.monotonic() > deadline:

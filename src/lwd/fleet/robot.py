@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +40,6 @@ from lwd.robot.control import Assignment, ControlLoop
 from lwd.robot.environment import Environment
 from lwd.robot.operator import Operator
 from lwd.robot.recorder import record_round
-from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.snapshot.nats_channel import NatsChannel
 from lwd.snapshot.site_cache import CachedObjects
 
@@ -299,7 +298,8 @@ def _remote(context: ServiceContext, options: RemoteOptions, config: RobotConfig
 
 
 def _build(config: RobotConfig, environment: str | None) -> tuple[Environment, Mapping[str, Operator]]:
-    fleet = config.fleet if environment is None else FleetSpec(tier=environment)
+    # The fleet's settings for a robot of one's own too; which code runs is for this computer alone to say.
+    fleet = config.fleet if environment is None else replace(config.fleet, tier=environment)
     found, operators = fleet.build()
     if found.spec != config.spec:
         found.close()
@@ -307,6 +307,17 @@ def _build(config: RobotConfig, environment: str | None) -> tuple[Environment, M
             f"this computer's robot is {found.spec}, but it was invited as {config.spec}. Use the environment of that robot, "
             "or invite it as what it is."
         )
+    missing = sorted(config.tasks.keys() - found.tasks.keys())
+    if missing:
+        found.close()
+        raise ConfigError(
+            f"this computer's robot has no task {', '.join(missing)}, which its fleet asks for; it has "
+            f"{', '.join(found.tasks)}. Use the environment that the coordinator's recipe describes, or leave them out there "
+            "(FleetSpec.tasks)."
+        )
+    for name, task in config.tasks.items():
+        if found.tasks[name] != task:
+            log.warning("task_differs here=%s fleet=%s", found.tasks[name], task)
     return found, operators
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from lwd.config import Experiment
+from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.learner_rounds import rounds_published, train_round
 from lwd.fleet.program import run_online
 from lwd.fleet.progress import progress
-from lwd.fleet.services import RunFolder, open_services
 
 
 def run_rounds(experiment: Experiment, folder: RunFolder, console: Console) -> None:

@@ -7,23 +7,13 @@ from contextlib import contextmanager
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError
-from lwd.fleet.folder import RunFolder, Services, open_services
+from lwd.fleet.folder import Services
 from lwd.instruction import InstructionEncoder
 from lwd.log.coordinator import Coordinator
 from lwd.replay.reader import Reader
 from lwd.replay.replay import Replay, ReplayConfig
 from lwd.robot.sim.describe import describe
 from lwd.spec import RobotSpec, TaskSpec
-
-__all__ = [
-    "RunFolder",
-    "Services",
-    "encoder",
-    "fleet_description",
-    "make_coordinator",
-    "open_replay",
-    "open_services",
-]
 
 
 def fleet_description(experiment: Experiment) -> tuple[RobotSpec, Mapping[str, TaskSpec]]:

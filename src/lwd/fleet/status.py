@@ -24,6 +24,8 @@ NO_FLEET = "no fleet of services ran here; an embedded run (lwd demo) has no pro
 """What is said where no process ever reported."""
 SKEW_S = 5.0
 """A clock that is off by more is worth a word."""
+_ELSEWHERE = ("version", "pid", "up_s", "stopping", "snapshot", "waits_for", "spool", "numbers")
+"""What of a status has a place of its own, or is for its own machine only."""
 
 
 def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
@@ -31,7 +33,8 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
 
     Returns:
         `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
-        (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest),
+        (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest,
+        `troubles` what keeps it from working ("silent", "waits", "no link", "clock off"), `said` whatever else it reported),
         `stalls` (sentences, empty when nothing stalls).
     """
     now = time.time()
@@ -64,23 +67,31 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def stalls(rows: Sequence[StatusRow], now: float) -> list[str]:
-    """What keeps the loop from turning, one sentence each."""
-    found: list[str] = []
-    for row in rows:
-        if row.payload.get("stopping"):
-            continue
-        if _silent(row, now):
-            found.append(
-                f"{row.name} said nothing for {now - row.received_at:.0f} s; look at its machine and its log."
-            )
-        elif waits_for := _text(row.payload.get("waits_for")):
-            found.append(f"{row.name} waits for {waits_for}.")
-        if row.payload.get("link") is False:
-            found.append(f"{row.name} has no link to the broker.")
-        if abs(row.clock_skew_s) > SKEW_S:
-            found.append(f"{row.name}'s clock is off by {row.clock_skew_s:.0f} s; set it by NTP.")
+    """What keeps the loop from turning, one sentence each; services first, since many robots wait for one of them."""
+    ordered = sorted(rows, key=lambda row: row.role == "robot")
+    found = [sentence for row in ordered for sentence in _troubles(row, now).values()]
     if not any(row.role == "coordinator" for row in rows):
         found.append("no coordinator ever reported; start lwd coordinator." if rows else NO_FLEET)
+    return found
+
+
+def _troubles(row: StatusRow, now: float) -> dict[str, str]:
+    """What keeps one process from its part in the loop: a sentence by kind; nothing of one that was told to stop."""
+    found: dict[str, str] = {}
+    if row.payload.get("stopping"):
+        return found
+    if _silent(row, now):
+        found["silent"] = (
+            f"{row.name} said nothing for {now - row.received_at:.0f} s; look at its machine and its log."
+        )
+    elif waits_for := _text(row.payload.get("waits_for")):
+        found["waits"] = f"{row.name} waits for {waits_for}."
+    if warning := _text(row.payload.get("warning")):
+        found["warns"] = f"{row.name} {warning}."
+    if row.payload.get("link") is False:
+        found["no link"] = f"{row.name} has no link to the broker."
+    if abs(row.clock_skew_s) > SKEW_S:
+        found["clock off"] = f"{row.name}'s clock is off by {row.clock_skew_s:.0f} s; set it by NTP."
     return found
 
 
@@ -96,7 +107,7 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
     )
     table = Table("process", "role", "snapshot", "behind", "seen", "waits for", "numbers")
     for process in found["processes"]:
-        numbers = "  ".join(f"{name} {_shown(value)}" for name, value in process["numbers"].items())
+        numbers = "  ".join(f"{name} {shown(value)}" for name, value in process["numbers"].items())
         table.add_row(
             process["name"],
             process["role"],
@@ -119,6 +130,8 @@ def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
         "role": row.role,
         "seen_s": now - row.received_at,
         "silent": _silent(row, now),
+        "stopping": bool(payload.get("stopping")),
+        "troubles": list(_troubles(row, now)),
         "version": payload.get("version"),
         "snapshot": loaded,
         "behind": newest - loaded if row.role == "robot" and loaded is not None and newest else None,
@@ -126,6 +139,7 @@ def _process(row: StatusRow, now: float, newest: int | None) -> dict[str, Any]:
         "spool": payload.get("spool"),
         "clock_skew_s": row.clock_skew_s,
         "numbers": cast(dict[str, Any], numbers) if isinstance(numbers, dict) else {},
+        "said": {name: value for name, value in payload.items() if name not in _ELSEWHERE},
     }
 
 
@@ -133,7 +147,7 @@ def _silent(row: StatusRow, now: float) -> bool:
     return now - row.received_at > SILENT_S
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A number of a process, which may have sent anything."""
     if isinstance(value, Mapping):
         said = cast(Mapping[str, object], value)

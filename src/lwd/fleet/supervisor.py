@@ -26,6 +26,11 @@ STOP_S = 60.0
 """How long a process may take to stop before it is killed."""
 SUPERVISED = "LWD_SUPERVISED"
 """Set for every child, to its supervisor's pid: it stops when that is gone."""
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
+"""Robots and learner share the machine's cores: one thread each is faster than two that fight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +147,7 @@ class Supervisor:
         self._pause(item, now)
         log.warning(
             "process_ended name=%s pid=%d code=%s after_s=%.1f restarts_in_s=%.2f said=%r",
-            *(item.managed.name, pid, code, lived, pause, self._last_line(item.managed.name)),
+            *(item.managed.name, pid, code, lived, pause, last_line(self._logs / f"{item.managed.name}.log")),
         )
 
     def _pause(self, item: _Running, now: float) -> None:
@@ -162,14 +167,16 @@ class Supervisor:
         log.info("process_stopped name=%s pid=%d code=%s", item.managed.name, item.process.pid, code)
         item.process = None
 
-    def _last_line(self, name: str) -> str:
-        try:
-            with (self._logs / f"{name}.log").open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
-                lines = file.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1][:300] if lines else ""
+
+def last_line(path: Path) -> str:
+    """The last line of a log file, cut to 300 characters; nothing where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:300] if lines else ""
 
 
 def _signal(item: _Running, number: int) -> None:

@@ -180,6 +180,14 @@ def stage_key(stage: str, seed: int) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
 
 
+def draws_of(stage: str) -> int:
+    """A sampler's stream in a stage, for the same reason: turn 2 would draw turn 1's rows again.
+
+    SFT and offline learning, whose data differ, have shared stream 0 since before there were others.
+    """
+    return 0 if stage in ("sft", "offline") else zlib.crc32(stage.encode())
+
+
 def own(state: State) -> State:
     """A copy whose buffers nothing else holds, because training donates them."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True) if isinstance(x, jax.Array) else x, state)

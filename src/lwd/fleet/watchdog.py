@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from lwd.errors import ConfigError, LwdError
 from lwd.fleet.heartbeat import ENDED, LEARNING, STARTING, Beat, read_beat
-from lwd.fleet.supervisor import SUPERVISED
+from lwd.fleet.supervisor import SUPERVISED, last_line
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Watchdog:
     def _died(self, codes: Mapping[int, int | None]) -> str | None:
         """Which of this host's processes ended as it should not."""
         died = [
-            f"process {i} (pid {self._running[i].pid}, code {code}) ended: {self._last_line(i)}"
+            f"process {i} (pid {self._running[i].pid}, code {code}) ended: {last_line(self._logs / f'learner-{i}.log')}"
             for i, code in codes.items()
             if code not in (None, 0)
         ]
@@ -221,12 +221,3 @@ class Watchdog:
         for process in self._running.values():
             process.wait()
         self._running.clear()
-
-    def _last_line(self, process_id: int) -> str:
-        try:
-            with (self._logs / f"learner-{process_id}.log").open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
-                lines = file.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1][:300] if lines else ""

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lwd.errors import ConfigError
 from lwd.learner.divl import pessimistic_q
 from lwd.learner.flow import draw_chunk
-from lwd.learner.method import Acting, Lwd
-from lwd.learner.state import LearnerConfig, LearnerState
+from lwd.learner.method import Acting, ActorCritic, Lwd
+from lwd.learner.state import LearnerState
 from lwd.models.normalizer import Normalizer
 from lwd.models.protocols import LearnedCritic, LearnedPolicy
 from lwd.models.vla.lora import merged
@@ -49,7 +49,7 @@ class BestOfNPolicy(eqx.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoosingRobots(LearnerConfig):
+class ChoosingRobots(ActorCritic):
     """The part of a method whose robots choose among chunks.
 
     Attributes:

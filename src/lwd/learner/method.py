@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lwd.learner.augment import AugmentConfig
 from lwd.learner.flow import draw_chunk
 from lwd.learner.stages import Update, critic_stage, rl_stage
 from lwd.learner.state import LearnerConfig, LearnerState, init_state, with_fresh_optimizers
@@ -35,6 +36,11 @@ class Method(Protocol):
     @property
     def batch(self) -> int:
         """Transitions per learner step."""
+        ...
+
+    @property
+    def augment(self) -> AugmentConfig | None:
+        """Of the pictures that its learner steps see, applied around them by the stage; None for none."""
         ...
 
     def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> Any:
@@ -77,16 +83,30 @@ def go_on(config: LearnerConfig, reference: LearnedPolicy, state: LearnerState) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lwd(LearnerConfig):
-    """Learning While Deploying: DIVL for the value, QAM for the policy. Paper: Algorithm 2."""
+class ActorCritic(LearnerConfig):
+    """What methods on `LearnerState` share: how it begins, how it goes on, what of it acts. The learner steps are theirs."""
+
+    @property
+    def value_outputs(self) -> int:
+        """Numbers that the value gives for a state."""
+        return self.divl.atoms
 
     def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> LearnerState:
         """Policy from the reference, value and critic from scratch. Paper: Algorithm 1."""
-        return from_scratch(self, reference, model, key, self.divl.atoms)
+        return from_scratch(self, reference, model, key, self.value_outputs)
 
     def continued(self, reference: LearnedPolicy, state: LearnerState) -> LearnerState:
         """Fresh optimisers on the same networks."""
         return go_on(self, reference, state)
+
+    def acting(self, state: LearnerState) -> Acting:
+        """The averaged policy, adapters merged."""
+        return merged(state.acting_policy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lwd(ActorCritic):
+    """Learning While Deploying: DIVL for the value, QAM for the policy. Paper: Algorithm 2."""
 
     def warm_up(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Value and critic alone."""
@@ -95,10 +115,6 @@ class Lwd(LearnerConfig):
     def update(self, reference: LearnedPolicy) -> Update[LearnerState]:
         """Algorithm 2."""
         return rl_stage(self, reference)
-
-    def acting(self, state: LearnerState) -> Acting:
-        """The averaged policy, adapters merged."""
-        return merged(state.acting_policy)
 
 
 def act(

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 
 from lwd.errors import ConfigError
@@ -110,8 +109,3 @@ def ema(average: Module, live: Module, rate: float) -> Module:
 def all_leaves(tree: Any) -> Any:
     """A mask that trains every floating-point leaf."""
     return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf), tree)
-
-
-def count_parameters(module: object) -> int:
-    """Number of parameters, for logs."""
-    return sum(int(jnp.size(leaf)) for leaf in jax.tree.leaves(eqx.filter(module, eqx.is_array)))

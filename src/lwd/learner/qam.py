@@ -33,7 +33,7 @@ class QamConfig:
 
     Attributes:
         temperature: lambda of Eq 8 (2 in the paper, for its networks; see "Choose the temperature" in the docs).
-        flow_steps: T, for paths, adjoint and acting alike.
+        flow_steps: T, for paths and adjoint alike; robots act with `ModelConfig.flow_steps`.
         paths_from: whose SDE the paths follow. Only "policy" has the tilted distribution as its fixed point.
         jacobian_time: flow time of the adjoint's Jacobian at point x_i: "next" is w_{i+1} (public QAM), "same" is w_i.
         target_kl: choose the temperature anew for every batch, such that its adjoints ask for this path-space KL in the mean

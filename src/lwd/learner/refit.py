@@ -16,13 +16,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lwd.learner.clone import CloneConfig, CloneState, clone_losses, clone_step, init_clone
 from lwd.learner.divl import Metrics
-from lwd.learner.method import Acting, Lwd
-from lwd.learner.stages import Update, augmented
-from lwd.learner.state import LearnerState
+from lwd.learner.method import Acting, from_scratch, go_on
+from lwd.learner.stages import Update
+from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.learner.trainable import prepared
 from lwd.learner.update import update, update_critic
 from lwd.models.networks import Networks
 from lwd.models.protocols import LearnedCritic, LearnedPolicy, Policy
+from lwd.models.vla.lora import merged
 from lwd.transition import Transition
 
 
@@ -65,7 +66,7 @@ def fit_reference(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefitLwd(Lwd):
+class RefitLwd(LearnerConfig):
     """LWD with a reference that is refitted in every learner step.
 
     Attributes:
@@ -74,30 +75,29 @@ class RefitLwd(Lwd):
 
     reference: CloneConfig
 
-    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> RefitState:  # pyright: ignore
+    def start(self, reference: LearnedPolicy, model: Networks, key: PRNGKeyArray) -> RefitState:
         """LWD's start, and a reference that starts from the demonstrations' clone."""
-        return RefitState(super().start(reference, model, key), init_clone(self.reference, reference))
+        lwd = from_scratch(self, reference, model, key, self.divl.atoms)
+        return RefitState(lwd, init_clone(self.reference, reference))
 
-    def continued(  # pyright: ignore
-        self, reference: LearnedPolicy, state: LearnerState | RefitState
-    ) -> RefitState:
+    def continued(self, reference: LearnedPolicy, state: LearnerState | RefitState) -> RefitState:
         """Fresh optimisers on the same networks. After plain LWD the reference begins as the demonstrations' clone."""
         if isinstance(state, LearnerState):
             state = RefitState(state, init_clone(self.reference, reference))
-        lwd = super().continued(reference, state.lwd)
+        lwd = go_on(self, reference, state.lwd)
         return RefitState(lwd, init_clone(self.reference, state.reference.acting_policy))
 
-    def warm_up(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
+    def warm_up(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore - a defect of its order
         """Value, critic and reference; the policy is the reference until Algorithm 2 moves it."""
-        return augmented(eqx.Partial(_warm_up, self), self.augment)  # pyright: ignore
+        return eqx.Partial(_warm_up, self)  # pyright: ignore
 
-    def update(self, reference: LearnedPolicy) -> Update[RefitState]:  # pyright: ignore
+    def update(self, reference: LearnedPolicy) -> Update[RefitState]:
         """The reference, then Algorithm 2 against its averaged copy."""
-        return augmented(eqx.Partial(_update, self), self.augment)  # pyright: ignore
+        return eqx.Partial(_update, self)  # pyright: ignore
 
-    def acting(self, state: RefitState) -> Acting:  # pyright: ignore
-        """The averaged policy."""
-        return super().acting(state.lwd)
+    def acting(self, state: RefitState) -> Acting:
+        """The averaged policy, adapters merged."""
+        return merged(state.lwd.acting_policy)
 
 
 def _warm_up(

@@ -59,21 +59,24 @@ Update = Callable[[State, Transition, PRNGKeyArray], tuple[State, Metrics]]
 
 def clone_stage(config: CloneConfig) -> Update[CloneState]:
     """Stage 1: flow matching on demonstrations. Paper: Algorithm 1."""
-    return augmented(eqx.Partial(clone_update, config), config.augment)  # pyright: ignore
+    return eqx.Partial(clone_update, config)  # pyright: ignore
 
 
 def critic_stage(config: LearnerConfig) -> Update[LearnerState]:
     """Stage 2a: value and critic alone, until their gradient means something (decision record 0008)."""
-    return augmented(partial(update_critic, config), config.augment)
+    return partial(update_critic, config)
 
 
 def rl_stage(config: LearnerConfig, reference: LearnedPolicy) -> Update[LearnerState]:
     """Stages 2 and 3; offline and online differ in `config` and in what is drawn. Paper: Algorithm 1 (around Algorithm 2)."""
-    return augmented(eqx.Partial(update, config, typed(reference, config.trainable)), config.augment)  # pyright: ignore
+    return eqx.Partial(update, config, typed(reference, config.trainable))  # pyright: ignore
 
 
 def augmented(one_update: Update[State], config: AugmentConfig | None) -> Update[State]:
-    """The learner step on a batch whose pictures are augmented first, on the device; the step itself where config is None."""
+    """The learner step on a batch whose pictures are augmented first, on the device; the step itself where config is None.
+
+    Whoever runs a stage does this, with the `augment` of its method: no method augments by itself.
+    """
     return one_update if config is None else eqx.Partial(_augmented, one_update, config)  # pyright: ignore
 
 

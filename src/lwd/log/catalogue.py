@@ -22,6 +22,8 @@ class EpisodeRow:
 
     Attributes:
         seq: place in the catalogue's order; grows, never used twice.
+        control_hz: control steps per second.
+        stage_score: milestones reached / total, in [0, 1].
         steps: T, control steps; intervention_steps: how many of them a human commanded.
         cycle_time_s: seconds from reset to outcome.
         key, sha256, size: object key, hex digest and bytes of the episode file.

@@ -15,6 +15,8 @@ LAST_TIME = 9e9
 """The latest time that is believed, in seconds since the epoch: the year 2255. Nanoseconds until then fit 64 bits."""
 MAX_DEPTH = 32
 """Objects and lists within each other."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Names of this machine that no other machine can reach."""
 
 
 def number_in(value: object, low: int | float, high: int | float) -> float | None:

@@ -75,6 +75,12 @@ def lineage(catalogue: Catalogue, episode_id: str) -> Deletion:
         return found or _deletion(_tombstone(connection, episode_id, "", ""), _published(connection))
 
 
+def tombstone(catalogue: Catalogue, episode_id: str) -> Deletion | None:
+    """What is left of a deleted episode; None if it was not deleted."""
+    with catalogue.read() as connection:
+        return _find(connection, episode_id)
+
+
 def deletions(catalogue: Catalogue) -> list[Deletion]:
     """All tombstones, oldest first."""
     with catalogue.read() as connection:

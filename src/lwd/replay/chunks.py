@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lwd.episode import Source
 from lwd.replay import returns
-from lwd.replay.returns import NEVER, SUCCESS, Ints
+from lwd.replay.returns import SUCCESS, Ints
 from lwd.replay.store import STEP_HUMAN
 from lwd.replay.table import SOURCES
 from lwd.replay.view import View
@@ -63,16 +63,29 @@ def gather(view: View, episode: Ints, start: Ints, n: Ints | int) -> Transition:
         discount=window.discount,
         next_observation=Observation(np.take(columns.proprio, then, axis=0), sentences, seen_then),
         intervention=human.any(-1),
-        exemplary=_exemplary(human, rows["source"][episode], outcome, takeover),
+        exemplary=_exemplary(view, np.asarray(episode), start, human),
         task=rows["task"][episode].astype(np.int32),
     )
 
 
-def _exemplary(human: NDArray[np.bool_], source: Ints, outcome: Ints, takeover: Ints) -> NDArray[np.bool_]:
+def _exemplary(view: View, episode: Ints, start: Ints, human: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether a chunk whose steps [..., H] these hands commanded is worth imitating; see `Transition.exemplary`."""
-    corrected = human.all(-1) & (source == SOURCES.index(Source.ONLINE))
-    taken_over = human.any(-1) & ~human[..., 0]  # within the chunk; `takeover` counts from its end on
-    return corrected | ((outcome == SUCCESS) & (takeover == NEVER) & ~taken_over)
+    rows = view.episodes
+    corrected = human.all(-1) & (rows["source"][episode] == SOURCES.index(Source.ONLINE))
+    return corrected | ((rows["outcome"][episode] == SUCCESS) & (start >= _last_takeovers(view, episode)))
+
+
+def _last_takeovers(view: View, episode: Ints) -> NDArray[np.int64]:
+    """The step at which a human took over for the last time in each of these episodes, 0 where nobody did.
+
+    Not `Columns.takeover`: that goes by chunks, and overlooks a takeover soon after a hand-back.
+    """
+    found, where = np.unique(episode, return_inverse=True)
+    human, steps = view.episodes["human_steps"][found], view.episodes["steps"][found]
+    last = np.zeros(len(found), np.int64)
+    for i in np.flatnonzero((human > 0) & (human < steps)).tolist():
+        last[i] = view.human_spans(int(found[i]))[-1][0]
+    return last[where].reshape(episode.shape)
 
 
 def _pictures(

@@ -44,7 +44,7 @@ class Prefetcher:
     The batches are exactly those of `sampler.draw`; only the time at which they are drawn differs.
 
     Args:
-        sampler: where to draw from; `switch` replaces it.
+        sampler: where to draw from.
         step: first learner step, the one to resume from.
         count: learner steps per group.
         batch: B, samples per learner step.
@@ -62,8 +62,7 @@ class Prefetcher:
         self._count, self._batch, self._depth, self._rows = count, batch, depth, rows
         self._changed = threading.Condition()
         self._ready: deque[Prefetched] = deque()
-        # Guarded by _changed. A switch raises the generation; a group drawn for an older one is thrown away.
-        self._sampler, self._wanted, self._drawing, self._generation = sampler, step, step, 0
+        self._sampler, self._wanted, self._drawing = sampler, step, step
         self._error: BaseException | None = None
         self._closed = False
         self._waited_s, self._since = 0.0, time.monotonic()
@@ -105,17 +104,6 @@ class Prefetcher:
             self._changed.notify_all()
         return group
 
-    def switch(self, sampler: Draws) -> None:
-        """Draw from another sampler from the next group on; groups that are ready already are thrown away.
-
-        So the manifest changes at a learner step that the caller knows, which all hosts can agree on.
-        """
-        with self._changed:
-            self._sampler, self._drawing, self._error = sampler, self._wanted, None
-            self._generation += 1
-            self._ready.clear()
-            self._changed.notify_all()
-
     def close(self) -> None:
         """Stop the thread and drop what is ready; harmless when called twice."""
         with self._changed:
@@ -133,27 +121,20 @@ class Prefetcher:
         self.close()
 
     def _run(self) -> None:
-        """Draw whenever there is room, until closed; keep an error for the consumer and wait for a switch."""
+        """Draw whenever there is room, until closed or an error, which is kept for the consumer."""
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closed or (self._error is None and len(self._ready) < self._depth)
-                )
+                self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
                 if self._closed:
                     return
-                sampler, step, generation = self._sampler, self._drawing, self._generation
-            group: Prefetched | None = None
-            failure: BaseException | None = None
             try:
-                drawn = sampler.draw(step, self._count, self._batch, self._rows)
-                group = Prefetched(step, sampler.manifest, drawn)
+                drawn = self._sampler.draw(self._drawing, self._count, self._batch, self._rows)
             except BaseException as error:  # it belongs to the consumer, whatever it is
-                failure = error
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
             with self._changed:
-                if generation != self._generation:
-                    continue
-                self._error = failure
-                if group is not None:
-                    self._ready.append(group)
-                    self._drawing = step + self._count
+                self._ready.append(Prefetched(self._drawing, self._sampler.manifest, drawn))
+                self._drawing += self._count
                 self._changed.notify_all()

@@ -18,6 +18,7 @@ from lwd.errors import StoreError
 from lwd.log import manifest as log_manifest
 from lwd.log.catalogue import Catalogue, EpisodeRow
 from lwd.log.codec import decode
+from lwd.log.deletion import tombstone
 from lwd.log.objects import ObjectSource
 from lwd.replay.replay import Replay
 
@@ -43,7 +44,7 @@ class Reader:
         self._catalogue, self._objects, self._replay, self._workers = catalogue, objects, replay, workers
         if replay.store.count:
             episode_id = replay.store.episodes[-1]["episode_id"].decode()
-            row = catalogue.episode(episode_id)
+            row = catalogue.episode(episode_id) or tombstone(catalogue, episode_id)
             if row is None or row.seq != replay.last_number:
                 raise StoreError(
                     f"{replay.store.folder} was filled from another log: its newest episode {episode_id} "

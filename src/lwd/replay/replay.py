@@ -29,7 +29,7 @@ class ReplayConfig:
         image_side: pictures of a batch are [side, side, 3], resized with padding (224 for pi0.5); None: as
             recorded.
         decode_threads: that read and decode pictures beside the learner, None for one per core (at most 16).
-            Batches do not depend on it.
+            Batches do not depend on it. For users of this class only: no Experiment and no command sets it.
     """
 
     gamma: float = 0.998
@@ -125,9 +125,11 @@ class Replay:
             pictures=self.store.all_pictures,
         )
 
-    def sampler(self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None) -> Sampler:
-        """A sampler over a view; n is part of the mixture's pools, `prompts` of a network that reads them."""
-        return Sampler(view, mixture, seed, prompts)
+    def sampler(
+        self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None, stream: int = 0
+    ) -> Sampler:
+        """A sampler over a view; n is part of the mixture's pools, `prompts` of a network that reads them. See `Sampler`."""
+        return Sampler(view, mixture, seed, prompts, stream)
 
     def summary(self, view: View | None = None) -> list[SummaryRow]:
         """Episodes, hours and success per task and source."""

@@ -1,4 +1,4 @@
-"""Counter-based sampling: the batch of learner step k is a pure function of (seed, manifest, k).
+"""Counter-based sampling: the batch of learner step k is a pure function of (seed, stream, manifest, k).
 
 There is no state to save: resuming is naming the step. The random number of row i of step k comes from a
 Philox counter, so it does not matter in which order, in which groups or in which process the steps are drawn.
@@ -22,6 +22,7 @@ from lwd.transition import Observation, Transition
 
 _WORDS_PER_COUNTER = 4  # Philox4x64 gives four 64-bit words per counter value
 _STREAM = 0x6C7764  # second half of the key, so that other users of the same seed see other numbers
+_STREAM_BITS = 24  # of it; `Sampler.stream` is in the bits above
 
 
 MakePrompts = Callable[[Sequence[str], NDArray[np.float32]], dict[str, NDArray[np.int32]]]
@@ -54,9 +55,11 @@ class Sampler:
         mixture: how it is weighted.
         seed: any non-negative integer below 2^64.
         prompts: fills `Observation.prompts`; None leaves it out.
+        stream: any number in [0, 2^32). Samplers of one seed whose learner steps count anew need one each, or they draw the
+            same random numbers.
 
     Attributes:
-        manifest: number of the view's manifest; together with the seed and the learner step it names a batch.
+        manifest: number of the view's manifest; together with seed, stream and learner step it names a batch.
         online_share: share of every batch that really comes from the online pool.
 
     Raises:
@@ -64,10 +67,15 @@ class Sampler:
         StoreError: a pool that the mixture needs is empty.
     """
 
-    def __init__(self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None) -> None:
+    def __init__(
+        self, view: View, mixture: Mixture, seed: int, prompts: MakePrompts | None = None, stream: int = 0
+    ) -> None:
         if not 0 <= seed < 2**64:
             raise ConfigError(f"Sampler: the seed must lie in [0, 2^64), got {seed}.")
-        self.view, self.mixture, self.seed, self.manifest = view, mixture, seed, view.manifest
+        if not 0 <= stream < 2**32:
+            raise ConfigError(f"Sampler: the stream must lie in [0, 2^32), got {stream}.")
+        self.view, self.mixture, self.manifest = view, mixture, view.manifest
+        self.seed, self.stream = seed, stream
         self._prompts = prompts
         online = _lay_out(view, mixture.online) if mixture.online_share > 0 else None
         if mixture.online_share > 0 and online is None and mixture.without_online == "error":
@@ -150,11 +158,12 @@ class Sampler:
         return episode, start, n
 
     def _uniform(self, step: int, count: int, batch: int) -> NDArray[np.float64]:
-        """Numbers in [0, 1), [count, B]; row i depends on the seed, step + i and B only."""
+        """Numbers in [0, 1), [count, B]; row i depends on seed, stream, step + i and B only."""
         counters = -(-batch // _WORDS_PER_COUNTER)
         # NumPy increments the counter before the first block; what matters is that step k owns k * counters
         # and on.
-        bits = np.random.Philox(key=self.seed | _STREAM << 64, counter=step * counters)
+        key = self.seed | (self.stream << _STREAM_BITS | _STREAM) << 64
+        bits = np.random.Philox(key=key, counter=step * counters)
         words = np.asarray(bits.random_raw(count * counters * _WORDS_PER_COUNTER), np.uint64)
         words = words.reshape(count, counters * _WORDS_PER_COUNTER)[:, :batch]
         return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

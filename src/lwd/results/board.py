@@ -12,7 +12,7 @@ from lwd.errors import UnknownNameError
 from lwd.recipes.methods import METHODS
 from lwd.results.plan import BENCHMARKS, Cell, plan
 from lwd.results.runfile import RunFile, read_run_files
-from lwd.results.scores import Measured, RowScore, paired, row_score
+from lwd.results.scores import Paired, RowScore, paired, row_score
 from lwd.results.settings import completed
 
 LABELS: Mapping[str, str] = {
@@ -205,7 +205,7 @@ class Board:
             if run.method not in self.runs:
                 raise UnknownNameError("row of the evidence", run.method, self.runs)
             self.runs[run.method].append(run)
-        self._paired: dict[tuple[str, str], tuple[Mapping[str, Measured], list[int]]] = {}
+        self._paired: dict[tuple[str, str], Paired] = {}
 
     @cached_property
     def scores(self) -> dict[str, RowScore]:
@@ -232,7 +232,7 @@ class Board:
         )
         return [one for one in own if len(one.rows) > 1]
 
-    def paired(self, below: str, above: str) -> tuple[Mapping[str, Measured], list[int]] | None:
+    def paired(self, below: str, above: str) -> Paired | None:
         """`above` minus `below` on the attempts that both made; None while they share no training seed."""
         if not self._shared_seeds(below, above):
             return None

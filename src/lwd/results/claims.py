@@ -39,12 +39,14 @@ class Claim:
     Attributes:
         text: what is claimed; measured: the numbers, "" where there are none; holds: what they say about it.
         beside: the same by another measure, which decides nothing.
+        seeds: training seeds that say so.
     """
 
     text: str
     measured: str = ""
     holds: Verdict = "not measured"
     beside: str = ""
+    seeds: int = 0
 
 
 def claims(board: Board) -> list[Claim]:
@@ -72,18 +74,20 @@ def _levels(board: Board, row: str, name: str) -> Iterator[Claim]:
             yield Claim(text)
         else:
             beside = f"by the paper's score {show(found.paper_score)}"
-            yield Claim(text, show(found.success), _at_least(found.success, target), beside)
+            seeds = len(board.runs[row])
+            yield Claim(text, show(found.success), _at_least(found.success, target), beside, seeds)
 
 
 def _gains(board: Board) -> Iterator[Claim]:
     difference = board.paired("sft", "lwd_online")
     for name, part, target in (("all", "average", AVERAGE_GAIN), ("long", "long", LONG_GAIN)):
         text = f"LWD online succeeds at least {target:.2f} more often than SFT, mean over {name} tasks"
-        if difference is None or part not in difference[0]:
+        if difference is None or part not in difference.means:
             yield Claim(text)
         else:
-            gain = difference[0][part].success
-            yield Claim(text, show(gain, sign=True), _at_least(gain, target))
+            gain = difference.means[part].success
+            seeds = len(difference.by_seed)
+            yield Claim(text, show(gain, sign=True), _at_least(gain, target), seeds=seeds)
 
 
 def _apart(board: Board, rival: str) -> Claim:
@@ -93,13 +97,14 @@ def _apart(board: Board, rival: str) -> Claim:
         return Claim(text)
     ours, theirs = (score.means["average"].success for score in scores)
     difference = board.paired(rival, "lwd_online")
-    beside = f"paired {show(difference[0]['average'].success, sign=True)}" if difference else ""
-    apart = ours.low > theirs.high
-    return Claim(text, f"{show(ours)} against {show(theirs)}", _word(apart, not apart), beside)
+    beside = f"paired {show(difference.means['average'].success, sign=True)}" if difference else ""
+    apart, seeds = ours.low > theirs.high, len(scores[0].seeds)
+    return Claim(text, f"{show(ours)} against {show(theirs)}", _word(apart, not apart), beside, seeds)
 
 
 def _offline(board: Board) -> Iterator[Claim]:
-    for rival in (row for row in board.methods if row.endswith("_offline") and row != "lwd_offline"):
+    rivals = (row for row in board.methods if row.endswith("_offline") and row != "lwd_offline")
+    for rival in ("sft", *rivals):
         text = f"LWD offline succeeds more often than {label(rival)}, mean over all tasks"
         yield _more_often(board, text, rival, "lwd_offline", "average")
 
@@ -113,19 +118,22 @@ def _option(board: Board, row: str) -> Iterator[Claim]:
 
 def _more_often(board: Board, text: str, below: str, above: str, part: str) -> Claim:
     difference = board.paired(below, above)
-    if difference is None or part not in difference[0]:
+    if difference is None or part not in difference.means:
         return Claim(text)
-    gain = difference[0][part].success
-    return Claim(text, show(gain, sign=True), _word(gain.low > 0, gain.high < 0))
+    gain = difference.means[part].success
+    verdict = _word(gain.low > 0, gain.high < 0)
+    return Claim(text, show(gain, sign=True), verdict, seeds=len(difference.by_seed))
 
 
 def _faster(board: Board) -> Claim:
     text = "LWD online takes less time than SFT on long tasks (mean seconds, failures included)"
     difference = board.paired("sft", "lwd_online")
-    if difference is None or "long" not in difference[0]:
+    if difference is None or "long" not in difference.means:
         return Claim(text)
-    change = difference[0]["long"].cycle_time_s
-    return Claim(text, f"{show(change, sign=True, digits=1)} s", _word(change.high < 0, change.low > 0))
+    change = difference.means["long"].cycle_time_s
+    verdict = _word(change.high < 0, change.low > 0)
+    measured = f"{show(change, sign=True, digits=1)} s"
+    return Claim(text, measured, verdict, seeds=len(difference.by_seed))
 
 
 def _at_least(found: Estimate, target: float) -> Verdict:

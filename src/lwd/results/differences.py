@@ -14,7 +14,7 @@ from lwd.results.board import ABLATIONS, BEYOND, Ablation, Board
 from lwd.results.scores import Measured
 from lwd.results.text import MISSING, show, table
 
-_EDGE = 0.32
+_EDGE = 0.36
 """Of the picture, in success; what is beyond is an arrow with its number."""
 _PANELS: Mapping[str, str] = {"average": "all tasks", "long": "long tasks"}
 
@@ -48,8 +48,9 @@ def changes(board: Board) -> list[Change]:
         for setting, row in ablation.rows:
             found = None if row == ablation.against else board.paired(ablation.against, row)
             if found is not None:
-                means, seeds = found
-                made.append(Change(ablation.title, setting, ablation.against, means, len(seeds)))
+                made.append(
+                    Change(ablation.title, setting, ablation.against, found.means, len(found.by_seed))
+                )
     return made
 
 

@@ -159,7 +159,7 @@ def _success(figure: Figure, board: Board, rows: Sequence[str]) -> None:
         axes.set_title({"average": "all tasks"}.get(part, f"{part} tasks"), color=draw.INK, loc="left")
         axes.set_xlabel("success")
         axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(rows)), [label(row) for row in rows])
+    panels[0].set_yticks(range(len(rows)), [_with_seeds(board, row) for row in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
 
 
@@ -230,6 +230,14 @@ def _mean_curve(axes: Axes, curves: Sequence[Curve], colour: str, name: str, das
     values = np.stack([np.interp(x, curve.x, curve.y) for curve in curves])
     axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     axes.plot(x, values.mean(axis=0), color=colour, label=name, linestyle=dash)
+
+
+def _with_seeds(board: Board, row: str) -> str:
+    """The row's label; with its number of seeds where that is less than planned, since its interval does not show it."""
+    seeds = len(board.runs[row])
+    if seeds == board.wanted[row]:
+        return label(row)
+    return f"{label(row)} ({seeds} seed{'' if seeds == 1 else 's'})"
 
 
 def _colour(row: str) -> str:

@@ -78,7 +78,8 @@ def fleet_curve(episodes: Sequence[FleetEpisode]) -> FleetCurve | None:
     An episode counts as a success of the policy alone only if nobody took over. Leaving helped episodes out instead would
     flatter the policy, because help comes where it stalls.
     """
-    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.ended_s)
+    # By their beginning: of those that end first, most are short, and short ones are the successes.
+    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.started_s)
     if not online:
         return None
     hours = np.cumsum([e.cycle_time_s for e in online]) / 3600

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def row_score(runs: Sequence[RunFile], resamples: int = RESAMPLES) -> RowScore:
     """
     check_alike(runs)
     return RowScore(
-        means=_measure(_tables(runs), runs[0].tasks, resamples),
+        means=measure(_tables(runs), runs[0].tasks, resamples),
         seeds=[run.seed for run in runs],
         episodes=sum(len(run.records) for run in runs),
         robot_hours=float(np.mean([run.costs.robot_hours for run in runs])),
@@ -78,10 +79,22 @@ def row_score(runs: Sequence[RunFile], resamples: int = RESAMPLES) -> RowScore:
     )
 
 
-def paired(
-    a: Sequence[RunFile], b: Sequence[RunFile], resamples: int = RESAMPLES
-) -> tuple[Mapping[str, Measured], list[int]]:
-    """Means of b - a over the attempts that both made (same training seed, task and start), and those training seeds.
+class Paired(NamedTuple):
+    """One row minus another on the attempts that both made.
+
+    Attributes:
+        means: as of a row.
+        by_seed: training seed -> difference in success, mean over all tasks.
+        one_clone: training seed -> whether both went on from the same SFT policy; None where a run file does not say.
+    """
+
+    means: Mapping[str, Measured]
+    by_seed: Mapping[int, float]
+    one_clone: Mapping[int, bool | None]
+
+
+def paired(a: Sequence[RunFile], b: Sequence[RunFile], resamples: int = RESAMPLES) -> Paired:
+    """B - a over the attempts that both made: same training seed, task and start.
 
     Raises:
         ConfigError: they have no training seed in common, or were evaluated on different starts.
@@ -97,7 +110,16 @@ def paired(
     check_alike(after)
     first, second = _tables(before), _tables(after)
     tables = {task: second[task] - first[task] for task in first}
-    return _measure(tables, before[0].tasks, resamples), seeds
+    every = np.mean([table[:, :, 0].mean(axis=1) for table in tables.values()], axis=0)
+    return Paired(
+        measure(tables, before[0].tasks, resamples),
+        dict(zip(seeds, every.tolist(), strict=True)),
+        {seed: _one_clone(left[seed], right[seed]) for seed in seeds},
+    )
+
+
+def _one_clone(a: RunFile, b: RunFile) -> bool | None:
+    return a.sft_policy == b.sft_policy if a.sft_policy and b.sft_policy else None
 
 
 def _tables(runs: Sequence[RunFile]) -> dict[str, NDArray[np.float64]]:
@@ -113,9 +135,10 @@ def _tables(runs: Sequence[RunFile]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _measure(
+def measure(
     tables: Mapping[str, NDArray[np.float64]], horizons: Mapping[str, Horizon], resamples: int
 ) -> dict[str, Measured]:
+    """Means over seeds and starts of a table [seeds, starts, columns] for each task, and of the averages over tasks."""
     count = len(next(iter(tables.values())))
     # One draw of seeds for all tasks: a seed is one policy, and good or bad luck in training reaches all of its tasks.
     runs = draw_counts(count, seed=0, stratum="training seeds", resamples=resamples)

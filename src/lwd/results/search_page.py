@@ -19,6 +19,9 @@ Every method, LWD too, has the same budget: three values of the setting that mat
 comparison uses; the fast tier's eight tasks; up to the offline stage, HG-DAgger, which learns nothing offline, up to the online
 stage. Brackets hold 95 % intervals over the held-out starts of the one seed. "Used" is the method's default in every
 comparison, to be the best of its values on all tasks, or the value that it had before where the two intervals overlap widely.
+The training seed is one of its own; the held-out starts are those of the comparison, so that every method's setting, LWD's
+too, was chosen by the attempts on which it is compared. HG-DAgger's rows are from before only whole chunks of the human counted
+as corrections.
 
 Besides, LWD had the search of decision records [0019](../decisions/0019-the-demo-recipe.md) to
 [0023](../decisions/0023-online-returns-and-tau.md), on the scene: fleet, data, network sizes and schedules, which all methods

@@ -16,7 +16,7 @@ from lwd.errors import LwdError
 from lwd.fleet.folder import RunFolder
 from lwd.fleet.phases import run_phases
 from lwd.fleet.process import end_with_parent, environment
-from lwd.fleet.program import ONE_THREAD
+from lwd.fleet.supervisor import ONE_THREAD
 from lwd.results.fork import fork
 from lwd.results.gather import gather
 from lwd.results.plan import Cell, Places

@@ -14,7 +14,7 @@ from lwd.robot.control import Round
 
 @runtime_checkable
 class Recording(Protocol):
-    """One episode being written. `lwd.log.writer` is the implementation that the fleet uses."""
+    """One episode being written. `lwd.log.recording` is the implementation that the fleet uses."""
 
     def step(
         self,

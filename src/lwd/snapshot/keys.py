@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lwd.errors import SnapshotError
 
@@ -55,17 +55,6 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
             f"key {str(path)!r} is not an unencrypted private key in PEM: {error}."
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SnapshotError(f"key {str(path)!r} is not an Ed25519 key but {type(key).__name__}.")
-    return key
-
-
-def load_public_key(path: Path) -> Ed25519PublicKey:
-    """Read a public key; SnapshotError if it is missing or no Ed25519 key."""
-    try:
-        key = serialization.load_pem_public_key(_read(path))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise SnapshotError(f"key {str(path)!r} is not a public key in PEM: {error}.") from error
-    if not isinstance(key, Ed25519PublicKey):
         raise SnapshotError(f"key {str(path)!r} is not an Ed25519 key but {type(key).__name__}.")
     return key
 

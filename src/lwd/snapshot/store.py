@@ -116,7 +116,7 @@ class SnapshotStore:
             )
         data = pack(arrays, meta)
         sha256 = hashlib.sha256(data).hexdigest()
-        key = f"snapshots/{sha256}.safetensors"
+        key = _object_key(sha256)
         self._objects.put_once(key, data)  # before the row: what the head points at is always there
         with self._catalogue.write() as connection:
             parent = read_head(connection, HEAD)
@@ -142,6 +142,23 @@ class SnapshotStore:
             *(snapshot.number, snapshot.learner_step, snapshot.manifest, snapshot.size),
         )
         return snapshot
+
+    def holds(self, snapshot: Snapshot, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bool:
+        """Whether a snapshot is this policy with this metadata. If so its file is there, put again if it was missing or torn.
+
+        Raises:
+            SnapshotError: as from `publish`.
+            StoreError: the store refused.
+        """
+        data = pack(arrays, meta)
+        if hashlib.sha256(data).hexdigest() != snapshot.sha256:
+            return False
+        try:
+            verify(snapshot, self._public)
+        except SnapshotError:  # robots could not load it, whatever its file holds
+            return False
+        self._objects.put_once(_object_key(snapshot.sha256), data)
+        return True
 
     def newest(self) -> int | None:
         """The newest number, None before the first; one indexed read."""
@@ -211,7 +228,7 @@ def fetch(
     where = f"snapshot {snapshot.number}"
     verify(snapshot, key)
     try:
-        data = objects.get(f"snapshots/{snapshot.sha256}.safetensors", snapshot.size)
+        data = objects.get(_object_key(snapshot.sha256), snapshot.size)
     except (MissingObjectError, TooLargeError) as error:
         raise SnapshotError(f"{where}: {error} It was not loaded.") from error
     digest = hashlib.sha256(data).hexdigest()
@@ -222,6 +239,10 @@ def fetch(
         )
     arrays, meta = unpack(data, where)
     return arrays, replace(snapshot, meta=meta)
+
+
+def _object_key(sha256: str) -> str:
+    return f"snapshots/{sha256}.safetensors"
 
 
 def _snapshot(row: Mapping[Any, Any]) -> Snapshot:

@@ -8,7 +8,6 @@ import pytest
 from lwd.config import stage_of_round
 from lwd.episode import Outcome, Source
 from lwd.errors import ConfigError
-from lwd.learner import stages
 from lwd.learner.augment import AugmentConfig
 from lwd.learner.checkpoint import Checkpoints
 from lwd.learner.method import Method
@@ -102,26 +101,18 @@ def test_recap_learns_from_everything_in_two_autonomous_rounds():
     assert x.online.learner.tasks == 8
 
 
-def applied(step: object) -> object:
-    """The augmentation that a learner step begins with."""
-    return step.args[1] if getattr(step, "func", None) is stages._augmented else None
-
-
-def test_whoever_learns_from_pictures_sees_them_augmented():
+def test_every_method_hands_on_how_pictures_are_augmented():
+    """The stages apply it, around the learner step of whatever method (`test_baselines` of the fleet)."""
     augment = AugmentConfig(crop=0.9)
-    stages_of = {name: getattr(SCENE, name) for name in ("clone", "offline", "online")}
     seeing = {
         name: replace(stage, learner=replace(stage.learner, augment=augment))
-        for name, stage in stages_of.items()
+        for name, stage in {name: getattr(SCENE, name) for name in ("clone", "offline", "online")}.items()
     }
-    x, reference = replace(SCENE, **seeing), tiny_policy(0)
-    made = {name: method(x) for name, method in METHODS.items() if name != "recap"}  # which has MLPs alone
-    made["refitted_reference"] = refitted_reference(x)
+    x = replace(SCENE, **seeing)
+    made = {name: method(x) for name, method in METHODS.items()} | {"refitted": refitted_reference(x)}
     for name, mine in made.items():
         for stage in (mine.offline, mine.online):
-            learner = stage.learner
-            assert applied(learner.warm_up(reference)) == augment, name
-            assert applied(learner.update(reference)) == augment, name
+            assert stage.learner.augment == (None if name == "recap" else augment), name
 
 
 def test_clones_that_go_on_train_what_the_first_one_trained():

@@ -11,12 +11,7 @@ from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.intervals import wilson
 from lwd.evaluate.jsonfile import ResultError
 from lwd.evaluate.records import EvaluationRecord, read_records, write_records
-from lwd.evaluate.scores import (
-    paired_difference,
-    read_scores,
-    score,
-    write_scores,
-)
+from lwd.evaluate.scores import paired_difference, score
 from lwd.spec import Horizon
 
 HORIZONS: dict[str, Horizon] = {"a": "short", "b": "short", "c": "long"}
@@ -139,18 +134,9 @@ def test_paired_difference_needs_common_attempts():
         paired_difference([record("a", 0, True)], [record("a", 1, True)])
 
 
-def test_records_and_scores_come_back_as_written(tmp_path: Path):
+def test_records_come_back_as_written(tmp_path: Path):
     write_records(tmp_path / "r.json", records())
     assert read_records(tmp_path / "r.json") == records()
-    found = score(records(), HORIZONS)
-    write_scores(tmp_path / "deep" / "s.json", found)
-    assert read_scores(tmp_path / "deep" / "s.json") == found
-
-
-def test_scores_without_long_tasks_come_back(tmp_path: Path):
-    found = score([record("a", 0, True)], HORIZONS)
-    write_scores(tmp_path / "s.json", found)
-    assert read_scores(tmp_path / "s.json") == found
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lwd.evaluate.jsonfile import ResultError
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
 from lwd.evaluate.seeds import checks, mean_over_seeds
 from lwd.evaluate.summary import Line, MethodSummary, Summary, read_summary, write_summary
-from lwd.evaluate.table import print_results, print_seeds, seeds_markdown, table_markdown
+from lwd.evaluate.table import print_results, seeds_markdown, table_markdown
 from tests.unit.evaluate.fake_run import TASKS, fake_summary
 
 
@@ -132,7 +132,10 @@ def test_writer_refuses_not_a_number(tmp_path: Path):
 
 def test_table_markdown_has_rows_columns_and_intervals():
     lines = table_markdown(summary(3, 0.5, 0.6, 0.7)).splitlines()
-    assert lines[0] == "| method | all | short | long | cycle time | robot-hours | interventions | a | b |"
+    assert (
+        lines[0]
+        == "| method | all | short | long | cycle time | robot-hours | interventions | operator minutes | a | b |"
+    )
     assert lines[2].startswith("| SFT | 0.50 (0.40-0.60) | 0.60 (0.50-0.70) | ")
     assert "| 12.0 | 2.0 | 7 | " in lines[4]
     assert lines[2].endswith("| 0.60 | 0.40 |"), "tasks come last"
@@ -207,10 +210,9 @@ def test_terminal_table_fits_and_shows_every_number(width: int):
     console = Console(width=width, record=True, force_terminal=False)
     with console.capture() as capture:
         print_results(console, fake_summary(episodes=10))
-        print_seeds(console, [fake_summary(seed, episodes=10) for seed in (0, 1)])
     text = capture.get()
     assert max(len(row) for row in text.splitlines()) <= width
-    for word in ("SFT", "LWD offline", "LWD online", "143", "7.4", "yes", "Mean over 2 seeds"):
+    for word in ("SFT", "LWD offline", "LWD online", "143", "7.4", "yes"):
         assert word in text
     assert "…" not in text
     # The checks' sentences may break over lines, a number of the table must not.

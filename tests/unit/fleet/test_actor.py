@@ -10,16 +10,19 @@ import pytest
 import toy_fleet
 
 from lwd.episode import Source
-from lwd.fleet.actor import Actor
+from lwd.fleet.actor import Actor, run_actor
 from lwd.fleet.collect import first_seed
 from lwd.fleet.folder import open_services
 from lwd.fleet.policies import load_policy, publish
 from lwd.fleet.process import ProcessContext
+from lwd.fleet.services import make_coordinator
 from lwd.log.writer import EdgeClient
 from lwd.replay.rate import RateLimit
+from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.sim.fleet import SimFleet
-from lwd.robot.sim.run import run
+from lwd.robot.sim.fleet_spec import FleetSpec
+from lwd.robot.sim.run import run, run_episodes
 
 X = toy_fleet.experiment()
 
@@ -150,11 +153,9 @@ def test_enough_experience_or_a_stop_ends_the_collection(services, watched):
     assert actor.assign(0) is None
 
 
-def test_a_restarted_actor_goes_on_counting_and_repeats_no_seed(services, watched):
-    from lwd.fleet.services import make_coordinator
-
-    actor, recorder = Actor(watched.context, X, services), MemoryRecorder()
-    left = [3]
+def three_episodes(actor):
+    """Made under this actor's policy, in memory."""
+    recorder, left = MemoryRecorder(), [3]
 
     def assign(robot):
         left[0] -= 1
@@ -162,14 +163,66 @@ def test_a_restarted_actor_goes_on_counting_and_repeats_no_seed(services, watche
 
     with SimFleet(X.fleet.deployed, robots=1, workers=1) as robots:
         run(robots, assign, actor.driver.act_batch, recorder, actor.finished)
-    robot = recorder.episodes[0].header.robot
+    return recorder.episodes
+
+
+def spool(services, episodes, *, deliver):
+    robot = episodes[0].header.robot
     with EdgeClient(services.folder.path / "spool" / robot, services.objects, services.bus, robot) as client:
-        for episode in recorder.episodes:
+        for episode in episodes:
             client.submit(episode)
-        client.deliver()
-    coordinator = make_coordinator(X, services)
+        if deliver:
+            client.deliver()
+
+
+def catalogue(services, *experiments):
+    coordinator = make_coordinator(experiments, services)
     while coordinator.step().handled:
         pass
+
+
+def test_a_restarted_actor_goes_on_counting_and_repeats_no_seed(services, watched):
+    actor = Actor(watched.context, X, services)
+    spool(services, three_episodes(actor), deliver=True)
+    catalogue(services, X)
     again = Actor(watched.context, X, services)
     assert again.control_steps == actor.control_steps > 0
     assert again.assign(0).seed == first_seed(X, Source.ONLINE) + 3
+
+
+def test_what_a_killed_actor_left_in_its_spools_is_counted_before_an_episode_begins(services, watched):
+    actor = Actor(watched.context, X, services)
+    episodes = three_episodes(actor)
+    spool(services, episodes, deliver=False)
+    enough = replace(X, online=replace(X.online, control_steps=actor.control_steps))
+    stop = threading.Event()
+    coordinator = threading.Thread(target=make_coordinator(X, services).run, args=(stop,))
+    coordinator.start()
+    run_actor(watched.context, enough, services.folder)
+    stop.set()
+    coordinator.join()
+    rows = services.catalogue.episodes(source="online")
+    assert {row.episode_id for row in rows} == {episode.header.episode_id for episode in episodes}
+
+
+def test_another_kind_of_robot_in_the_same_log_changes_nothing(services, watched):
+    """Not the count, not the seeds, and its snapshot drives nobody here."""
+    other = FleetSpec(tier="toy_fleet:other_line")
+    elsewhere = replace(X, fleet=replace(X.fleet, deployed=other, demonstrated=other))
+    seed = first_seed(X, Source.ONLINE) + 7
+    assignment = Assignment(
+        task="near", seed=seed, source=Source.ONLINE, driver="operator", operator="expert"
+    )
+    with SimFleet(other, robots=1, workers=1) as robots:
+        spool(services, run_episodes(robots, [assignment], lambda batch: None), deliver=True)
+    catalogue(services, X, elsewhere)
+    assert [row.spec for row in services.catalogue.episodes(source="online")] == ["other-line"]
+    own = services.snapshots.newest()
+    policy, _ = load_policy(X, services, own)
+    publish(elsewhere, services, policy, stage="online", learner_step=5, manifest=1)
+    actor = Actor(watched.context, X, services)
+    assert actor.control_steps == 0
+    given = actor.assign(0)
+    assert (given.seed, given.snapshot) == (first_seed(X, Source.ONLINE), own)
+    number = newer(services, 5)
+    assert actor.assign(0).snapshot == number

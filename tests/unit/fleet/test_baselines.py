@@ -13,10 +13,13 @@ from lwd.fleet.acting import fleet_driver
 from lwd.fleet.folder import open_services
 from lwd.fleet.learner import run_learner
 from lwd.fleet.metrics_log import read_metrics
-from lwd.fleet.offline import train_offline
+from lwd.fleet.offline import train_offline, train_sft
 from lwd.fleet.policies import find_snapshot, load_policy
 from lwd.fleet.process import ProcessContext
+from lwd.fleet.training import StageRun
+from lwd.learner.augment import AugmentConfig
 from lwd.learner.method import Acting
+from lwd.learner.sharding import Layout
 from lwd.recipes.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -77,3 +80,35 @@ def test_it_learns_offline_and_online_and_robots_act_with_what_it_publishes(
     if name == "hg_dagger":  # nothing is learned offline
         np.testing.assert_array_equal(chunks["offline"], chunks["sft"])
         assert np.any(chunks["online"] != chunks["sft"])
+
+
+class ReachedError(Exception):
+    """The online learner came to its first block."""
+
+
+def test_every_stage_augments_the_pictures_of_its_method(trained_copy, told_to_stop, console, monkeypatch):
+    """Around every learner step: of the clone, of the value alone, of Algorithm 2 offline and online."""
+    seen = []
+
+    def train(run, one_update, state, sampler, *, batch, until_step):
+        seen.append(one_update.args[1].crop)
+        return state
+
+    def run_block(layout, one_update, state, batches, key):
+        seen.append(one_update.args[1].crop)
+        raise ReachedError
+
+    monkeypatch.setattr(StageRun, "train", train)
+    monkeypatch.setattr(Layout, "run_block", run_block)
+    crops = {"clone": 0.81, "offline": 0.82, "online": 0.83}
+    x = toy_fleet.experiment()
+    for name, crop in crops.items():
+        stage = getattr(x, name)
+        learner = replace(stage.learner, augment=AugmentConfig(crop=crop))
+        x = replace(x, **{name: replace(stage, learner=learner)})
+    with open_services(trained_copy) as services:
+        train_sft(x, services, console)
+        train_offline(x, services, console)
+    with pytest.raises(ReachedError):
+        run_learner(told_to_stop, x, trained_copy)
+    assert seen == [0.81, 0.82, 0.82, 0.83]

@@ -14,10 +14,9 @@ from lwd.fleet import broker, deployment
 from lwd.fleet.authority import Authority, identity_uri
 from lwd.fleet.credential import load_credential, write_private
 from lwd.fleet.deployment import FleetFolder, found_fleet, invite, revoke
-from lwd.fleet.folder import RunFolder
+from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.registry import StatusDesk, configs_for, robot_config
 from lwd.fleet.robot_config import RobotConfig
-from lwd.fleet.services import open_services
 from lwd.fleet.telemetry import Telemetry
 from lwd.log import tables
 from lwd.log.catalogue import Catalogue

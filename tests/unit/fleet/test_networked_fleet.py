@@ -63,6 +63,7 @@ def test_the_fleet_learns_survives_kills_and_stops_clean(fleet, trained_copy, tm
             lambda: any((r.snapshot or 0) >= number for r in services.catalogue.episodes(source="online")),
             fleet,
         )
+        until(lambda: any(trained_copy.checkpoints("online").glob("[1-9]*")), fleet)
         for name in ("learner", "coordinator", "line-00"):
             os.kill(started(tmp_path, name)[0], signal.SIGKILL)
         os.kill(started(tmp_path, "broker")[0], signal.SIGKILL)
@@ -91,9 +92,7 @@ def test_the_fleet_learns_survives_kills_and_stops_clean(fleet, trained_copy, tm
     }
     assert said["line-01"].payload["numbers"]["episodes_total"] > 0
     resumed = (trained_copy.path / "logs" / "learner.log").read_text()
-    assert (
-        "learner_resumed" in resumed or "learner_step=10" not in resumed
-    )  # it had a checkpoint every 10 steps
+    assert "learner_resumed" in resumed
     shown = subprocess.run(
         [sys.executable, "-m", "lwd.cli", "status", "--json", "--out", str(trained_copy.path)],
         capture_output=True,

@@ -11,7 +11,14 @@ from lwd.errors import SnapshotError
 from lwd.fleet import evaluator
 from lwd.fleet.evaluator import Evaluation
 from lwd.fleet.folder import RunFolder, open_services
-from lwd.fleet.policies import find_snapshot, load_policy, model_config, normalizer_fingerprint, publish
+from lwd.fleet.policies import (
+    announce_newest,
+    find_snapshot,
+    load_policy,
+    model_config,
+    normalizer_fingerprint,
+    publish,
+)
 from lwd.fleet.service import ServiceContext
 from lwd.models.arrays import to_arrays
 from lwd.models.mlp import MlpPolicy, Normalizer
@@ -53,6 +60,24 @@ def test_a_policy_is_published_announced_and_comes_back_exactly(services, policy
         4,
         3,
     )
+
+
+def test_a_learner_announces_the_newest_of_its_own_kind_again(services, policy, monkeypatch):
+    x, theirs = toy_fleet.experiment(), FleetSpec(tier="toy_fleet:other_line")
+    elsewhere = replace(x, fleet=replace(x.fleet, deployed=theirs, demonstrated=theirs))
+    publish(elsewhere, services, policy, stage="sft", learner_step=0, manifest=None)
+    heard = []
+    monkeypatch.setattr(services.channel, "announce", heard.append)
+    announce_newest(x, services)
+    assert heard == []
+    own = [
+        publish(x, services, policy, stage=stage, learner_step=0, manifest=None)
+        for stage in ("sft", "offline")
+    ]
+    publish(elsewhere, services, policy, stage="online", learner_step=0, manifest=None)
+    heard.clear()
+    announce_newest(x, services)
+    assert heard == own[1:]
 
 
 def test_the_snapshot_of_another_robot_is_refused(services, policy):

@@ -11,13 +11,15 @@ import toy_fleet
 
 from lwd.errors import ConfigError, StoreError
 from lwd.fleet.registry import robot_config
-from lwd.fleet.robot import Robot, RobotOptions, configuration
+from lwd.fleet.robot import Robot, RobotOptions, _build, configuration
+from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.service import ServiceContext
 from lwd.log.calls import LocalCalls
 from lwd.log.robots import RobotNotActiveError
 from lwd.log.writer import EdgeClient
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.operator import TakeoverRule
+from lwd.spec import CameraSpec
 
 CONFIG = robot_config(toy_fleet.experiment())
 
@@ -135,3 +137,31 @@ def test_an_operator_who_never_takes_over_is_told_so(caplog, tmp_path, keys, sai
             context, "line-00", config, Recorder(), Still(), robot, operators, RobotOptions(folder=tmp_path)
         )
     assert caplog.messages == ([said] if said else [])
+
+
+def other_tasks(spec):
+    """Like the toy robot, with a task less and another time limit, made with what the fleet asks for."""
+    robot = toy_fleet.Line()
+    near = toy_fleet.TASKS["near"]
+    robot.tasks = {"near": replace(near, time_limit_steps=spec.time_limits.get("near", 7))}
+    robot.asked_for = spec
+    return robot, {}
+
+
+def test_a_robot_of_ones_own_is_made_with_the_fleets_settings(caplog):
+    """Whose tier, as it came in a message, is not imported."""
+    asked = replace(
+        CONFIG.fleet, time_limits={"near": 30}, cameras=(CameraSpec(name="eye", height=8, width=16),)
+    )
+    config = replace(CONFIG, fleet=asked, tasks={"near": toy_fleet.TASKS["near"]})
+    config = RobotConfig.from_json(json.loads(json.dumps(config.to_json())))
+    with caplog.at_level(logging.WARNING):
+        robot, _ = _build(config, f"{__name__}:other_tasks")
+    assert robot.asked_for == replace(asked, tier=f"{__name__}:other_tasks")
+    assert "task_differs" in caplog.text
+    assert "time_limit_steps=30" in caplog.text
+
+
+def test_a_robot_without_one_of_the_fleets_tasks_is_refused():
+    with pytest.raises(ConfigError, match=r"no task far, .* it has near"):
+        _build(CONFIG, f"{__name__}:other_tasks")

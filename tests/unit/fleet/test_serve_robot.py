@@ -2,6 +2,7 @@
 snapshots in one episode, whatever dies.
 """
 
+import ssl
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -186,9 +187,11 @@ def test_options_that_cannot_work():
     for url in ("ws://", "ws://h:abc", "ws://h:99999", "ws://h:0", "ws://[::1"):
         with pytest.raises(ConfigError, match="expected ws://host:port"):
             RemoteOptions(url=url)
-    for url in ("ws://h:1", "wss://h:1"):
+    for url in ("wss://h:1", "WSS://h:1"):
         with pytest.raises(ConfigError, match="--policy-ca-file 'nofile' cannot be read"):
             RemoteOptions(url=url, ca_file="nofile")
+    with pytest.raises(ConfigError, match="'ws://h:1' is not encrypted"):
+        RemoteOptions(url="ws://h:1", ca_file="nofile")
     for port in (-1, 65536):
         with pytest.raises(ConfigError, match="expected 0 to 65535"):
             ServerSettings(port=port)
@@ -197,6 +200,12 @@ def test_options_that_cannot_work():
     for seconds in (-0.001, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="--collect-ms"):
             BatchSettings(collect_s=seconds)
+
+
+def test_only_an_encrypted_connection_has_certificates(monkeypatch):
+    assert RemoteOptions(url="WSS://h:1").tls() is not None
+    monkeypatch.setattr(ssl, "create_default_context", None)  # hundreds of certificates, at every reconnect
+    assert RemoteOptions(url="ws://h:1").tls() is None
 
 
 @contextmanager
@@ -214,9 +223,7 @@ def test_a_pinned_snapshot_that_does_not_exist_is_not_waited_for(tmp_path):
     context = ServiceContext("server", "server")
     options = ServeOptions(server=SETTINGS, snapshot=99)
     with stops_after(context, 20), pytest.raises(SnapshotError, match="snapshot 99 does not exist"):
-        run_serve(
-            context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner()
-        )
+        run_serve(context, toy_fleet.experiment(), RunFolder(tmp_path), options, lambda *_: MarkedRunner())
 
 
 def test_a_pinned_snapshot_that_is_refused_is_not_waited_for(tmp_path, policies):
@@ -226,8 +233,10 @@ def test_a_pinned_snapshot_that_is_refused_is_not_waited_for(tmp_path, policies)
     context = ServiceContext("server", "server")
     with open_services(folder) as services:
         number = publish(wrong, services, other, stage="sft", learner_step=0, manifest=None).number
-    with stops_after(context, 20), pytest.raises(SnapshotError, match=f"snapshot {number} has "):
-        run_serve(context, x, folder, ServeOptions(server=ServerSettings(port=0), snapshot=number))
+        unheard = publish(x, services, policies[0], stage="unheard", learner_step=0, manifest=None).number
+    for pinned, said in ((number, " has "), (unheard, ": .* has no stage 'unheard'")):
+        with stops_after(context, 20), pytest.raises(SnapshotError, match=f"snapshot {pinned}{said}"):
+            run_serve(context, x, folder, ServeOptions(server=ServerSettings(port=0), snapshot=pinned))
 
 
 # ---- a robot of the server -------------------------------------------------------------------------------

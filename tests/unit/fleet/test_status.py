@@ -56,6 +56,12 @@ def test_a_working_fleet_has_no_stalls(services: Services) -> None:
     assert found["robots"] == {"working": 1, "silent": []}
 
 
+def test_a_process_that_works_for_nothing_is_a_stall(services: Services) -> None:
+    said(services.catalogue, "coordinator", "coordinator")
+    said(services.catalogue, "learner", "learner", waits_for=None, warning="learns no more")
+    assert fleet_status(services.catalogue)["stalls"] == ["learner learns no more."]
+
+
 def test_it_says_who_waits_for_what_who_is_silent_and_whose_clock_is_off(services: Services) -> None:
     catalogue = services.catalogue
     said(catalogue, "coordinator", "coordinator")
@@ -76,6 +82,19 @@ def test_it_says_who_waits_for_what_who_is_silent_and_whose_clock_is_off(service
     assert found["robots"] == {"working": 3, "silent": ["r1", "r4"]}
     silent = {process["name"]: process["silent"] for process in found["processes"]}
     assert [name for name, is_silent in silent.items() if is_silent] == ["r1", "r4"]
+
+
+def test_what_services_wait_for_is_said_first_and_each_process_has_its_troubles(services: Services) -> None:
+    said(services.catalogue, "a1", "robot", waits_for="the first snapshot", link=False, task="drawer", pid=7)
+    said(services.catalogue, "coordinator", "coordinator", waits_for="the database")
+    said(services.catalogue, "gone", "robot", ago_s=60.0, stopping=True)
+    found = fleet_status(services.catalogue)
+    assert found["stalls"][0] == "coordinator waits for the database."
+    a1, coordinator, gone = found["processes"]
+    assert a1["troubles"] == ["waits", "no link"]
+    assert a1["said"] == {"task": "drawer", "link": False}
+    assert (coordinator["troubles"], coordinator["stopping"]) == (["waits"], False)
+    assert (gone["troubles"], gone["stopping"]) == ([], True)
 
 
 def test_lag_of_each_robot(services: Services) -> None:

@@ -258,11 +258,13 @@ def test_a_running_episode_takes_from_successes_but_not_from_failures(fleet: Fle
         recording.finish(long.proprio[40], 4.0, {}, long.verdict)
         assert kept(client, folder) == ["a", "c"]  # a success in the end: it goes itself
         assert dropped(client) == {"success": 2}
-        long = made("human", "e", steps=40)
-        record(client, long)
-        assert (
-            kept(client, folder) == ["c"] or kept(client, folder) == ["e"] or len(kept(client, folder)) <= 2
-        )
+        too_long = made("human", "e", steps=100)
+        assert len(codec.encode(too_long)) > 3 * size
+        record(client, too_long)
+        assert kept(client, folder) == [
+            "c"
+        ]  # it took the failure, and did not fit: the newest of the class goes
+        assert dropped(client) == {"success": 2, "failure": 1, "human": 1}
         assert client.status().used_bytes <= 3 * size
 
 

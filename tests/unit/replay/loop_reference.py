@@ -11,14 +11,10 @@ def human(episode: Episode, start: int, H: int) -> bool:
     return any(bool(episode.interventions[i]) for i in range(start, min(start + H, episode.steps)))
 
 
-def needed_help(episode: Episode, start: int, H: int) -> bool:
-    """Whether, chunk by chunk from this start, a human takes over from the policy later on."""
-    at = start + H
-    while at < episode.steps:
-        if human(episode, at, H) and not human(episode, at - H, H):
-            return True
-        at += H
-    return False
+def needed_help(episode: Episode, start: int) -> bool:
+    """Whether a human takes over from the policy after this step."""
+    hands = episode.interventions
+    return any(bool(hands[i]) and not bool(hands[i - 1]) for i in range(start + 1, episode.steps))
 
 
 def transition(
@@ -48,11 +44,7 @@ def transition(
         "discount": 0.0 if cut else gamma ** (end - start),
         "next_proprio": episode.proprio[end],
         "intervention": human(episode, start, H),
-        "exemplary": (
-            outcome is Outcome.SUCCESS
-            and not needed_help(episode, start, H)
-            and (bool(episode.interventions[start]) or not human(episode, start, H))
-        )
+        "exemplary": (outcome is Outcome.SUCCESS and not needed_help(episode, start))
         or (
             episode.header.source is Source.ONLINE
             and all(bool(episode.interventions[i]) for i in range(start, min(start + H, episode.steps)))

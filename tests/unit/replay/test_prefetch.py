@@ -56,20 +56,6 @@ def test_it_keeps_no_more_ready_than_asked() -> None:
             prefetcher.next()
 
 
-def test_a_switch_takes_effect_at_the_next_group() -> None:
-    with Prefetcher(Slow(1), step=0, count=2, batch=1, depth=4) as prefetcher:
-        assert prefetcher.next().manifest == 1
-        time.sleep(0.02)
-        prefetcher.switch(Slow(2, seconds=0.01))
-        assert [prefetcher.next()[:2] for _ in range(3)] == [(2, 2), (4, 2), (6, 2)]
-
-
-def test_a_switch_while_a_draw_is_under_way() -> None:
-    with Prefetcher(Slow(1, seconds=0.05), step=0, count=1, batch=1) as prefetcher:
-        prefetcher.switch(Slow(2))
-        assert [prefetcher.next()[:2] for _ in range(3)] == [(0, 2), (1, 2), (2, 2)]
-
-
 def test_an_error_reaches_the_consumer_after_what_was_drawn_before_it() -> None:
     with Prefetcher(Slow(1, fail_at=2), step=0, count=1, batch=1, depth=5) as prefetcher:
         time.sleep(0.05)
@@ -77,8 +63,6 @@ def test_an_error_reaches_the_consumer_after_what_was_drawn_before_it() -> None:
         for _ in range(2):  # again and again, never a hang
             with pytest.raises(ZeroDivisionError, match="at 2"):
                 prefetcher.next()
-        prefetcher.switch(Slow(3))
-        assert prefetcher.next()[:2] == (2, 3)
 
 
 def test_the_share_of_waiting() -> None:

@@ -15,6 +15,7 @@ from lwd.errors import EpisodeError, StoreError
 from lwd.log import manifest, tables
 from lwd.log.catalogue import Catalogue
 from lwd.log.codec import encode
+from lwd.log.deletion import delete
 from lwd.log.objects import ObjectStore
 from lwd.replay import Replay, offline_rl
 from lwd.replay.reader import Reader
@@ -195,3 +196,20 @@ def test_a_folder_of_another_log_is_refused(log: Log, new_replay: New) -> None:
     replay.add(make_episode(5))
     with pytest.raises(StoreError, match=r"filled from another log.*sqlite:///.*--catalogue"):
         Reader(log.catalogue, log, replay)
+
+
+def test_a_replay_whose_newest_episode_was_deleted_goes_on(log: Log, new_replay: New) -> None:
+    fill(log, (2,))
+    replay = new_replay()
+    Reader(log.catalogue, log, replay).refresh()
+    delete(log.catalogue, log.objects, "e001", reason="asked for", deleted_by="test")
+    replay.close()
+    log.add(make_episode(5, episode_id="next"))
+    log.commit()
+    again = new_replay()
+    assert Reader(log.catalogue, log, again).refresh() == 2
+    assert ids(again) == ["e000", "e001", "next"]
+    other = new_replay("other")
+    other.add(make_episode(5, episode_id="e001"))  # number 1 there, 2 in the log
+    with pytest.raises(StoreError, match="filled from another log"):
+        Reader(log.catalogue, log, other)

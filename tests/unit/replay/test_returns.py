@@ -129,6 +129,16 @@ def test_human_chunks_by_hand() -> None:
     assert chunks_to_takeover(late, 3).tolist() == [2, 2, 1, 1, 1, NEVER, NEVER, NEVER]
 
 
+def test_a_takeover_soon_after_a_hand_back_shows_that_help_was_needed(new_replay) -> None:
+    """Chunks of 4: the policy's spell of 5 steps holds no chunk of its own from most starts."""
+    replay = new_replay()
+    replay.add(make_episode(30, source="rollout", human=[8, 9, 10, 16, 17]))
+    replay.add(make_episode(30, source="rollout"))
+    got = gather(replay.view(), np.repeat([0, 1], 30), np.tile(np.arange(30), 2), 1).exemplary
+    assert got[:30].tolist() == [False] * 16 + [True] * 14
+    assert got[30:].all()
+
+
 drawn = st.tuples(
     st.integers(1, 40),
     st.sampled_from(["success", "failure", "unjudged"]),

@@ -108,6 +108,18 @@ def test_steps_and_seeds_differ(new_replay: New) -> None:
             assert not np.array_equal(one, two)
 
 
+def test_streams_differ_and_the_first_is_what_it_was(new_replay: New) -> None:
+    view = fill(new_replay(), MIXED).view()
+    rows = [Sampler(view, offline_rl(), 42, stream=s).indices(1000, 1, 64)[1] for s in (0, 1, 2, 2**32 - 1)]
+    for i, one in enumerate(rows):
+        for two in rows[i + 1 :]:
+            assert (one == two).mean() < 0.5
+    np.testing.assert_array_equal(rows[0], Sampler(view, offline_rl(), 42).indices(1000, 1, 64)[1])
+    for stream in (-1, 2**32):
+        with pytest.raises(ConfigError, match="stream must lie in"):
+            Sampler(view, offline_rl(), 42, stream=stream)
+
+
 def test_a_literal_draw(new_replay: New) -> None:
     """Stable across processes, machines and versions of NumPy: a checkpoint may be resumed anywhere."""
     replay = fill(new_replay(), MIXED)

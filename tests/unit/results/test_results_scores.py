@@ -65,8 +65,8 @@ def test_paired_difference_by_hand():
     # Common seed 1 only. near: (1-0, 0-1) -> 0; far: (1-0, 1-1) -> 0.5; all: 0.25.
     a = [made_up.run("sft", 0), made_up.run("sft", 1, {"near": [0, 1], "far": [0, 1]})]
     b = [made_up.run("lwd_online", 1, {"near": [1, 0], "far": [1, 1]})]
-    means, seeds = paired(a, b)
-    assert seeds == [1]
+    means, by_seed, _ = paired(a, b)
+    assert by_seed == {1: 0.25}
     assert {name: means[name].success.value for name in means} == {
         "near": 0.0,
         "far": 0.5,
@@ -82,11 +82,17 @@ def test_pairing_removes_what_the_starts_have_in_common():
     # b solves all that a solves and one start more of each task: however starts are drawn, b is never below a.
     a = [made_up.run("sft", s, {"near": [0, 0, 1, 1], "far": [0, 0, 1, 1]}) for s in range(3)]
     b = [made_up.run("lwd_online", s, {"near": [0, 1, 1, 1], "far": [0, 1, 1, 1]}) for s in range(3)]
-    difference = paired(a, b)[0]["average"].success
+    difference = paired(a, b).means["average"].success
     assert difference.value == 0.25
     assert difference.low >= 0
     unpaired = row_score(b).means["average"].success.high - row_score(a).means["average"].success.low
     assert difference.high < unpaired
+
+
+def test_a_pair_says_whether_both_went_on_from_one_clone():
+    a = [made_up.run("sft", s, sft_policy=name) for s, name in enumerate(("aaa", "bbb", "", ""))]
+    b = [made_up.run("lwd_online", s, sft_policy=name) for s, name in enumerate(("aaa", "ccc", "ddd", ""))]
+    assert paired(a, b).one_clone == {0: True, 1: False, 2: None, 3: None}
 
 
 def test_what_cannot_be_paired_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import made_up
@@ -11,7 +12,7 @@ import pytest
 
 from lwd.errors import ConfigError
 from lwd.evaluate.jsonfile import ResultError
-from lwd.evaluate.report.run import FleetEpisode, Metrics
+from lwd.evaluate.report.run import FleetEpisode, Metrics, on_one_clock
 from lwd.results.gather import coarse, fleet_curve, learner_curves
 from lwd.results.runfile import check_alike, read_run_file, write_run_file
 
@@ -120,6 +121,24 @@ def test_a_helped_success_is_none_of_the_policys_own():
     assert found.human == [0.125, 0.0]
     assert found.robot_hours == [0.045, 0.125]
     assert fleet_curve([episode(0, done=True, source="demo")]) is None
+
+
+def test_the_fleets_curve_is_in_the_order_in_which_episodes_began():
+    # Successes are short: of 16 that ran side by side, the 8 that end first are the successes, begun 2nd, 4th, ...
+    ran = [replace(episode(n, done=n % 2 == 1), ended_s=100.0 - 50 * (n % 2) + n) for n in range(16)]
+    found = fleet_curve(sorted(ran, key=lambda e: e.ended_s))
+    assert found is not None
+    assert found.alone == [0.5, 0.5]
+
+
+def test_a_clock_that_begins_again_goes_on():
+    first, second = [episode(n, done=False) for n in range(8)], [episode(n, done=True) for n in range(8)]
+    joined = on_one_clock([*first, *second])
+    assert [e.started_s for e in joined] == [*range(8), *range(8, 16)]
+    assert joined[-1].ended_s == 16.0
+    found = fleet_curve(joined)
+    assert found is not None
+    assert found.alone == [0.0, 1.0]
 
 
 def test_curves_are_thinned_and_of_the_stage_only():

@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from sim_runs import run_episodes
 
 from lwd import image
 from lwd.episode import Source
@@ -20,7 +21,7 @@ from lwd.robot.sim import rendering
 from lwd.robot.sim.describe import describe
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
-from lwd.robot.sim.run import ActBatch, run_episodes
+from lwd.robot.sim.run import ActBatch
 from lwd.robot.sim.scene import SCENE_SPEC, SENSED, SceneEnvironment
 from lwd.spec import CameraSpec
 

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from sim_runs import run_episodes
 
 from lwd.episode import Episode, Source
 from lwd.errors import ConfigError, RobotError, UnknownNameError
@@ -14,7 +15,7 @@ from lwd.robot.operator import TakeoverRule
 from lwd.robot.sim import worker
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
-from lwd.robot.sim.run import ActBatch, EpisodeReport, run, run_episodes
+from lwd.robot.sim.run import ActBatch, EpisodeReport, run
 
 LINE = FleetSpec(tier="robots_for_tests:line")
 
@@ -140,9 +141,18 @@ def test_a_hanging_worker_is_an_error_and_is_ended():
         pid = fleet.pids[0]
         with pytest.raises(RobotError, match="did not answer in time"):
             run_episodes(fleet, assignments(1), scripted)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
     assert time.monotonic() - start < 15
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+
+
+def test_an_answer_that_comes_after_its_time_is_not_taken_for_the_next_runs():
+    spec = FleetSpec(tier="robots_for_tests:hanging")
+    with SimFleet(spec, robots=1, workers=1, answer_timeout_s=0.5) as fleet:
+        with pytest.raises(RobotError, match="did not answer in time and was ended"):
+            run_episodes(fleet, assignments(1), scripted)
+        with pytest.raises(RobotError, match="died with exit code"):
+            run_episodes(fleet, assignments(1), scripted)
 
 
 def test_the_fleet_survives_an_error_of_the_caller():

@@ -173,7 +173,8 @@ def evaluation_points(metrics: Metrics) -> draw.Plate | None:
 
 def online_progress(episodes: Sequence[FleetEpisode], bins: int = 16) -> draw.Plate | None:
     """Success of the fleet's online episodes and share of human steps over robot-hours."""
-    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.ended_s)
+    # By their beginning: of those that end first, most are short, and short ones are the successes.
+    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.started_s)
     if not online:
         return None
     hours = np.cumsum([e.cycle_time_s for e in online]) / 3600

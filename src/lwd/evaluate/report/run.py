@@ -6,7 +6,7 @@ The contract is docs/reference/run_directory.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -32,7 +32,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetEpisode:
-    """One line of `episodes.jsonl`; see `lwd.episode` for the words. Times in seconds since the run began."""
+    """One line of `episodes.jsonl`; see `lwd.episode` for the words. Times in seconds since the fleet first began."""
 
     episode_id: str
     robot: str
@@ -150,7 +150,22 @@ def _read_episodes(path: Path) -> list[FleetEpisode]:
     episodes = [_episode(Node(row, f"{path.name}: line {n}")) for n, row in enumerate(read_jsonl(path), 1)]
     if not episodes:
         raise ResultError(path.name, "it is empty.")
-    return episodes
+    return on_one_clock(episodes)
+
+
+def on_one_clock(episodes: Sequence[FleetEpisode]) -> list[FleetEpisode]:
+    """Episodes in the order in which they were written, their times made to go on where the clock began at 0 again.
+
+    The fleet's clock does so with each part of its hours and after a cut. Lines are written as episodes end, so that an end
+    before the last line's says where.
+    """
+    begun, last, joined = 0.0, 0.0, list[FleetEpisode]()
+    for episode in episodes:
+        if episode.ended_s < last:
+            begun += last
+        last = episode.ended_s
+        joined.append(replace(episode, started_s=begun + episode.started_s, ended_s=begun + last))
+    return joined
 
 
 def _episode(node: Node) -> FleetEpisode:

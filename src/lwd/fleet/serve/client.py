@@ -73,17 +73,27 @@ class RemoteOptions:
             raise ConfigError(
                 f"--policy-server is {self.url!r:.80}; expected ws://host:port or wss://host:port."
             )
+        if self.ca_file is not None and not self._encrypted:
+            raise ConfigError(
+                f"--policy-ca-file {self.ca_file!r} is for wss://; {self.url!r:.80} is not encrypted and checks no "
+                "certificate. Give the server's wss:// address, or leave the file out."
+            )
         self.tls()
+
+    @property
+    def _encrypted(self) -> bool:
+        return urlsplit(self.url).scheme == "wss"  # in lower case, whatever was written
 
     def tls(self) -> ssl.SSLContext | None:
         """For wss://; ConfigError if the authority's certificates cannot be read."""
+        if not self._encrypted:
+            return None
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
+            return ssl.create_default_context(cafile=self.ca_file)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(
                 f"--policy-ca-file {self.ca_file!r} cannot be read: {error}. Expected certificates in PEM."
             ) from error
-        return context if self.url.startswith("wss:") else None
 
 
 class Connection:

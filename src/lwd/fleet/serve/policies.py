@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from lwd.config import Experiment
 from lwd.errors import LwdError, SnapshotError
 from lwd.fleet.acting import PolicyDriver, fleet_driver
+from lwd.fleet.folder import Services
 from lwd.fleet.policies import load_policy
 from lwd.fleet.serve.held import HeldSnapshots, Row
 from lwd.fleet.serve.observation import Seen
-from lwd.fleet.services import Services, fleet_description
+from lwd.fleet.services import fleet_description
 from lwd.fleet.telemetry import Telemetry
 from lwd.learner.method import Acting
 from lwd.snapshot.store import Snapshot

@@ -12,17 +12,18 @@ from pathlib import Path
 from lwd import __version__
 from lwd.config import Experiment
 from lwd.errors import ConfigError, RobotError
+from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.serve.held import HeldSnapshots, Runner
 from lwd.fleet.serve.policies import ServerFollower, driver_runner, loader
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.tokens import TokenFile
 from lwd.fleet.service import Context
-from lwd.fleet.services import RunFolder, fleet_description, open_services
+from lwd.fleet.services import fleet_description
+from lwd.log.checks import LOOPBACK
 
 log = logging.getLogger(__name__)
 
 SAY_EVERY_S = 0.2
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 MakeRunner = Callable[[Experiment, int], Runner]
 """A runner of an experiment's model for batches of at most so many rows."""

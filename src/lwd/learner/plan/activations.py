@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwd.learner.plan.flops import critic_tokens, prefix_tokens
-from lwd.learner.plan.networks import Networks, products, weights
+from lwd.learner.plan.networks import PlannedShapes, products, weights
 from lwd.models.vla.config import Gemma3Config, GemmaConfig, SiglipConfig
 
 
@@ -147,7 +147,7 @@ def decoder_layers(config: GemmaConfig | Gemma3Config, tokens: int, keys: int, i
     )
 
 
-def policy_phase(networks: Networks, *, evaluations: int, backbone_trains: bool, qam: bool) -> Phase:
+def policy_phase(networks: PlannedShapes, *, evaluations: int, backbone_trains: bool, qam: bool) -> Phase:
     """Flow matching (one evaluation) or QAM (one per flow step, and the reference beside it)."""
     config, steps = networks.policy_config, networks.chunk_steps
     c, prefix = _itemsize(config.compute), prefix_tokens(networks)
@@ -173,7 +173,7 @@ def policy_phase(networks: Networks, *, evaluations: int, backbone_trains: bool,
     return Phase(kept=kept, working=max(work), shared=_rounded(learned, c, remat))
 
 
-def critic_phase(networks: Networks, prompt_tokens: int) -> Phase:
+def critic_phase(networks: PlannedShapes, prompt_tokens: int) -> Phase:
     """Value or critic: one sequence forwards and backwards; the heads are small beside it."""
     config = networks.critic_config
     c, tokens = _itemsize(config.compute), critic_tokens(networks, prompt_tokens)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lwd.learner.plan.networks import Networks, conditions, products, weights
+from lwd.learner.plan.networks import PlannedShapes, conditions, products, weights
 from lwd.models.vla.config import GemmaConfig, SiglipConfig
 
 
@@ -21,7 +21,8 @@ class Pass:
     Attributes:
         dense: products with weights.
         own: attention among the stretch's own tokens.
-        past: attention to keys and values that came before.
+        past: attention to keys and values that came before; the backward pass always makes their gradients too, since they lie
+            in one array with the stretch's own.
         weights: numbers in the weights, which every pass reads from memory.
         in_stack: inside a stack of layers, hence computed again in the backward pass under checkpointing.
         spared: what of it is not computed again: a last product that is only added needs no value to be differentiated.
@@ -46,18 +47,17 @@ class Pass:
         return self.forward - self.spared if remat and self.in_stack else 0.0
 
     def to_input(self) -> float:
-        """Backwards to the stretch's input alone: weights, and what came before, are constants."""
-        return self.dense + 2 * self.own + self.past
+        """Backwards to the stretch's input alone: weights are constants."""
+        return self.dense + 2 * (self.own + self.past)
 
-    def trained(self, remat: bool, past: bool) -> float:
-        """Forwards and backwards with the gradient of the weights; `past` where keys that came before are learned too."""
+    def trained(self, remat: bool) -> float:
+        """Forwards and backwards with the gradient of the weights."""
         inputs = 0.0 if self.first else self.dense
-        attention = 2 * self.own + (2 if past else 1) * self.past
-        return self.forward + self.again(remat) + inputs + attention + self.dense
+        return self.forward + self.again(remat) + inputs + 2 * (self.own + self.past) + self.dense
 
-    def adapted(self, remat: bool, past: bool) -> float:
+    def adapted(self, remat: bool) -> float:
         """`trained` where the weights are frozen and adapters learn beside them; their own products are left out."""
-        return self.trained(remat, past) - (0.0 if self.first else self.dense)
+        return self.trained(remat) - (0.0 if self.first else self.dense)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,24 +86,24 @@ class Network:
         """One example forwards and back to the input."""
         return self.forward + sum(s.again(remat) + s.to_input() for s in self.stretches)
 
-    def trained(self, remat: bool, *, past: bool = True, adapters: bool = False) -> float:
+    def trained(self, remat: bool, *, adapters: bool = False) -> float:
         """One example forwards and backwards."""
-        return sum(s.adapted(remat, past) if adapters else s.trained(remat, past) for s in self.stretches)
+        return sum(s.adapted(remat) if adapters else s.trained(remat) for s in self.stretches)
 
 
-def prefix_tokens(networks: Networks) -> int:
+def prefix_tokens(networks: PlannedShapes) -> int:
     """Tokens of pi0.5's prefix: every camera's patches, then the prompt."""
     config = networks.policy_config
     return len(config.cameras) * config.vision.tokens + config.prompt_tokens
 
 
-def critic_tokens(networks: Networks, prompt_tokens: int) -> int:
+def critic_tokens(networks: PlannedShapes, prompt_tokens: int) -> int:
     """Tokens of the critic's sequence: patches, prompt, proprio, readout."""
     config = networks.critic_config
     return len(config.cameras) * config.vision.tokens + prompt_tokens + 2
 
 
-def prefix_network(networks: Networks) -> Network:
+def prefix_network(networks: PlannedShapes) -> Network:
     """Pictures and prompt of one observation through SigLIP and the backbone."""
     policy, config = networks.policy, networks.policy_config
     tokens = prefix_tokens(networks)
@@ -121,7 +121,7 @@ def prefix_network(networks: Networks) -> Network:
     )
 
 
-def velocity_network(networks: Networks) -> Network:
+def velocity_network(networks: PlannedShapes) -> Network:
     """One flow step of one chunk through the action expert."""
     policy, config = networks.policy, networks.policy_config
     own = networks.chunk_steps + (0 if policy.state is None else 1)
@@ -141,7 +141,7 @@ def velocity_network(networks: Networks) -> Network:
     )
 
 
-def critic_network(networks: Networks, prompt_tokens: int) -> Network:
+def critic_network(networks: PlannedShapes, prompt_tokens: int) -> Network:
     """One observation to z_t."""
     backbone, config = networks.critic.backbone, networks.critic_config
     tokens = critic_tokens(networks, prompt_tokens)
@@ -156,12 +156,12 @@ def critic_network(networks: Networks, prompt_tokens: int) -> Network:
     )
 
 
-def value_head(networks: Networks) -> Network:
+def value_head(networks: PlannedShapes) -> Network:
     """z_t to the atoms' logits."""
     return Network(stretches=(_applied(networks.critic.value, 1),))
 
 
-def critic_heads(networks: Networks) -> Network:
+def critic_heads(networks: PlannedShapes) -> Network:
     """z_t and a chunk to the heads' scalars."""
     pool, steps = networks.critic.pool, networks.chunk_steps
     every_step = [pool.first, pool.second, pool.key, pool.value]

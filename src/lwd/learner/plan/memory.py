@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwd.learner.plan.activations import Phase, critic_phase, policy_phase
-from lwd.learner.plan.networks import Networks, Stage, adapter_count, count, products, size, weights
+from lwd.learner.plan.networks import PlannedShapes, Stage, adapter_count, count, products, size, weights
 from lwd.learner.plan.work import Job
 
 MOMENTS = 2 * 4
@@ -43,7 +43,7 @@ class Gradient:
     examples: int
 
 
-def trained_policy(networks: Networks, stage: Stage, lora_rank: int) -> int:
+def trained_by_policy(networks: PlannedShapes, stage: Stage, lora_rank: int) -> int:
     """Numbers of the policy that train: everything, or online the expert; with LoRA, adapters in place of their matrices.
 
     Outside the stacks (projections, flow time) matrices are small and train themselves.
@@ -60,19 +60,19 @@ def trained_policy(networks: Networks, stage: Stage, lora_rank: int) -> int:
     return adapter_count(stacks, lora_rank) + count(outside)
 
 
-def trained_by_value(networks: Networks) -> int:
+def trained_by_value(networks: PlannedShapes) -> int:
     """Backbone and value head."""
     return count([networks.critic.backbone, networks.critic.value])
 
 
-def trained_by_critic(networks: Networks) -> int:
+def trained_by_critic(networks: PlannedShapes) -> int:
     """Backbone, chunk pooling and critic heads."""
     return count([networks.critic.backbone, networks.critic.pool, networks.critic.heads])
 
 
-def state_items(networks: Networks, job: Job, gpus: int) -> list[Item]:
+def state_items(networks: PlannedShapes, job: Job, gpus: int) -> list[Item]:
     """What stays between learner steps, divided over the GPUs."""
-    trained = trained_policy(networks, job.stage, job.lora_rank)
+    trained = trained_by_policy(networks, job.stage, job.lora_rank)
     policy, whole = policy_size(networks, job), count(networks.policy)
     items = [
         ("policy, parameters", policy),
@@ -92,16 +92,16 @@ def state_items(networks: Networks, job: Job, gpus: int) -> list[Item]:
     return [Item(what=what, size=math.ceil(total / gpus), stays=True) for what, total in items]
 
 
-def policy_size(networks: Networks, job: Job) -> int:
+def policy_size(networks: PlannedShapes, job: Job) -> int:
     """Bytes of one policy: float32, or with LoRA a bfloat16 base beside float32 adapters."""
     if not job.lora_rank:
         return size(networks.policy)
-    return 2 * count(networks.policy) + 4 * trained_policy(networks, job.stage, job.lora_rank)
+    return 2 * count(networks.policy) + 4 * trained_by_policy(networks, job.stage, job.lora_rank)
 
 
-def gradients(networks: Networks, job: Job, flow_steps: int) -> list[Gradient]:
+def gradients(networks: PlannedShapes, job: Job, flow_steps: int) -> list[Gradient]:
     """The gradient computations of one learner step, one after the other."""
-    trained = trained_policy(networks, job.stage, job.lora_rank)
+    trained = trained_by_policy(networks, job.stage, job.lora_rank)
     learns, qam = job.stage != "online", job.stage != "sft"
     policy = Gradient(
         what="policy",
@@ -122,7 +122,7 @@ def gradients(networks: Networks, job: Job, flow_steps: int) -> list[Gradient]:
     ]
 
 
-def gradient_items(networks: Networks, gradient: Gradient, gpus: int) -> list[Item]:
+def gradient_items(networks: PlannedShapes, gradient: Gradient, gpus: int) -> list[Item]:
     """What one gradient computation adds on one GPU while it runs."""
     here = share(gradient.examples, gpus)
     what, phase = gradient.what, gradient.activations
@@ -145,7 +145,7 @@ def _passing(what: str, *rows: tuple[str, int]) -> list[Item]:
     return [Item(what=f"{what}: {name}", size=total, stays=False) for name, total in rows]
 
 
-def batch_item(networks: Networks, job: Job, gpus: int) -> Item:
+def batch_item(networks: PlannedShapes, job: Job, gpus: int) -> Item:
     """Two batches (one at work, one arriving), and one observation's pictures as floats."""
     config = networks.policy_config
     pixels = len(config.cameras) * config.vision.image**2 * 3
@@ -158,7 +158,7 @@ def batch_item(networks: Networks, job: Job, gpus: int) -> Item:
     return Item(what="batches", size=share(job.batch, gpus) * each, stays=True)
 
 
-def items(networks: Networks, job: Job, flow_steps: int, gpus: int) -> list[Item]:
+def items(networks: PlannedShapes, job: Job, flow_steps: int, gpus: int) -> list[Item]:
     """The table for one GPU: what stays, and the largest gradient computation or optimiser step."""
     found = gradients(networks, job, flow_steps)
     candidates = [gradient_items(networks, g, gpus) for g in found] + [update_items(g, gpus) for g in found]
@@ -166,7 +166,7 @@ def items(networks: Networks, job: Job, flow_steps: int, gpus: int) -> list[Item
     return [*state_items(networks, job, gpus), batch_item(networks, job, gpus), *largest]
 
 
-def layer_at_work(networks: Networks, what: str, gpus: int) -> int:
+def layer_at_work(networks: PlannedShapes, what: str, gpus: int) -> int:
     """The largest layer in the type of the activations; under FSDP gathered, with the next one, and the token table whole."""
     policy, backbone = networks.policy, networks.critic.backbone
     owner, config = (policy, networks.policy_config) if what == "policy" else (backbone, backbone.config)

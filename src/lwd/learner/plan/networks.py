@@ -22,7 +22,7 @@ STAGES: tuple[Stage, ...] = ("sft", "offline", "online")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Networks:
+class PlannedShapes:
     """Policy, critic and what the robot asks of them; the modules hold shapes, not numbers.
 
     Attributes:
@@ -50,11 +50,11 @@ class Networks:
         return [policy.expert, policy.action_in, policy.time, policy.state, policy.action_out]
 
 
-def shapes_of(policy: PiConfig, critic: VlaCriticConfig) -> Networks:
+def shapes_of(policy: PiConfig, critic: VlaCriticConfig) -> PlannedShapes:
     """The modules of these sizes, without a single number in memory."""
     normalizer = Normalizer.identity(critic.proprio_dim)
     key = jax.random.key(0)
-    return Networks(
+    return PlannedShapes(
         policy=eqx.filter_eval_shape(PiPolicy.init, key, policy, normalizer),
         critic=eqx.filter_eval_shape(VlaCritic.init, key, critic, normalizer),
         policy_config=policy,
@@ -121,7 +121,7 @@ def adapter_count(tree: Any, rank: int) -> int:
     )
 
 
-def parts(networks: Networks) -> Mapping[str, int]:
+def parts(networks: PlannedShapes) -> Mapping[str, int]:
     """Parameters of every part of policy and critic."""
     policy, critic = networks.policy, networks.critic
     return {

@@ -15,10 +15,10 @@ from lwd.learner.plan.memory import (
     policy_size,
     share,
     trained_by_critic,
+    trained_by_policy,
     trained_by_value,
-    trained_policy,
 )
-from lwd.learner.plan.networks import STAGES, Networks, Stage, count, shapes_of, sizes_named
+from lwd.learner.plan.networks import STAGES, PlannedShapes, Stage, count, shapes_of, sizes_named
 from lwd.learner.plan.work import Job, Term, terms
 
 UTILISATION = 0.4
@@ -136,7 +136,7 @@ def plan(request: PlanRequest) -> Plan:
     return counted if counted.fits else replace(counted, remedies=list(_remedies(counted, networks)))
 
 
-def account(request: PlanRequest, networks: Networks) -> Plan:
+def account(request: PlanRequest, networks: PlannedShapes) -> Plan:
     """The plan of these networks, without looking for remedies."""
     device = device_named(request.gpu)
     found = terms(networks, request.job, request.flow_steps)
@@ -150,7 +150,7 @@ def account(request: PlanRequest, networks: Networks) -> Plan:
     )
 
 
-def networks_of(request: PlanRequest) -> Networks:
+def networks_of(request: PlanRequest) -> PlannedShapes:
     """The shapes that a request is about."""
     return _networks(
         request.model, request.chunk_steps, request.action_dim, request.proprio_dim, request.remat
@@ -158,12 +158,12 @@ def networks_of(request: PlanRequest) -> Networks:
 
 
 @lru_cache(maxsize=16)
-def _networks(model: str, chunk_steps: int, action_dim: int, proprio_dim: int, remat: bool) -> Networks:
+def _networks(model: str, chunk_steps: int, action_dim: int, proprio_dim: int, remat: bool) -> PlannedShapes:
     policy, critic = sizes_named(model, chunk_steps, action_dim, proprio_dim)
     return shapes_of(replace(policy, remat=remat), replace(critic, remat=remat))
 
 
-def _seconds(request: PlanRequest, device: Device, found: list[Term], networks: Networks) -> float:
+def _seconds(request: PlanRequest, device: Device, found: list[Term], networks: PlannedShapes) -> float:
     """Every term at the speed of the matrix units or of the memory, whichever is slower; then the optimisers' traffic.
 
     The busiest GPU sets the pace. Communication is taken to hide behind the products, and data to be there.
@@ -176,20 +176,20 @@ def _seconds(request: PlanRequest, device: Device, found: list[Term], networks: 
     return products + optimizer_traffic(networks, request.job) / request.gpus / device.bandwidth
 
 
-def optimizer_traffic(networks: Networks, job: Job) -> int:
+def optimizer_traffic(networks: PlannedShapes, job: Job) -> int:
     """Bytes that optimisers and averages read and write in one learner step.
 
     Per trained number: gradient written and read, parameter and both moments read and written. Per averaged number: the average
     read and written, the live one read.
     """
-    trained, averaged = trained_policy(networks, job.stage, job.lora_rank), policy_size(networks, job)
+    trained, averaged = trained_by_policy(networks, job.stage, job.lora_rank), policy_size(networks, job)
     if job.stage != "sft":
         trained += trained_by_value(networks) + trained_by_critic(networks)
         averaged += 4 * count(networks.critic)
     return (2 * 4 + 2 * (4 + MOMENTS)) * trained + 3 * averaged
 
 
-def _remedies(tight: Plan, networks: Networks) -> Iterator[str]:
+def _remedies(tight: Plan, networks: PlannedShapes) -> Iterator[str]:
     """Single changes that fit, each tried; with checkpointing too where it is off and does not do alone."""
     request, also = tight.request, ""
     if not request.remat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from lwd.learner.plan.networks import Networks, parts
+from lwd.learner.plan.networks import PlannedShapes, parts
 from lwd.learner.plan.plan import Plan
 
 Row = tuple[str, str]
@@ -66,7 +66,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def part_rows(networks: Networks) -> list[Row]:
+def part_rows(networks: PlannedShapes) -> list[Row]:
     """Parameters of every part of policy and critic, in millions."""
     found = parts(networks)
     rows = [(what, f"{number / 1e6:.1f}") for what, number in found.items()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 from lwd.learner.plan.flops import (
     Network,
@@ -12,10 +14,27 @@ from lwd.learner.plan.flops import (
     value_head,
     velocity_network,
 )
-from lwd.learner.plan.networks import Networks, Stage
+from lwd.learner.plan.networks import PlannedShapes, Stage
 
 CAST, PLAIN = 8, 2
 """Bytes moved per weight and pass: float32 is read, written as bfloat16 and read again; bfloat16 is read."""
+
+Kind = Literal["forward", "to_input", "trained", "adapted"]
+
+
+class _Times(NamedTuple):
+    """How often a pass of one kind, without checkpointing, reads the weights and makes the product of the condition."""
+
+    reads: int
+    conditions: int
+
+
+_TIMES: dict[Kind, _Times] = {
+    "forward": _Times(1, 1),
+    "to_input": _Times(2, 1),  # the flow time is a constant
+    "trained": _Times(3, 3),  # forwards, and backwards for input and weights
+    "adapted": _Times(3, 2),  # the weights themselves are frozen
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,112 +97,132 @@ class Job:
     lora_rank: int
     prompt_tokens: int
 
+    @property
+    def learns(self) -> Kind:
+        """How the policy is passed through where it trains."""
+        return "adapted" if self.lora_rank else "trained"
 
-def sft_terms(networks: Networks, job: Job) -> list[Term]:
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """So many passes of one kind through one network.
+
+    Attributes:
+        network: what is passed through.
+        examples: how many passes.
+        remat: the network recomputes its activations in the backward pass.
+        kind: forwards; and back to the input; and back with the gradient of the weights, or of adapters beside them.
+        conditions: flow times among the passes.
+        loops: how many parts run one after the other.
+        moved: bytes moved per weight whenever the weights are read.
+    """
+
+    network: Network
+    examples: int
+    remat: bool
+    kind: Kind = "forward"
+    conditions: int = 0
+    loops: int = 1
+    moved: int = CAST
+
+    def flops(self, remat: bool) -> float:
+        """Of all passes, with or without what checkpointing computes again."""
+        shared = self.conditions * self.network.condition
+        again = shared if remat and self.kind != "forward" else 0.0  # checkpointing repeats it with its layer
+        return self.examples * self._one(remat) + _TIMES[self.kind].conditions * shared + again
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of weights moved."""
+        again = 1 if self.remat and self.kind != "forward" else 0
+        return (_TIMES[self.kind].reads + again) * self.loops * self.network.weights * self.moved
+
+    def term(self, what: str, phase: str) -> Term:
+        """As a line of the account."""
+        return Term(
+            what=what,
+            phase=phase,
+            flops=self.flops(self.remat),
+            model_flops=self.flops(remat=False),
+            traffic=self.traffic,
+        )
+
+    def _one(self, remat: bool) -> float:
+        if self.kind == "forward":
+            return self.network.forward
+        if self.kind == "to_input":
+            return self.network.to_input(remat)
+        return self.network.trained(remat, adapters=self.kind == "adapted")
+
+
+def sft_terms(networks: PlannedShapes, job: Job) -> list[Term]:
     """Flow matching: prefix and one velocity, forwards and backwards. Every example has a flow time of its own."""
     prefix, velocity = prefix_network(networks), velocity_network(networks)
-    lora = job.lora_rank > 0
+    passes = partial(Passes, examples=job.batch, remat=job.remat, kind=job.learns)
     return [
-        _term("prefix, forwards and backwards", "policy", job.batch, prefix, job.remat, "trained", lora),
-        _term(
-            "velocity, forwards and backwards", "policy", job.batch, velocity, job.remat, "trained", lora,
-            conditions=job.batch,
-        ),
-    ]  # fmt: skip
+        passes(network=prefix).term("prefix, forwards and backwards", "policy"),
+        passes(network=velocity, conditions=job.batch).term("velocity, forwards and backwards", "policy"),
+    ]
 
 
-def rl_terms(networks: Networks, job: Job, evaluations: Evaluations) -> list[Term]:
+def rl_terms(networks: PlannedShapes, job: Job, evaluations: Evaluations) -> list[Term]:
     """DIVL for value and critic, QAM for the policy; offline and online differ in what the policy trains."""
     return [*_divl_terms(networks, job), *_qam_terms(networks, job, evaluations)]
 
 
-def terms(networks: Networks, job: Job, flow_steps: int) -> list[Term]:
+def terms(networks: PlannedShapes, job: Job, flow_steps: int) -> list[Term]:
     """The account of one learner step of this stage."""
     if job.stage == "sft":
         return sft_terms(networks, job)
     return rl_terms(networks, job, Evaluations.of(flow_steps))
 
 
-def sampling_flops(networks: Networks, flow_steps: int) -> float:
-    """One chunk on a robot: the prefix once, then the flow."""
-    velocity = velocity_network(networks)
-    return prefix_network(networks).forward + flow_steps * (velocity.forward + velocity.condition)
-
-
-def _divl_terms(networks: Networks, job: Job) -> list[Term]:
+def _divl_terms(networks: PlannedShapes, job: Job) -> list[Term]:
     backbone = critic_network(networks, job.prompt_tokens)
-    value, heads, batch = value_head(networks), critic_heads(networks), job.batch
-    state_and_q = Network(stretches=(*backbone.stretches, *heads.stretches))
-    state_and_value = Network(stretches=(*backbone.stretches, *value.stretches))
+    state_and_q = Network(stretches=(*backbone.stretches, *critic_heads(networks).stretches))
+    state_and_value = Network(stretches=(*backbone.stretches, *value_head(networks).stretches))
+    passes = partial(Passes, examples=job.batch, remat=job.remat)
     return [
-        _term("target critic of the batch's actions (labels)", "value", batch, state_and_q, job.remat),
-        _term("value, forwards and backwards", "value", batch, state_and_value, job.remat, "trained"),
-        _term("value of the next states (targets)", "critic", batch, state_and_value, job.remat),
-        _term("critic, forwards and backwards", "critic", batch, state_and_q, job.remat, "trained"),
+        passes(network=state_and_q).term("target critic of the batch's actions (labels)", "value"),
+        passes(network=state_and_value, kind="trained").term("value, forwards and backwards", "value"),
+        passes(network=state_and_value).term("value of the next states (targets)", "critic"),
+        passes(network=state_and_q, kind="trained").term("critic, forwards and backwards", "critic"),
     ]
 
 
-def _qam_terms(networks: Networks, job: Job, evaluations: Evaluations) -> list[Term]:
+def _qam_terms(networks: PlannedShapes, job: Job, evaluations: Evaluations) -> list[Term]:
     prefix, velocity = prefix_network(networks), velocity_network(networks)
-    heads, backbone = critic_heads(networks), critic_network(networks, job.prompt_tokens)
-    batch, remat, lora = job.policy_batch, job.remat, job.lora_rank > 0
-    learns = job.stage != "online"  # the backbone
+    heads, state = critic_heads(networks), critic_network(networks, job.prompt_tokens)
+    batch, on_path = job.policy_batch, evaluations.reference + evaluations.last
+    passes = partial(Passes, remat=job.remat)
+    backbone_learns = job.stage != "online"
     return [
-        _term(
-            "policy's prefix" + (", forwards and backwards" if learns else ""),
-            "policy", batch, prefix, remat, "trained" if learns else "forward", lora,
+        passes(network=prefix, examples=batch, kind=job.learns if backbone_learns else "forward").term(
+            "policy's prefix" + (", forwards and backwards" if backbone_learns else ""), "policy"
         ),
-        _term("reference's prefix", "policy", batch, prefix, remat, moved=PLAIN),
-        _term(
-            "policy along the path, forwards and backwards",
-            "policy", batch * evaluations.path, velocity, remat, "trained", lora,
-            conditions=evaluations.path, loops=evaluations.path, past=learns,
+        passes(network=prefix, examples=batch, moved=PLAIN).term("reference's prefix", "policy"),
+        passes(
+            network=velocity,
+            examples=batch * evaluations.path,
+            kind=job.learns,
+            conditions=evaluations.path,
+            loops=evaluations.path,
+        ).term("policy along the path, forwards and backwards", "policy"),
+        passes(network=velocity, examples=batch * on_path, conditions=on_path, loops=2, moved=PLAIN).term(
+            "reference on the path", "policy"
         ),
-        _term(
-            "reference on the path",
-            "policy", batch * (evaluations.reference + evaluations.last), velocity, remat,
-            conditions=evaluations.reference + evaluations.last, loops=2, moved=PLAIN,
+        passes(network=state, examples=batch).term(
+            "target critic's state for the terminal adjoint", "policy"
         ),
-        _term("target critic's state for the terminal adjoint", "policy", batch, backbone, remat),
-        _term("gradient of Q in the chunk", "policy", batch, heads, False, "to_input"),
-        _term(
-            "lean adjoint through the reference",
-            "policy", batch * evaluations.adjoint, velocity, remat, "to_input",
-            conditions=evaluations.adjoint, loops=evaluations.adjoint, moved=PLAIN,
+        Passes(network=heads, examples=batch, remat=False, kind="to_input").term(
+            "gradient of Q in the chunk", "policy"
         ),
-    ]  # fmt: skip
-
-
-def _term(
-    what: str,
-    phase: str,
-    examples: int,
-    network: Network,
-    remat: bool,
-    kind: str = "forward",
-    adapters: bool = False,
-    *,
-    conditions: int = 0,
-    loops: int = 1,
-    past: bool = True,
-    moved: int = CAST,
-) -> Term:
-    """So many passes of one kind, `loops` of them one after the other; `conditions` counts the flow times among them."""
-
-    def one(remat: bool) -> float:
-        if kind == "trained":
-            return network.trained(remat, past=past, adapters=adapters)
-        return network.to_input(remat) if kind == "to_input" else network.forward
-
-    # The condition's product: forwards, and where it trains twice backwards; checkpointing repeats it with its layer.
-    repeats = (3 if not adapters else 2) if kind == "trained" else 1
-    shared = conditions * network.condition
-    again = shared if remat and kind != "forward" else 0.0
-    passes = {"forward": 1, "to_input": 2, "trained": 3}[kind] + (remat and kind != "forward")
-    return Term(
-        what=what,
-        phase=phase,
-        flops=examples * one(remat) + repeats * shared + again,
-        model_flops=examples * one(False) + repeats * shared,
-        traffic=passes * loops * network.weights * moved,
-    )
+        passes(
+            network=velocity,
+            examples=batch * evaluations.adjoint,
+            kind="to_input",
+            conditions=evaluations.adjoint,
+            loops=evaluations.adjoint,
+            moved=PLAIN,
+        ).term("lean adjoint through the reference", "policy"),
+    ]

@@ -56,11 +56,6 @@ def import_policy(path: Path, config: PiConfig, normalizer: Normalizer) -> PiPol
     return read_into(blank_policy(config, normalizer), layout, source)
 
 
-def import_backbone(path: Path, policy: PiPolicy) -> PiPolicy:
-    """The policy with vision tower, projection, token table and backbone of a PaliGemma checkpoint of Hugging Face."""
-    return read_into(policy, torch_layouts.paligemma(policy.config), Safetensors(path))
-
-
 def import_critic(gemma3: Path, siglip: Path, critic: VlaCritic) -> VlaCritic:
     """The critic with token table and stack of Gemma 3 and tower of SigLIP, both of Hugging Face; all else stays."""
     config = critic.backbone.config

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
 from lwd.errors import ConfigError
 from lwd.results.ogbench.robot import make
 from lwd.results.ogbench.tasks import DOMAINS
+from lwd.robot.sim.global_random import global_random
 
 NOISE, SMOOTHING = 0.1, 0.5
 _LARGEST_STACKING: Mapping[str, float] = {"cube-double": 0.25}
@@ -115,7 +115,7 @@ def _oracles(domain: str, env: Any) -> dict[str, Any]:
 def _healthy_episode(settings: PlaySettings, env: Any, oracles: Mapping[str, Any], number: int) -> Arrays:
     for attempt in range(_TRIES):
         entropy = np.random.SeedSequence([settings.seed, number, attempt]).generate_state(2)
-        with _global_numpy(int(entropy[0])):  # the oracles draw from NumPy's global state
+        with global_random(int(entropy[0])):  # the oracles draw from NumPy's global state
             episode = _episode(settings, env, oracles, int(entropy[1]))
         if settings.domain != "scene" or within_reach(episode["qpos"]):
             return episode
@@ -163,14 +163,3 @@ def _episode(settings: PlaySettings, env: Any, oracles: Mapping[str, Any], seed:
 
 def _stacking(domain: str) -> float:
     return _LARGEST_STACKING.get(domain, 0.0)
-
-
-@contextmanager
-def _global_numpy(seed: int) -> Generator[None]:
-    """NumPy's global state seeded, and afterwards as it was."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)

@@ -153,9 +153,11 @@ class _Worker:
         """The next answer's content."""
         try:
             if not self.connection.poll(max(0.0, (self.due or 0.0) - time.monotonic())):
+                self.connection.close()  # an answer that comes late must not be taken for the next round's
+                self.end()
                 raise RobotError(
-                    f"worker {self.number} (process {self.pid}, robots {self.robots}) did not answer in time; "
-                    "raise answer_timeout_s if the machine is merely slow."
+                    f"worker {self.number} (process {self.pid}, robots {self.robots}) did not answer in time and was "
+                    "ended; raise answer_timeout_s if the machine is merely slow."
                 )
             kind, content = self.connection.recv()
         except (EOFError, OSError) as error:

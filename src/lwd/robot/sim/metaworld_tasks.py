@@ -50,8 +50,5 @@ MILESTONE_SIGNALS: Mapping[str, tuple[str, ...]] = {row["task"]: _signals(row) f
 EXPERT_STEPS: Mapping[str, int] = {row["task"]: int(row["expert_steps"]) for row in _ROWS}
 """Median length (control steps) of the expert's successes in 20 episodes within the time limit."""
 
-EXPERT_SUCCESSES: Mapping[str, int] = {row["task"]: int(row["expert_successes"]) for row in _ROWS}
-"""Of the same 20 episodes."""
-
 EIGHT_TASKS = tuple(METAWORLD_TASKS)[:8]
 """What the fast tier's small recipe asks for: four short and four long tasks whose experts take over well."""

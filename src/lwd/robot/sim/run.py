@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd import __version__
-from lwd.episode import Episode, EpisodeHeader, Verdict
+from lwd.episode import EpisodeHeader, Verdict
 from lwd.errors import RobotError, UnknownNameError
 from lwd.robot.control import Assignment, Round
-from lwd.robot.memory import MemoryRecorder
 from lwd.robot.recorder import Recorder, Recording, record_round
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.worker import Command
@@ -197,26 +196,6 @@ def run(
         # left under way would be taken for the next run's.
         fleet.drain()
         raise
-
-
-def run_episodes(fleet: SimFleet, assignments: Sequence[Assignment], act: Act) -> list[Episode]:
-    """Run the given episodes, spread over the fleet, and return them in memory, in the order given."""
-    left = list(range(len(assignments)))[::-1]
-    order: dict[str, int] = {}
-    taken: dict[int, int] = {}
-
-    def assign(robot: int) -> Assignment | None:
-        if not left:
-            return None
-        taken[robot] = left.pop()
-        return assignments[taken[robot]]
-
-    def note(report: EpisodeReport) -> None:
-        order[report.header.episode_id] = taken[report.robot]
-
-    recorder = MemoryRecorder()
-    run(fleet, assign, act, recorder, note)
-    return sorted(recorder.episodes, key=lambda episode: order[episode.header.episode_id])
 
 
 def _wants_chunk(attempt: _Attempt) -> bool:

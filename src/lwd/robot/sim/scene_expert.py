@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.robot.sim.global_random import global_random
 from lwd.robot.sim.scene import SceneEnvironment
 from lwd.robot.sim.scene_model import scene_model
 from lwd.robot.sim.scene_plan import SAFE_PLACE, Primitive, next_primitive, still_possible
@@ -115,7 +114,7 @@ class SceneOperator:
         if weak:
             self._primitive = self._mistake(self._primitive)
         self._oracle = self._oracles[self._primitive.kind]
-        with _global_random(int(self._rng.integers(2**31))):
+        with global_random(int(self._rng.integers(2**31))):
             self._oracle.reset(None, self._with_target(info, self._primitive))
         self._hand.new_primitive(_WAYPOINT_LOW, _WAYPOINT_HIGH)
 
@@ -204,14 +203,3 @@ class PlayOperator(SceneOperator):
             return SceneGoal(cube=CUBE_IN_CLOSED_DRAWER, buttons=buttons, drawer=DRAWER_CLOSED, window=window)
         cube = (x, y, 0.02) if what == 1 else None
         return SceneGoal(cube=cube, buttons=buttons, drawer=drawer, window=window)
-
-
-@contextmanager
-def _global_random(seed: int) -> Generator[None]:
-    """Oracles draw from numpy's global state: give them their own, and leave everybody else's as it was."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)

@@ -59,7 +59,7 @@ def batch_shapes(nets, size):
     return jax.tree.map(lambda x: Shape(x.shape, x.dtype), batch)
 
 
-def traced(nets, stage):
+def traced(nets, stage, flow_steps):
     """The program of one learner step, without what nobody reads."""
     state = eqx.filter_eval_shape(vla_case.start, nets.policy, nets.critic, stage)
     given = (state, nets.policy, batch_shapes(nets, BATCH))
@@ -67,7 +67,7 @@ def traced(nets, stage):
 
     def run(shapes, key):
         state, reference, batch = eqx.combine(shapes, rest)
-        moved = vla_case.learner_step(state, reference, batch, key, stage=stage, flow_steps=STEPS)
+        moved = vla_case.learner_step(state, reference, batch, key, stage=stage, flow_steps=flow_steps)
         return eqx.filter(moved, eqx.is_array)
 
     program = jax.make_jaxpr(run)(shapes, KEY).jaxpr
@@ -92,13 +92,16 @@ def product_flops(program):
     return total
 
 
-@pytest.mark.parametrize(("stage", "remat"), [("sft", True), ("offline", False), ("online", True)])
-def test_flops_are_those_of_the_program(stage, remat):
-    """Every matrix product of the traced learner step, within 1 %."""
+@pytest.mark.parametrize(
+    ("stage", "remat", "flow_steps"),
+    [("sft", True, STEPS), ("offline", False, STEPS), ("online", True, 8)],
+)
+def test_flops_are_those_of_the_program(stage, remat, flow_steps):
+    """Every matrix product of the traced learner step, within 0.3 %; the more flow steps, the more the velocities weigh."""
     nets = networks(remat)
-    expected = product_flops(traced(nets, stage))
-    found = sum(term.flops for term in terms(nets, job(stage, remat), STEPS))
-    assert found == pytest.approx(expected, rel=0.01)
+    expected = product_flops(traced(nets, stage, flow_steps))
+    found = sum(term.flops for term in terms(nets, job(stage, remat), flow_steps))
+    assert found == pytest.approx(expected, rel=0.003)
 
 
 def test_velocities_are_evaluated_as_often_as_the_loss_does():

@@ -8,7 +8,7 @@ import pytest
 
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.learner.plan.devices import DEVICES
-from lwd.learner.plan.memory import trained_policy
+from lwd.learner.plan.memory import trained_by_policy
 from lwd.learner.plan.networks import count, parts
 from lwd.learner.plan.page import page
 from lwd.learner.plan.plan import PlanRequest, networks_of, plan
@@ -32,14 +32,14 @@ def test_parameters_are_those_of_the_published_networks():
 
 def test_online_trains_the_expert_and_lora_less():
     nets = networks_of(PlanRequest())
-    everything, expert = (trained_policy(nets, stage, 0) for stage in ("offline", "online"))
+    everything, expert = (trained_by_policy(nets, stage, 0) for stage in ("offline", "online"))
     assert everything == count(nets.policy) - count(nets.policy.normalizer)
     assert expert == parts(nets)["policy: action expert"]
-    assert trained_policy(nets, "offline", 16) < 0.05 * everything
-    assert trained_policy(nets, "online", 16) < 0.05 * expert
-    twice, once = (trained_policy(nets, "offline", rank) for rank in (32, 16))
-    assert twice - once == once - trained_policy(nets, "offline", 8) + (
-        once - trained_policy(nets, "offline", 8)
+    assert trained_by_policy(nets, "offline", 16) < 0.05 * everything
+    assert trained_by_policy(nets, "online", 16) < 0.05 * expert
+    twice, once = (trained_by_policy(nets, "offline", rank) for rank in (32, 16))
+    assert twice - once == once - trained_by_policy(nets, "offline", 8) + (
+        once - trained_by_policy(nets, "offline", 8)
     )
 
 

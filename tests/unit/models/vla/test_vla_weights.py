@@ -27,7 +27,6 @@ from lwd.models.weights.transfer import (
     blank_policy,
     deaf_to_padding,
     export_lerobot,
-    import_backbone,
     import_critic,
     import_policy,
     load_network,
@@ -364,7 +363,7 @@ def test_a_policy_takes_paligemma_and_keeps_its_expert(tmp_path, more_rows):
     arrays[table] = np.pad(arrays[table], ((0, more_rows), (0, 0)))
     save_file(arrays, tmp_path / "model.safetensors")
     assert inspect(tmp_path, SIZES).fits == ["PaliGemma of Hugging Face, of the given sizes"]
-    mixed = import_backbone(tmp_path, taker)
+    mixed = read_into(taker, torch_layouts.paligemma(SIZES), Safetensors(tmp_path))
     assert same(mixed.tokens, giver.tokens)
     assert same(mixed.language, giver.language)
     assert same(mixed.vision, giver.vision)
