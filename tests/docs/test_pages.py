@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 import yaml
 
 from lwd import image
+from lwd.cli import parse
 from lwd.episode import Outcome
 from lwd.errors import UnknownNameError
 from lwd.log import tables
+from lwd.log.catalogue import Catalogue
 from lwd.robot.sim.fleet_spec import FleetSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -24,20 +27,55 @@ RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 
 def test_robot_of_the_guide_works() -> None:
     page = (DOCS / "how-to/add_a_robot.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(program, "add_a_robot.md", "exec"), names)
     robot, operators = names["make"](FleetSpec(tier="my_lab.slider:make"))
-    assert operators == {}
     sensed = robot.reset("reach", 3)
+    operators["expert"].begin("reach", 0)
     while robot.outcome() is None:
-        gap = sensed.proprio[1] - sensed.proprio[0]
-        sensed = robot.apply(np.clip(np.array([gap / 0.1], np.float32), -1, 1))
+        sensed = robot.apply(operators["expert"].act())
     assert robot.outcome() is Outcome.SUCCESS
     assert robot.milestones_reached() == 1
     assert sensed.proprio.shape == (robot.spec.proprio_dim,)
     with pytest.raises(UnknownNameError, match="Did you mean 'reach'"):
         robot.reset("reech", 0)
+
+
+def test_recipe_of_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to its demonstrations; the stages after them are those of any recipe."""
+    page = (DOCS / "how-to/add_a_robot.md").read_text(encoding="utf-8")
+    (tmp_path / "my_lab").mkdir()
+    for name, program in zip(
+        ("slider", "recipes"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
+    ):
+        (tmp_path / "my_lab" / f"{name}.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    )
+    parse(["collect", "--recipe", "my_lab.recipes:slider", "--out", str(tmp_path / "run")]).run()
+    with Catalogue(str(tmp_path / "run" / "catalogue.db")) as catalogue:
+        assert [(row.source, row.operator, row.outcome) for row in catalogue.episodes()] == [
+            ("demo", "expert", "success")
+        ] * 2
+
+
+def test_recipe_of_published_weights_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The robot of the page on cameras; tokenizers and weights are files that are read later."""
+    (program,) = re.findall(
+        r"```python\n(.*?)```",
+        (DOCS / "how-to/use_published_weights.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    cameras = (DOCS / "how-to/add_cameras.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
+    exec(compile(program, "use_published_weights.md", "exec"), names)
+    exec(compile(re.findall(r"```python\n(.*?)```", cameras, re.DOTALL)[0], "add_cameras.md", "exec"), seen)
+    networks = names["two_arms"]().model.for_robot(seen["spec"])
+    assert networks.policy.cameras == ("base", "left_wrist")
+    assert networks.critic.chunk_steps == 30
 
 
 def test_cameras_of_the_guide_work() -> None:

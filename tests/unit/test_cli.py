@@ -1,7 +1,9 @@
 """The command line: help worth reading, JSON on every read command, sentences and exit codes for mistakes, a quick start."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -114,6 +116,14 @@ def test_help_of_every_command_names_its_options_and_says_what_it_does(lwd, comm
     assert purpose in out
 
 
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_option_says_what_it_is(command):
+    made = cli.COMMANDS[command]
+    told = "\n".join(base.__doc__ or "" for base in made.__mro__)
+    for field in dataclasses.fields(made):
+        assert re.search(rf"^ +{field.name}: ", told, re.MULTILINE), f"lwd {command}: {field.name}"
+
+
 @pytest.mark.parametrize(
     ("group", "verbs"),
     [
@@ -149,6 +159,7 @@ def test_log_ls_lists_episodes_and_filters(lwd, run_folder):
     assert json.loads(lwd("log", "ls", "--out", run_folder, "--json", "--task", "nothing")[1]) == []
     table = lwd("log", "ls", "--out", run_folder)[1]
     assert all(name in table for name in [*IDS, "stage_score", "drawer", "success"])
+    assert re.search(r"│ *1\.00 *│", table), "two decimals"
 
 
 def test_log_ls_quarantine_lists_what_was_refused_and_why(lwd, run_folder):
@@ -174,6 +185,7 @@ def test_log_verify_reads_everything_again(lwd, run_folder):
     report = json.loads(out)
     assert (report["episodes"], report["problems"]) == (3, [])
     assert set(report) == set(VerifyReport.__dataclass_fields__)
+    assert re.search(r"^problems +none$", lwd("log", "verify", "--out", run_folder)[1], re.MULTILINE)
 
 
 def test_log_verify_exits_with_1_where_an_episode_is_damaged(lwd, run_folder):
@@ -185,6 +197,7 @@ def test_log_verify_exits_with_1_where_an_episode_is_damaged(lwd, run_folder):
     assert code == 1
     problem = json.loads(out)["problems"][0]
     assert (problem["episode_id"], problem["reason"]) == (IDS[0], "hash")
+    assert f"episode_id {IDS[0]}, " in lwd("log", "verify", "--out", run_folder)[1]
 
 
 def test_log_migrate_says_what_it_did(lwd, run_folder):
@@ -236,11 +249,11 @@ def test_log_backup_is_restored_into_an_empty_catalogue(lwd, run_folder, tmp_pat
     assert "not empty" in err
 
 
-def test_status_counts_and_says_that_there_is_no_coordinator(lwd, run_folder):
+def test_status_counts_and_says_that_no_fleet_ran_here(lwd, run_folder):
     found = json.loads(lwd("status", "--out", run_folder, "--json")[1])
     assert (found["episodes"], found["quarantined"], found["processes"]) == (3, 1, [])
-    assert found["stalls"] == ["no coordinator ever reported; start lwd coordinator."]
-    assert "start lwd coordinator" in lwd("status", "--out", run_folder)[1]
+    assert "an embedded run (lwd demo) has no processes to show" in found["stalls"][0]
+    assert "an embedded run (lwd demo) has no processes to show" in lwd("status", "--out", run_folder)[1]
 
 
 def test_doctor_is_content_with_a_good_folder_and_names_what_is_broken(lwd, run_folder, tmp_path):
@@ -315,8 +328,8 @@ def test_an_id_that_fits_several_episodes_or_none_is_refused(lwd, run_folder):
     assert err == "lwd: no episode begins with 'ffff'; `lwd log ls` lists them.\n"
 
 
-def test_evaluating_before_training_says_what_to_run(lwd, tmp_path):
-    code, _, err = lwd("evaluate", "offline", "--recipe", "metaworld", "--out", tmp_path / "run")
+def test_evaluating_before_training_says_what_to_run(lwd, run_folder):
+    code, _, err = lwd("evaluate", "offline", "--recipe", "metaworld", "--out", run_folder)
     assert code == 2
     assert "Make it first: lwd train offline." in err
 

@@ -10,7 +10,9 @@ import pytest
 from log_cases import IDS, make_episode, open_fleet
 from rich.console import Console
 
+from lwd.errors import ConfigError
 from lwd.fleet.doctor import Finding, print_findings
+from lwd.fleet.phases import check_goes_on, claim
 from lwd.recipes import RECIPES
 
 
@@ -172,3 +174,50 @@ def test_show_without_a_name_lists_the_recipes(lwd):
     assert [line.split()[0] for line in lines] == list(RECIPES)
     for line, make in zip(lines, RECIPES.values(), strict=True):
         assert line.endswith(inspect.getdoc(make).splitlines()[0])
+
+
+def test_a_stage_in_a_folder_that_is_not_there_is_refused_and_makes_nothing(lwd, tmp_path):
+    typo = tmp_path / "typo"
+    for command in ("evaluate sft", "train offline", "train consolidated", "fleet up", "serve"):
+        code, out, err = lwd(*command.split(), "--recipe", "metaworld_quick", "--out", typo)
+        assert (code, out) == (2, ""), command
+        assert err.startswith(f"lwd: {typo} is no run folder"), command
+    code, out, err = lwd("train", "sft", "--out", typo, "--processes", "2")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lwd: no demonstrations in {typo} yet; make them first: lwd collect --out {typo}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cloning_without_demonstrations_says_what_makes_them(lwd, run_folder):
+    """Those that are there are of another kind of robot."""
+    code, _, err = lwd("train", "sft", "--recipe", "metaworld_quick", "--out", run_folder)
+    assert code == 2
+    assert f"no demonstrations in {run_folder} yet; make them first: lwd collect" in err
+    assert not (run_folder / "replay").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["collect", "train sft", "train offline", "evaluate sft", "fleet up", "demo", "serve"]
+)
+def test_a_recipe_that_was_forgotten_is_named(lwd, run_folder, command):
+    mine = "lwd demo --recipe metaworld_quick --out q"
+    claim(run_folder, repr(RECIPES["metaworld_quick"](3)), mine, 3)
+    before = sorted(run_folder.rglob("*"))
+    code, out, err = lwd(*command.split(), "--out", run_folder)
+    assert (code, out) == (2, "")
+    assert f"{run_folder} holds the run 'metaworld_quick' with seed 3 ({mine})" in err
+    assert "Add --recipe metaworld_quick, or choose another --out." in err
+    err = lwd(*command.split(), "--out", run_folder, "--recipe", "metaworld_quick")[2]
+    assert "Add --seed 3, or" in err
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_a_recipe_that_goes_on_with_the_run_is_none_of_another(tmp_path):
+    claim(tmp_path, repr(RECIPES["scene"](0)), "lwd collect", 0)
+    for name in ("scene", "scene_once_more", "scene_refitted_once_more", "scene_in_turns"):
+        begins_alike = RECIPES[name](0)
+        check_goes_on(tmp_path, begins_alike)
+        with pytest.raises(ConfigError, match="Add --seed 0"):
+            check_goes_on(tmp_path, RECIPES[name](1))
+    with pytest.raises(ConfigError, match="Add --recipe scene,"):
+        check_goes_on(tmp_path, RECIPES["scene_quick"](0))

@@ -66,8 +66,10 @@ def test_there_is_a_unit_for_each_process() -> None:
 def test_unit_starts_what_it_says(path: Path) -> None:
     unit = read_unit(path)
     service, name = unit["Service"], path.stem.removeprefix("lwd-")
-    program, *arguments = shlex.split(filled(service["ExecStart"], environment(service["EnvironmentFile"])))
+    variables = {} if name == "broker" else environment(service["EnvironmentFile"])
+    program, *arguments = shlex.split(filled(service["ExecStart"], variables))
     if name == "broker":
+        assert "EnvironmentFile" not in service, "it has no use for the bucket's key"
         assert program.endswith("/nats-server")
         assert arguments == ["-c", "/var/lib/lwd/fleet/nats.conf"]
     else:
@@ -150,6 +152,21 @@ def test_compose_restarts_all_and_names_what_exists(compose: dict[str, Any]) -> 
             source = volume.split(":")[0]
             assert source.startswith("./") or source in compose["volumes"]
     assert filled(" ".join(services["broker"]["command"]), {}) == "-c /var/lib/lwd/fleet/nats.conf"
+
+
+def test_secrets_are_neither_committed_nor_built_into_the_image() -> None:
+    for name in (".gitignore", ".dockerignore"):
+        ignored = {line.strip("/") for line in (DEPLOY.parent / name).read_text().splitlines()}
+        assert {"deploy/.env", "deploy/data"} <= ignored, name
+
+
+def test_bucket_and_prefix_are_the_same_everywhere() -> None:
+    texts = [
+        path.read_text()
+        for path in (*DEPLOY.rglob("*"), DEPLOY.parent / "docs/how-to/deploy.md")
+        if path.is_file()
+    ]
+    assert set(re.findall(r"s3://[\w/]+", "".join(texts))) == {"s3://lwd/fleet"}
 
 
 def test_the_image_runs_lwd() -> None:

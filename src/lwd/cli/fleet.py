@@ -7,13 +7,16 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from lwd.cli.options import RUN, Read, StageOptions, Stored, experiment, folder, print_json
 from lwd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lwd.config import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +45,24 @@ class FleetUp(StageOptions):
 
     def run(self) -> None:
         """Run it."""
-        if self.broker is None and not self.bus:
-            from lwd.fleet.online import online
-
-            snapshot = online(experiment(self), self.run_folder, Console())
-            print(f"newest snapshot {snapshot.number} at learner step {snapshot.learner_step}")
+        chosen = experiment(self)
+        self.check_catalogue()
+        if self.broker is not None or self.bus:
+            self._supervise(chosen)
             return
-        self._supervise()
+        from lwd.fleet.online import online
 
-    def _supervise(self) -> None:
+        snapshot = online(chosen, self.run_folder, Console())
+        print(f"newest snapshot {snapshot.number} at learner step {snapshot.learner_step}")
+
+    def _supervise(self, chosen: Experiment) -> None:
         from lwd.fleet.local import LocalFleet
         from lwd.fleet.service import ServiceContext
         from lwd.fleet.supervisor import Supervisor
 
         logging.getLogger("lwd").setLevel(logging.INFO)
         fleet = LocalFleet(
-            experiment=experiment(self),
+            experiment=chosen,
             recipe=self.recipe,
             out=self.out.absolute(),
             broker=self.broker,
@@ -111,7 +116,7 @@ class FleetInvite:
     Attributes:
         name: of the robot or service, one in the fleet.
         role: what it may do.
-        spec: kind of robot, as recipes name it ("scene", "metaworld").
+        spec: kind of robot: the RobotSpec.name of its environment ("scene", "metaworld", or your robot's).
         file: where the credential goes; by default fleet/credentials/NAME.json in the run folder.
         replace: revoke what this name holds and make a new one; also mends --spec while nothing was delivered.
         out: run folder with the fleet.
@@ -215,7 +220,8 @@ class Doctor:
     Attributes:
         credential: this machine's credential file.
         out: run folder: its catalogue, objects and disk are looked at too.
-        catalogue, objects: URLs in place of the run folder's own.
+        catalogue: URL in place of the run folder's own.
+        objects: URL in place of the run folder's own.
     """
 
     credential: Path | None = None

@@ -27,7 +27,7 @@ class JobOptions:
         coordinator_address: host:port that process 0 opens for the others, inside a closed network.
         silent_s: seconds without a sign of life after which a process that learns is taken for hung; more than a block takes.
         starting_s: the same before the first learner step, which compiles.
-        heartbeat: file that the watchdog reads; it is the one that gives it.
+        heartbeat: file that the watchdog reads; set by the watchdog itself, not by you.
     """
 
     fsdp: int = 1

@@ -15,7 +15,8 @@ class LogLs(Read):
     """List episodes, newest last, or with --quarantine what was refused and why.
 
     Attributes:
-        task, source: only these.
+        task: only this one's.
+        source: only this one's.
         limit: how many of the newest; 0 for none.
         quarantine: list refused episodes instead.
     """

@@ -6,11 +6,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +19,8 @@ from rich.text import Text
 from lwd.errors import ConfigError, LwdError
 
 if TYPE_CHECKING:
+    from lwd.cli.services import Service
+    from lwd.config import Experiment
     from lwd.fleet.folder import RunFolder
     from lwd.log.catalogue import Catalogue, EpisodeRow
     from lwd.log.objects import ObjectStore
@@ -33,8 +35,9 @@ class RunOptions:
     """Which experiment, and where it keeps its files.
 
     Attributes:
-        recipe: name of the experiment (`lwd show` lists them).
-        seed: of everything random.
+        recipe: name of the experiment (`lwd show` lists them), or package.module:function, a function of the seed that returns
+            a lwd.config.Experiment.
+        seed: seed of everything random.
         out: run folder.
     """
 
@@ -108,11 +111,14 @@ class Read(Stored):
     json: bool = False
 
 
-def experiment(options: RunOptions) -> Any:
-    """The recipe that the options name."""
+def experiment(options: RunOptions | Service) -> Experiment:
+    """The recipe that the options name; ConfigError if the run folder holds a run that it does not go on with."""
+    from lwd.fleet.phases import check_goes_on
     from lwd.recipes import recipe
 
-    return recipe(options.recipe, options.seed)
+    made = recipe(options.recipe, options.seed)
+    check_goes_on(options.out, made)
+    return made
 
 
 def folder(path: Path, catalogue: str | None = None, objects: str | None = None) -> RunFolder:
@@ -153,7 +159,7 @@ def print_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) ->
     table = Table(*columns)
     for row in rows:
         # As Text: robots wrote some of it, and "[" would begin rich's markup.
-        table.add_row(*(Text("" if row[name] is None else str(row[name])) for name in columns))
+        table.add_row(*(Text(_shown(row[name])) for name in columns))
     Console().print(table)
 
 
@@ -163,7 +169,22 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name:<20} {value}")
+        print(f"{name:<20} {_shown(value) or 'none'}")
+
+
+def _shown(value: object) -> str:
+    """A value for people: nothing for nothing, two decimals."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in cast(Mapping[str, object], value).items())
+    if isinstance(value, list | tuple):
+        several = cast(Sequence[object], value)
+        between = "; " if any(isinstance(one, Mapping) for one in several) else ", "
+        return between.join(map(_shown, several))
+    return str(value)
 
 
 def find_episode(catalogue: Catalogue, beginning: str) -> EpisodeRow:

@@ -25,7 +25,9 @@ class PlanCommand:
         lora_rank: train adapters of this rank in place of the policy's weights; 0 for none.
         remat: recompute activations in the backward pass.
         flow_steps: T, of QAM's paths.
-        chunk_steps, action_dim, proprio_dim: of the robot.
+        chunk_steps: H, actions in a chunk of the robot's.
+        action_dim: coordinates of one of its actions.
+        proprio_dim: length of its state vector.
         utilisation: share of the GPU's peak at which matrix products are taken to run.
         json: print JSON instead of tables.
     """

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from lwd.cli.job import JobOptions, joined, watch
-from lwd.cli.options import RUN, log_to_stderr
+from lwd.cli.options import RUN, existing, experiment, log_to_stderr
 from lwd.cli.upkeep import parse_bytes
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lwd.config import Experiment
     from lwd.fleet.folder import RunFolder
     from lwd.fleet.serve.batcher import BatchSettings
     from lwd.fleet.serve.client import RemoteOptions
@@ -34,8 +33,9 @@ class Service:
         bus: address of a broker without credentials (nats://host:port), for a closed network.
         catalogue: postgresql://user@host/database, or a path.
         objects: s3://bucket/prefix?endpoint=http://host:port, or a folder.
-        recipe: name of the experiment (`lwd show` lists them).
-        seed: of the experiment.
+        recipe: name of the experiment (`lwd show` lists them), or package.module:function, a function of the seed that returns
+            a lwd.config.Experiment.
+        seed: seed of the experiment.
         metrics_port: Prometheus port, 0 for none.
         metrics_address: address that it listens on.
     """
@@ -88,11 +88,11 @@ class LearnerCommand(JobOptions, Service):
         from lwd.fleet.learner import run_learner
         from lwd.fleet.learner_rounds import run_learner_in_rounds
 
+        x = experiment(self)
         with (
             joined(self) as team,
             _serving(self, "learner", self.process_id or 0) as (context, run_folder),
         ):
-            x = _experiment(self)
             if x.online.rounds:
                 run_learner_in_rounds(context, x, run_folder, team)
             else:
@@ -115,8 +115,9 @@ class EvaluatorCommand(Service):
         """Run it."""
         from lwd.fleet.evaluator import run_evaluator
 
+        chosen = experiment(self)
         with _serving(self, "evaluator") as (context, run_folder):
-            run_evaluator(context, _experiment(self), run_folder, self.every_s, self.episodes)
+            run_evaluator(context, chosen, run_folder, self.every_s, self.episodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,12 @@ class ServeCommand(Service):
     Without --bus and --credential it follows the snapshots of the run folder alone.
 
     Attributes:
-        host, port: where it listens; another host than this one needs --token-file.
+        host: where it listens; another host than this one needs --token-file.
+        port: the port there.
         token_file: who may ask, one "NAME TOKEN" per line, mode 0600.
         new_token: only add a token for this name to --token-file, and print the line for its owner.
-        tls_certificate, tls_key: PEM files; clients then use wss://.
+        tls_certificate: PEM file; clients then use wss://.
+        tls_key: PEM file of its key.
         snapshot: serve this one and no other.
         max_batch: most requests of one policy call.
         collect_ms: longest time that a request waits for others while the policy is idle.
@@ -156,6 +159,8 @@ class ServeCommand(Service):
                 raise ConfigError("--new-token needs --token-file, the file to add it to.")
             print(f"{self.new_token} {new_token(self.token_file, self.new_token)}")
             return
+        if self.catalogue is None:
+            existing(self.out)
         from lwd.fleet.serve.batcher import BatchSettings
         from lwd.fleet.serve.service import ServeOptions, run_serve
 
@@ -167,8 +172,9 @@ class ServeCommand(Service):
             snapshot=self.snapshot,
             room=self.room,
         )
+        chosen = experiment(self)
         with _serving(self, "server", alone=True) as (context, run_folder):
-            run_serve(context, _experiment(self), run_folder, options)
+            run_serve(context, chosen, run_folder, options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,9 +307,3 @@ def _serving(
         context.telemetry.serve(options.metrics_port + number, options.metrics_address)
     with context.signals(), reporting(context, run_folder):
         yield context, run_folder
-
-
-def _experiment(options: Service) -> Experiment:
-    from lwd.recipes import recipe
-
-    return recipe(options.recipe, options.seed)

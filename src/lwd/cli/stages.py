@@ -53,13 +53,17 @@ class Collect(StageOptions):
     def run(self) -> None:
         """Run it."""
         from lwd.episode import Source
-        from lwd.fleet.collect import collect
+        from lwd.fleet.collect import check_operators, collect
         from lwd.fleet.dataset import print_dataset, write_dataset
         from lwd.fleet.folder import open_services
+        from lwd.fleet.phases import claim, unclaimed
 
-        console, chosen = Console(), experiment(self)
+        console, chosen, sources = Console(), experiment(self), [Source(name) for name in self.sources]
+        check_operators(chosen, sources)
+        if unclaimed(self.out):
+            claim(self.out, repr(chosen), command(), self.seed)
         with open_services(self.run_folder) as services:
-            collect(chosen, services, [Source(name) for name in self.sources], console)
+            collect(chosen, services, sources, console)
             print_dataset(console, write_dataset(chosen, services))
 
 
@@ -94,6 +98,13 @@ def _train(
     options: TrainSft | TrainOffline | TrainConsolidated, stage: Literal["sft", "offline", "consolidated"]
 ) -> None:
     """All of a stage, as one process or as one of several."""
+    from lwd.fleet.folder import no_demonstrations
+
+    chosen = experiment(options)
+    if stage != "sft":
+        options.check_catalogue()
+    elif options.catalogue is None and not (options.out / "catalogue.db").exists():
+        raise no_demonstrations(options.out)
     if options.is_watched:
         print(f"{options.processes} processes train; their logs are in {options.out / 'logs'}")
         code = watch(options, options.out)
@@ -116,7 +127,7 @@ def _train(
             "consolidated": offline.train_consolidated,
         }[stage]
         with open_services(options.run_folder) as services:
-            snapshot = train(experiment(options), services, Console(), team)
+            snapshot = train(chosen, services, Console(), team)
     if snapshot is not None:
         print(f"published snapshot {snapshot.number}")
 
@@ -138,8 +149,10 @@ class Evaluate(StageOptions):
         from lwd.fleet.demo import run_evaluation
         from lwd.fleet.folder import open_services
 
+        chosen = experiment(self)
+        self.check_catalogue()
         with open_services(self.run_folder) as services:
-            scores = run_evaluation(experiment(self), services, self.stage, Console(stderr=self.json))
+            scores = run_evaluation(chosen, services, self.stage, Console(stderr=self.json))
         if self.json:
             print_json(asdict(scores))
 
@@ -166,8 +179,8 @@ class Show:
     """List the recipes, or print one whole.
 
     Attributes:
-        recipe: name of the one to print; without it all are listed.
-        seed: of everything random.
+        recipe: name of the one to print, or package.module:function; without it all are listed.
+        seed: seed of everything random.
     """
 
     recipe: str | None = None

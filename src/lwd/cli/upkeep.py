@@ -30,7 +30,8 @@ class LogExport(Stored):
     Attributes:
         folder: made if missing.
         manifest: only what this manifest holds.
-        task, source: only these.
+        task: only this one's.
+        source: only this one's.
         limit: at most so many, the oldest first.
     """
 
@@ -311,7 +312,8 @@ class SiteCacheCommand:
         file: a robot's credential, invited for the cache.
         folder: of the cached files.
         size: bytes of all files; may end in k, M, G or T.
-        host, port: to listen on.
+        host: where it listens.
+        port: the port there.
     """
 
     file: File

@@ -43,9 +43,12 @@ class WeightsImportCritic:
 
     Attributes:
         out: the file to write.
-        gemma3, siglip: folders in Hugging Face's layout.
-        chunk_steps, action_dim, proprio_dim: of the robot.
-        seed: of the new heads.
+        gemma3: folder of Gemma 3 270M in Hugging Face's layout.
+        siglip: folder of SigLIP So400m in Hugging Face's layout.
+        chunk_steps: H, actions in a chunk of the robot's.
+        action_dim: coordinates of one of its actions.
+        proprio_dim: length of its state vector.
+        seed: seed of the new heads.
     """
 
     out: Out

@@ -19,6 +19,7 @@ from lwd.fleet.recording import FleetRecorder, recording
 from lwd.fleet.services import fleet_description
 from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
+from lwd.robot.sim.describe import operators_of
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
 from lwd.robot.sim.run import ActBatch, EpisodeReport, run
@@ -58,6 +59,25 @@ def collect(experiment: Experiment, services: Services, sources: Sequence[Source
                 number = find_snapshot(services, "sft", experiment).number
                 plan = [replace(assignment, snapshot=number) for assignment in plan]
             _run_plan(experiment, recorder, spec, plan, act, f"collect {source.value}", console)
+
+
+def check_operators(experiment: Experiment, sources: Sequence[Source]) -> None:
+    """ConfigError if the robots lack an operator whom the recipe asks for these sources; before a folder is claimed for it."""
+    asked, collect = dict[str, tuple[FleetSpec, str]](), experiment.collect
+    if Source.DEMO in sources:
+        why = "`CollectConfig.demos` names operators, not tasks, and how many episodes of each task they demonstrate"
+        asked |= {
+            name: (experiment.fleet.demonstrated, why) for name, count in collect.demos.items() if count
+        }
+    if Source.PLAY in sources and collect.play:
+        asked["play"] = (experiment.fleet.deployed, "set `CollectConfig.play` to 0 where nobody plays")
+    for name, (fleet, advice) in asked.items():
+        there = operators_of(fleet)
+        if name not in there:
+            raise ConfigError(
+                f"recipe {experiment.name!r} asks for operator {name!r}, but the robots of {fleet.tier!r} have "
+                f"{', '.join(map(repr, sorted(there))) or 'none'}: {advice}."
+            )
 
 
 def _missing(experiment: Experiment, services: Services, plan: list[Assignment]) -> list[Assignment]:

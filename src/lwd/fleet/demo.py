@@ -18,7 +18,7 @@ from lwd.evaluate.records import read_records, write_records
 from lwd.evaluate.scores import Scores, score
 from lwd.evaluate.summary import Summary, summarise, write_summary
 from lwd.evaluate.table import print_results
-from lwd.fleet.collect import collect
+from lwd.fleet.collect import check_operators, collect
 from lwd.fleet.dataset import print_dataset, write_dataset
 from lwd.fleet.evaluator import evaluate
 from lwd.fleet.folder import RunFolder, Services
@@ -57,8 +57,9 @@ class Demo:
         """All phases that are not done yet; the summary is written and printed at the end.
 
         Raises:
-            ConfigError: the folder belongs to another experiment.
+            ConfigError: the folder belongs to another experiment, or the robots lack an operator.
         """
+        check_operators(self._x, (Source.DEMO, Source.PLAY))
         claim(self._folder.path, repr(self._x), self._command, self._x.seed)
         phases = all_phases(self._x, self._folder, self._console)
         summary = self._summarise(run_phases(self._folder, phases, self._console))

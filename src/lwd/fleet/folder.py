@@ -153,6 +153,13 @@ def check_objects(url: str) -> None:
         )
 
 
+def no_demonstrations(where: object) -> ConfigError:
+    """What a clone says that has nothing to clone."""
+    return ConfigError(
+        f"no demonstrations in {where} yet; make them first: lwd collect --out {where}, with the same --recipe."
+    )
+
+
 def addresses(bus_url: str | None) -> list[str]:
     """The broker's addresses; ConfigError without one."""
     found = [url.strip() for url in (bus_url or "").split(",") if url.strip()]

@@ -10,8 +10,9 @@ import jax
 from rich.console import Console
 
 from lwd.config import CloneStage, Experiment, OfflineStage
+from lwd.episode import Source
 from lwd.errors import ConfigError
-from lwd.fleet.folder import Services
+from lwd.fleet.folder import Services, no_demonstrations
 from lwd.fleet.hosts import Team
 from lwd.fleet.policies import (
     content_of,
@@ -49,8 +50,14 @@ def train_sft(
 
     Several processes call it together, each with its own place in the `team`; the one that leads publishes, and the others get
     None.
+
+    Raises:
+        ConfigError: nobody has demonstrated yet.
     """
     stage, team = experiment.clone, team or Team()
+    kind = fleet_description(experiment)[0].name
+    if not any(row.spec == kind for row in services.catalogue.episodes(source=Source.DEMO.value)):
+        raise no_demonstrations(services.folder.path)
     with open_replay(experiment, services, team.replay_name("learner")) as (replay, reader):
         view = _common_view(replay, reader, team)
         networks = model_config(experiment)

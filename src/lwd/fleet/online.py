@@ -10,12 +10,15 @@ from typing import Any
 from rich.console import Console
 
 from lwd.config import Experiment
+from lwd.errors import ConfigError
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import find_snapshot
 from lwd.fleet.process import FleetError
 from lwd.fleet.program import run_online
 from lwd.fleet.progress import progress
 from lwd.fleet.rounds import run_rounds
+from lwd.robot.control import Assignment
+from lwd.robot.sim.describe import operators_of
 from lwd.snapshot.store import Snapshot
 
 Status = dict[str, dict[str, Any]]
@@ -25,9 +28,16 @@ def online(experiment: Experiment, folder: RunFolder, console: Console) -> Snaps
     """Run the fleet until its experience is collected; the learner's last snapshot is the result.
 
     Raises:
+        ConfigError: the recipe has a takeover rule, and nobody can take over.
         SnapshotError: the earlier stages have not been run.
         FleetError: a process died; the run can be resumed.
     """
+    name, there = Assignment.operator, operators_of(experiment.fleet.deployed)
+    if experiment.online.takeover is not None and name not in there:
+        raise ConfigError(
+            f"recipe {experiment.name!r} has a takeover rule, but its robots have no operator {name!r}, who would take over. "
+            "Add one, or set `OnlineStage.takeover` to None."
+        )
     with open_services(folder) as services:
         find_snapshot(services, "offline", experiment)  # says what to run first, before any process starts
     run_stage = run_rounds if experiment.online.rounds else run_concurrently

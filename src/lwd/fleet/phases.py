@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from lwd.config import Experiment
 from lwd.errors import ConfigError
 from lwd.evaluate.jsonfile import write_json
 from lwd.fleet.folder import RunFolder, Services, open_services
@@ -64,6 +66,37 @@ def claim(folder: Path, experiment: str, command: str, seed: int) -> None:
         raise ConfigError(
             f"{folder} holds a run of another experiment or seed. Choose another --out, or delete it."
         )
+
+
+def unclaimed(folder: Path) -> bool:
+    """Whether nobody noted whose run it is."""
+    return not (folder / ABOUT).exists()
+
+
+def check_goes_on(folder: Path, experiment: Experiment) -> None:
+    """Refuse an experiment in the folder of a run that it does not go on with; a recipe that was forgotten is the usual cause.
+
+    What a recipe of another name goes on with (learning once more, in turns) has the same seed, robots, data, model and clone.
+
+    Raises:
+        ConfigError: the folder's run is another one, or its file is damaged.
+    """
+    found = {} if unclaimed(folder) else _read(folder / ABOUT)
+    noted, command = str(found.get("experiment")), str(found.get("command"))
+    name = re.match(r"Experiment\(name='([^']*)'", noted)
+    if name is None:  # of nobody, or of a cell of the evidence
+        return
+    x, given = experiment, re.search(r"--recipe[ =](\S+)", command)
+    option = f"--recipe {given[1] if given else name[1]}"
+    begins = (x.fleet.deployed, x.fleet.demonstrated, x.collect, x.model, x.clone)
+    if name[1] == x.name or all(repr(part) in noted for part in begins):
+        if found.get("seed", x.seed) == x.seed:
+            return
+        option = f"--seed {found['seed']}"
+    raise ConfigError(
+        f"{folder} holds the run {name[1]!r} with seed {found.get('seed')} ({command}), which {x.name!r} with seed {x.seed} "
+        f"does not go on with. Add {option}, or choose another --out."
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -137,6 +137,10 @@ class Robot:
         self._loop = ControlLoop(environment, operators)
         self._hertz = config.spec.control_hz
         self._takeover = config.takeover if Assignment.operator in operators else None
+        if config.takeover is not None and operators and self._takeover is None:
+            log.warning(
+                "nobody_takes_over operators=%s expected=%s", ",".join(operators), Assignment.operator
+            )
         # A robot's own stream of episodes: another one after each start, so that a crash does not repeat it.
         self._rng = np.random.default_rng([zlib.crc32(name.encode()), time.time_ns()])
 

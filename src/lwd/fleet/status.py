@@ -22,6 +22,8 @@ SILENT_S = 15.0
 """A process that said nothing for so long is shown as silent."""
 MAX_SHOWN = 1e300
 """Numbers beyond it are shown as text."""
+NO_FLEET = "no fleet of services ran here; an embedded run (lwd demo) has no processes to show. For one, start lwd coordinator."
+"""What is said where no process ever reported."""
 SKEW_S = 5.0
 """A clock that is off by more is worth a word."""
 _ELSEWHERE = ("version", "pid", "up_s", "stopping", "snapshot", "waits_for", "spool", "numbers")
@@ -73,7 +75,7 @@ def stalls(rows: Sequence[StatusRow], now: float) -> list[str]:
     ordered = sorted(rows, key=lambda row: row.role == "robot")
     found = [sentence for row in ordered for sentence in _troubles(row, now).values()]
     if not any(row.role == "coordinator" for row in rows):
-        found.append("no coordinator ever reported; start lwd coordinator.")
+        found.append("no coordinator ever reported; start lwd coordinator." if rows else NO_FLEET)
     return found
 
 

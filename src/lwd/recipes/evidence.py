@@ -28,7 +28,7 @@ HOURS = 5
 def scene_evidence(seed: int = 0) -> Experiment:
     """Eight tasks, sixteen robots, identical offline data and online budget for every method. One core per run.
 
-    The demo's with a clone that has converged, operators who let a perfect attempt be, 3.6 robot-hours in place of 1.8, and an
+    The demo's with a clone that has converged, operators who let a perfect attempt be, 3.7 robot-hours in place of 1.8, and an
     online stage that begins at the offline stage's learning rates.
     """
     x = _at_offline_rates(scene(seed), LEARNER_STEPS_PER_CONTROL_STEP)

@@ -108,7 +108,7 @@ def metaworld(seed: int = 0) -> Experiment:
 
 
 def metaworld_hours(seed: int = 0) -> Experiment:
-    """`metaworld` with ten times its online budget: 2.3 robot-hours, and learner steps and their schedules as many times."""
+    """`metaworld` with ten times its online budget: 2.2 robot-hours, and learner steps and their schedules as many times."""
     x = metaworld(seed)
     return replace(x, name="metaworld_hours", online=_online(10 * x.online.control_steps))
 

@@ -13,12 +13,10 @@ from lwd.errors import ConfigError
 
 @runtime_checkable
 class Operator(Protocol):
-    """Someone who can command a robot from any state: a person at a leader arm, or a scripted expert."""
+    """Someone who can command a robot from any state: a person at a leader arm, or a scripted expert.
 
-    @property
-    def name(self) -> str:
-        """Written into the episodes that this operator took part in."""
-        ...
+    Their name is the key under which the robot's operators hold them; it is written into the episodes that they take part in.
+    """
 
     def begin(self, task: str, seed: int) -> None:
         """Be ready to command this task from the present state; all randomness follows from the seed."""

@@ -37,7 +37,7 @@ class SeeingLine(toy_fleet.Line):
 
 
 def seeing(spec: FleetSpec) -> Any:
-    return SeeingLine(), {"expert": toy_fleet.Walker("expert", 1.0)}
+    return SeeingLine(), {"expert": toy_fleet.Walker(1.0)}
 
 
 def experiment() -> Experiment:

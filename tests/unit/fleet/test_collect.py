@@ -11,7 +11,8 @@ from rich.console import Console
 from lwd.episode import Source
 from lwd.errors import ConfigError, SnapshotError
 from lwd.fleet import collect as collecting
-from lwd.fleet.collect import collect, first_seed
+from lwd.fleet.collect import check_operators, collect, first_seed
+from lwd.fleet.demo import Demo
 from lwd.fleet.evaluator import plan as evaluation_plan
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.log.codec import decode
@@ -41,6 +42,24 @@ def test_play_and_rollouts_are_planned_per_task():
     assert {(a.driver, a.operator) for a in play} == {("operator", "play")}
     assert Counter(a.task for a in rollouts) == {"near": 2, "far": 4}
     assert {a.driver for a in rollouts} == {"policy"}
+
+
+def test_operators_that_the_robots_lack_are_refused_before_a_folder_is_claimed(tmp_path, console):
+    x, sources = toy_fleet.experiment(), (Source.DEMO, Source.PLAY)
+    check_operators(x, sources)
+    wrong = replace(x, collect=replace(x.collect, demos={"near": 1}))
+    with pytest.raises(
+        ConfigError,
+        match=r"asks for operator 'near', but .* have 'expert', 'play', 'slow': .* operators, not tasks",
+    ):
+        Demo(wrong, RunFolder(tmp_path / "run"), console, "lwd demo").run()
+    assert list(tmp_path.iterdir()) == []
+    check_operators(wrong, (Source.PLAY, Source.ROLLOUT))
+    metaworld = FleetSpec(tier="metaworld")
+    idle = replace(x, fleet=replace(x.fleet, deployed=metaworld, demonstrated=metaworld))
+    with pytest.raises(ConfigError, match=r"set `CollectConfig\.play` to 0"):
+        check_operators(idle, (Source.PLAY,))
+    check_operators(replace(idle, collect=replace(idle.collect, play=0)), (Source.PLAY,))
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 1.5, 3.0])

@@ -3,18 +3,20 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import toy_fleet
 
-from lwd.errors import SnapshotError
+from lwd.errors import ConfigError, SnapshotError
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.metrics_log import read_metrics
 from lwd.fleet.online import describe, online
 from lwd.fleet.process import FleetError, RunningFleet
 from lwd.fleet.program import program
 from lwd.log import manifest
+from lwd.robot.sim.fleet_spec import FleetSpec
 
 X = toy_fleet.experiment()
 EVERY = X.online.publish_every_learner_steps
@@ -93,6 +95,15 @@ def test_online_before_offline_says_what_to_run_first(tmp_path, console):
     with pytest.raises(SnapshotError, match="Make it first: lwd train offline"):
         online(X, folder, console)
     assert not (folder.path / "logs").exists(), "no process was started"
+
+
+def test_a_takeover_rule_without_anybody_to_take_over_is_refused(tmp_path, console):
+    alone = FleetSpec(tier="toy_fleet:nobody")
+    x = replace(X, fleet=replace(X.fleet, deployed=alone, demonstrated=alone))
+    with pytest.raises(ConfigError, match="no operator 'expert', who would take over"):
+        online(x, RunFolder(tmp_path / "run"), console)
+    with pytest.raises(SnapshotError, match="lwd train offline"):
+        online(replace(x, online=replace(x.online, takeover=None)), RunFolder(tmp_path / "run"), console)
 
 
 def test_the_line_that_people_see_says_who_waits_for_what():

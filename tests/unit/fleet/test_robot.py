@@ -21,6 +21,7 @@ from lwd.log.calls import LocalCalls
 from lwd.log.robots import RobotNotActiveError
 from lwd.log.writer import EdgeClient
 from lwd.robot.memory import MemoryRecorder
+from lwd.robot.operator import TakeoverRule
 from lwd.spec import CameraSpec
 
 CONFIG = robot_config(toy_fleet.experiment())
@@ -172,6 +173,21 @@ def test_a_drivers_exception_ends_the_episode_and_not_the_robot(caplog, tmp_path
     assert context.telemetry.summary()["episodes_failed_total"] == 1
     assert "/dev/ttyUSB0" in caplog.text
     assert "in apply" in caplog.text, "the driver's author needs the traceback"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [(["anna"], "nobody_takes_over operators=anna expected=expert"), (["expert"], ""), ([], "")],
+)
+def test_an_operator_who_never_takes_over_is_told_so(caplog, tmp_path, keys, said):
+    config = replace(CONFIG, takeover=TakeoverRule())
+    context, operators = ServiceContext("line-00", "robot"), {key: toy_fleet.Walker(1.0) for key in keys}
+    robot = toy_fleet.Line()
+    with caplog.at_level(logging.WARNING):
+        Robot(
+            context, "line-00", config, Recorder(), Still(), robot, operators, RobotOptions(folder=tmp_path)
+        )
+    assert caplog.messages == ([said] if said else [])
 
 
 def other_tasks(spec):

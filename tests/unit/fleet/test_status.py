@@ -16,7 +16,7 @@ from rich.console import Console
 from lwd.fleet import registry
 from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.registry import StatusDesk
-from lwd.fleet.status import fleet_status, print_status
+from lwd.fleet.status import NO_FLEET, fleet_status, print_status
 from lwd.fleet.telemetry import Telemetry
 from lwd.log import robots
 from lwd.log.catalogue import Catalogue
@@ -45,7 +45,7 @@ def publish(services: Services, count: int) -> None:
 def test_nobody_is_not_a_working_fleet(services: Services) -> None:
     found = fleet_status(services.catalogue)
     assert found["processes"] == []
-    assert found["stalls"] == ["no coordinator ever reported; start lwd coordinator."]
+    assert found["stalls"] == [NO_FLEET]
 
 
 def test_a_working_fleet_has_no_stalls(services: Services) -> None:

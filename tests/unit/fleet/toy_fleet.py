@@ -95,8 +95,8 @@ class Line:
 class Walker:
     """Operator: forward, at a speed of its own."""
 
-    def __init__(self, name: str, speed: float) -> None:
-        self.name, self._speed = name, speed
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
 
     def begin(self, task: str, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ class Player(Walker):
     """Plays without getting anywhere, except where the episode's seed is a multiple of three."""
 
     def __init__(self, environment: Line) -> None:
-        super().__init__("play", 0.0)
+        super().__init__(0.0)
         self._env = environment
 
     def begin(self, task: str, seed: int) -> None:
@@ -119,8 +119,13 @@ class Player(Walker):
 
 def line(spec: FleetSpec) -> Any:
     robot = Line()
-    operators = {"expert": Walker("expert", 1.0), "slow": Walker("slow", 0.7), "play": Player(robot)}
+    operators = {"expert": Walker(1.0), "slow": Walker(0.7), "play": Player(robot)}
     return robot, operators
+
+
+def nobody(spec: FleetSpec) -> Any:
+    """A line without operators."""
+    return Line(), {}
 
 
 OTHER = replace(SPEC, name="other-line")
@@ -131,7 +136,7 @@ class OtherLine(Line):
 
 
 def other_line(spec: FleetSpec) -> Any:
-    return OtherLine(), {"expert": Walker("expert", 1.0)}
+    return OtherLine(), {"expert": Walker(1.0)}
 
 
 def experiment(seed: int = 0, **changes: Any) -> Experiment:

@@ -51,8 +51,6 @@ class Line:
 class Pusher:
     """Operator: forward at full speed; its second action coordinate is drawn from its seed."""
 
-    name = "expert"
-
     def begin(self, task: str, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
 

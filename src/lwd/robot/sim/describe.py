@@ -24,3 +24,12 @@ def describe(fleet: FleetSpec) -> tuple[RobotSpec, dict[str, TaskSpec]]:
         return environment.spec, fleet.chosen(environment.tasks)
     finally:
         environment.close()
+
+
+def operators_of(fleet: FleetSpec) -> set[str]:
+    """Names of the operators of such a robot. Builds a simulator only for a tier of your own."""
+    if fleet.tier in ("scene", "metaworld"):
+        return {*fleet.styles, "play"} if fleet.tier == "scene" else set(fleet.styles)
+    environment, operators = fleet.build()
+    environment.close()
+    return set(operators)

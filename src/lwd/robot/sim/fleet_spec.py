@@ -107,7 +107,7 @@ class FleetSpec:
         robot = SceneEnvironment(self.conditions, self.time_limits, self.cameras)
         operators: dict[str, Operator] = {"play": PlayOperator(robot)}
         for name, style in self.styles.items():
-            operators[name] = SceneOperator(robot, style, name)
+            operators[name] = SceneOperator(robot, style)
         return robot, operators
 
     def _metaworld(self) -> tuple[Environment, dict[str, Operator]]:
@@ -115,6 +115,6 @@ class FleetSpec:
 
         robot = MetaworldEnvironment(self.time_limits)
         operators: dict[str, Operator] = {
-            name: MetaworldOperator(robot, style, name) for name, style in self.styles.items()
+            name: MetaworldOperator(robot, style) for name, style in self.styles.items()
         }
         return robot, operators

@@ -103,20 +103,12 @@ class MetaworldOperator:
     Args:
         environment: the robot that it commands and watches.
         style: how it moves.
-        name: written into episodes.
     """
 
-    def __init__(
-        self, environment: MetaworldEnvironment, style: ExpertStyle = EXPERT, name: str = "expert"
-    ) -> None:
-        self._env, self._style, self._name = environment, style, name
+    def __init__(self, environment: MetaworldEnvironment, style: ExpertStyle = EXPERT) -> None:
+        self._env, self._style = environment, style
         self._scripts = scripts()
         self.begin("coffee-button", 0)
-
-    @property
-    def name(self) -> str:
-        """Written into the episodes that this operator took part in."""
-        return self._name
 
     def begin(self, task: str, seed: int) -> None:
         """Be ready to command from the present state; all randomness follows from the seed."""

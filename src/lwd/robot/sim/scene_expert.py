@@ -43,13 +43,10 @@ class SceneOperator:
     Args:
         environment: the robot that it commands and watches.
         style: how it moves.
-        name: written into episodes.
     """
 
-    def __init__(
-        self, environment: SceneEnvironment, style: ExpertStyle = EXPERT, name: str = "expert"
-    ) -> None:
-        self._env, self._style, self._name = environment, style, name
+    def __init__(self, environment: SceneEnvironment, style: ExpertStyle = EXPERT) -> None:
+        self._env, self._style = environment, style
         stock = scene_model().stock
         self._oracles: dict[str, Any] = {
             "cube": CubeMarkovOracle(env=stock),
@@ -58,11 +55,6 @@ class SceneOperator:
             "window": WindowMarkovOracle(env=stock),
         }
         self.begin("restock", 0)
-
-    @property
-    def name(self) -> str:
-        """Written into the episodes that this operator took part in."""
-        return self._name
 
     def begin(self, task: str, seed: int) -> None:
         """Be ready to command from the present state; all randomness follows from the seed."""
@@ -173,10 +165,8 @@ class PlayOperator(SceneOperator):
     shows presses, slides, grasps and places.
     """
 
-    def __init__(
-        self, environment: SceneEnvironment, style: ExpertStyle | None = None, name: str = "play"
-    ) -> None:
-        super().__init__(environment, style or replace(EXPERT, noise=PLAY_NOISE), name)
+    def __init__(self, environment: SceneEnvironment, style: ExpertStyle | None = None) -> None:
+        super().__init__(environment, style or replace(EXPERT, noise=PLAY_NOISE))
 
     def begin(self, task: str, seed: int) -> None:
         """Choose something to play at; all randomness follows from the seed."""
