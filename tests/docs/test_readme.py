@@ -76,7 +76,7 @@ def test_section_says_how_much_on_what_and_by_which_command() -> None:
     assert "over 2 seeds" in text
     assert "LWD online, seed 1" not in text
     assert "reach" not in text, "the README has no columns of tasks"
-    assert "| interventions | reach |" in make_table.section(runs, each=True)
+    assert "| interventions | operator minutes | reach |" in make_table.section(runs, each=True)
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "LWD online, seed 1" in make_table.section(runs, each=True)
     assert "Test CPU, 2 cores; minutes per run: 10.0 (seed 0), 11.0 (seed 1); jax 0.10.2;" in text

@@ -252,7 +252,8 @@ class LogRescan(Read):
     For a catalogue that was restored from an older backup: what came since lies in the store, and robots have deleted theirs.
 
     Attributes:
-        recipe, also: whose robots and tasks they are checked against, as for `lwd coordinator`.
+        recipe: whose robots and tasks they are checked against, as for `lwd coordinator`.
+        also: other recipes of the same log.
         yes: do it.
     """
 

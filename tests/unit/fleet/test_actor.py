@@ -22,7 +22,7 @@ from lwd.robot.control import Assignment
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.sim.fleet import SimFleet
 from lwd.robot.sim.fleet_spec import FleetSpec
-from lwd.robot.sim.run import run, run_episodes
+from lwd.robot.sim.run import run
 
 X = toy_fleet.experiment()
 
@@ -214,7 +214,9 @@ def test_another_kind_of_robot_in_the_same_log_changes_nothing(services, watched
         task="near", seed=seed, source=Source.ONLINE, driver="operator", operator="expert"
     )
     with SimFleet(other, robots=1, workers=1) as robots:
-        spool(services, run_episodes(robots, [assignment], lambda batch: None), deliver=True)
+        recorder, asked = MemoryRecorder(), iter([assignment])
+        run(robots, lambda robot: next(asked, None), lambda batch: None, recorder, lambda report: None)
+    spool(services, recorder.episodes, deliver=True)
     catalogue(services, X, elsewhere)
     assert [row.spec for row in services.catalogue.episodes(source="online")] == ["other-line"]
     own = services.snapshots.newest()

@@ -57,7 +57,7 @@ def test_a_clone_of_what_the_fleet_did_begins_with_the_sft_policy_and_is_evaluat
         found = find_snapshot(services, "consolidated")
         assert found.learner_step == X.consolidated.steps
         assert found.manifest >= last.manifest, "with everything that the fleet recorded"
-        with pytest.raises(ConfigError, match="has no stage 'consolidated', it has offline, online"):
+        with pytest.raises(SnapshotError, match="has no stage 'consolidated', it has offline, online"):
             load_policy(TOY, services, found.number)
     assert (trained_copy.path / "evaluations" / "lwd_consolidated.json").exists()
     assert write_report(trained_copy.path).exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lwd.errors import ConfigError
+from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.heartbeat import ENDED, LEARNING, STARTING, Heartbeat, read_beat
 from lwd.fleet.learner_job import LearnerJob, free_port
 from lwd.fleet.supervisor import SUPERVISED
@@ -228,25 +229,32 @@ def test_the_command_watches_over_its_processes(tmp_path):
     assert "process 5 of 2 does not exist" in ended.stderr + ended.stdout
 
 
+@pytest.fixture
+def begun(tmp_path):
+    """A run folder as `lwd collect` begins one; without it `lwd train` ends at once."""
+    with open_services(RunFolder(tmp_path)):
+        return tmp_path
+
+
 TRAIN = [sys.executable, "-m", "lwd.cli", "train", "sft", "--recipe", "metaworld_quick", "--processes", "2"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_training_that_was_stopped_half_way_does_not_look_like_one_that_is_done(tmp_path, number, code):
-    with subprocess.Popen([*TRAIN, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True) as process:
-        until((tmp_path / "logs" / "learner-1.log").exists)
+def test_a_training_that_was_stopped_half_way_does_not_look_like_one_that_is_done(begun, number, code):
+    with subprocess.Popen([*TRAIN, "--out", str(begun)], stderr=subprocess.PIPE, text=True) as process:
+        until((begun / "logs" / "learner-1.log").exists)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "run the same command again to go on" in said
 
 
-def test_a_process_that_trains_ends_when_its_watchdog_was_killed(tmp_path):
+def test_a_process_that_trains_ends_when_its_watchdog_was_killed(begun):
     """It waits for the others of its job, which never come, so nothing else would end it."""
     watchdog = subprocess.Popen(["true"])
     watchdog.wait()
     place = ["--process-id", "0", "--coordinator-address", f"127.0.0.1:{free_port()}"]
-    member = [*TRAIN, *place, "--heartbeat", str(tmp_path / "0.json"), "--out", str(tmp_path)]
+    member = [*TRAIN, *place, "--heartbeat", str(begun / "0.json"), "--out", str(begun)]
     supervised = {**os.environ, SUPERVISED: str(watchdog.pid)}
     ended = subprocess.run(member, env=supervised, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1

@@ -92,7 +92,7 @@ def test_a_robot_that_delivers_meanwhile_and_a_crash_change_nothing(restored: Fl
 
 
 def test_bytes_that_were_given_up_as_missing_are_found_when_they_are_there(restored: Fleet, monkeypatch):
-    monkeypatch.setattr("lwd.log.admission.MISSING_DELIVERIES", 1)
+    monkeypatch.setattr("lwd.log.admission.MISSING_LOOKS", 1)
     event = restored.send_episode(make_episode(2, episode_id="late"))
     data = restored.objects.get(event.key)
     restored.objects.delete(event.key)
