@@ -6,6 +6,7 @@ import getpass
 import re
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +18,10 @@ from lwd.cli.options import Read, Stored, check_limit, find_id, print_facts, pri
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lwd.log.catalogue import Catalogue
+    from lwd.log.objects import ObjectStore
     from lwd.log.retention import Budget
+    from lwd.spec import RobotSpec, TaskSpec
 
 File = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
 _UNITS = {"": 1, "k": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -93,14 +97,7 @@ class LogQuarantine(Read):
                 print_rows(rows, ["id", "episode_id", "reason", "detail", "robot"], self.json)
                 return
             if self.reason is not None:
-                from lwd.fleet.services import fleet_description
-                from lwd.recipes import recipe
-
-                spec, tasks = fleet_description(recipe(self.recipe))
-                done, left = quarantine.release_all(catalogue, objects, {spec.name: spec}, tasks, self.reason)
-                print(f"{done} released, {len(left)} still refused", file=sys.stderr if left else sys.stdout)
-                if left:
-                    raise SystemExit(1)
+                self._release_all(catalogue, objects, self.reason)
                 return
             if self.number is None:
                 raise ConfigError(
@@ -116,15 +113,31 @@ class LogQuarantine(Read):
                 quarantine.discard(catalogue, objects, self.number)
                 print(f"{self.number} discarded")
             else:
-                from lwd.fleet.services import fleet_description
-                from lwd.recipes import recipe
+                self._release(catalogue, objects, self.number)
 
-                spec, tasks = fleet_description(recipe(self.recipe))
-                left = quarantine.release(catalogue, objects, {spec.name: spec}, tasks, self.number)
-                if left is not None:
-                    print(f"still refused: {left.reason}: {left.detail}", file=sys.stderr)
-                    raise SystemExit(1)
-                print(f"{self.number} released")
+    def _release(self, catalogue: Catalogue, objects: ObjectStore, number: int) -> None:
+        from lwd.log import quarantine
+
+        left = quarantine.release(catalogue, objects, *self._rules(), number)
+        if left is not None:
+            print(f"still refused: {left.reason}: {left.detail}", file=sys.stderr)
+            raise SystemExit(1)
+        print(f"{number} released")
+
+    def _release_all(self, catalogue: Catalogue, objects: ObjectStore, reason: str) -> None:
+        from lwd.log import quarantine
+
+        done, left = quarantine.release_all(catalogue, objects, *self._rules(), reason)
+        print(f"{done} released, {len(left)} still refused", file=sys.stderr if left else sys.stdout)
+        if left:
+            raise SystemExit(1)
+
+    def _rules(self) -> tuple[Mapping[str, RobotSpec], Mapping[str, TaskSpec]]:
+        """Whose robots and tasks an episode is checked against."""
+        from lwd.fleet.services import kinds_and_tasks
+        from lwd.recipes import recipe
+
+        return kinds_and_tasks([recipe(self.recipe)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,8 @@ LEAST_EPISODES = 20
 """Of a point in the picture of the fleet's success: fewer say too little, so neighbouring snapshots share one."""
 
 BAD, WORTH_A_LOOK = ("silent", "no link", "clock off"), ("waits", "warns", "old policy")
+LEVELS = {**dict.fromkeys(BAD, "bad"), **dict.fromkeys(WORTH_A_LOOK, "warn"), "works": "good"}
+"""How the page colours a state; other states are idle."""
 STATES = (*BAD, *WORTH_A_LOOK, "works", "stopped", "no status", "never heard")
 """Of a robot or service, in the order in which they are shown: those that need somebody, those that may, the others."""
 KINDS = ("alone", "helped", "failure", "unjudged")
@@ -113,6 +115,7 @@ class Gathering:
             "more_stalls": max(len(status["stalls"]) - MAX_STALLS, 0),
             "services": [_service(p) for p in status["processes"] if p["role"] != "robot"][:MAX_ROWS],
             "states": Counter(robot["state"] for robot in everybody),
+            "levels": LEVELS,
             "robots": everybody[:MAX_ROWS],
             "dropped": sum(robot.get("dropped", 0) for robot in everybody),
             **_rates(self._episodes, now),

@@ -14,7 +14,7 @@ from lwd.fleet.acting import PolicyDriver, fleet_driver
 from lwd.fleet.collect import first_seed
 from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.metrics_log import MetricsLog, event
-from lwd.fleet.policies import load_policy, snapshots_of
+from lwd.fleet.policies import load_policy, newest_announced
 from lwd.fleet.recording import FleetRecorder, until_catalogued
 from lwd.fleet.service import Context
 from lwd.fleet.services import fleet_description
@@ -53,7 +53,6 @@ class Actor:
         self._episodes = Path(services.folder.path) / "episodes.jsonl"
         spec, tasks = fleet_description(experiment)
         self._kind, self._tasks = spec.name, list(tasks)
-        self._newest: tuple[int | None, int] = (None, 0)
         self._seeds = count(self._next_seed())
         self._snapshot_step: dict[int, int] = {}
         self._running: dict[int, tuple[int, float]] = {}
@@ -107,7 +106,8 @@ class Actor:
     def _newest_within_rate(self) -> int:
         """The newest snapshot, once the learner is not too far behind the fleet; waits and says what for."""
         while True:
-            number = self._newest_of_kind()
+            number = newest_announced(self._services, self._kind)
+            assert number is not None, "the online stage starts after a policy was published"
             if number not in self._snapshot_step:
                 policy, snapshot = load_policy(self._x, self._services, number)
                 self.driver.load(number, policy)
@@ -118,15 +118,6 @@ class Actor:
                 return number
             self._context.say(control_steps=self.control_steps, waits_for=why)
             time.sleep(_POLL_S)
-
-    def _newest_of_kind(self) -> int:
-        """Of this kind of robot; all kinds of a log publish in one sequence, and the list is read when that grows."""
-        number = self._services.channel.newest()
-        if number != self._newest[0]:
-            own = snapshots_of(self._services, self._kind)
-            assert own, "the online stage starts after a policy was published"
-            self._newest = (number, own[-1].number)
-        return self._newest[1]
 
     def _delivered(self) -> list[EpisodeRow]:
         """What earlier actors of this run, of this kind of robot, have brought in."""

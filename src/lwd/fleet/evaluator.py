@@ -18,7 +18,7 @@ from lwd.evaluate.scores import EvaluationRecord
 from lwd.fleet.acting import fleet_driver
 from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.metrics_log import MetricsLog, event
-from lwd.fleet.policies import load_policy, snapshots_of
+from lwd.fleet.policies import load_policy
 from lwd.fleet.progress import progress
 from lwd.fleet.service import Context
 from lwd.fleet.services import fleet_description
@@ -130,8 +130,8 @@ def run_evaluator(
     with open_services(folder) as services, MetricsLog(folder.metrics("evaluator")) as metrics:
         while not context.should_stop():
             began = time.monotonic()
-            mine = snapshots_of(services, spec.name)  # another kind of robot may have published since
-            number = mine[-1].number if mine else None
+            newest = services.snapshots.latest(spec.name)  # another kind of robot may have published since
+            number = None if newest is None else newest.number
             if number is None or number == done:
                 context.say(waits_for="a new snapshot")
             else:

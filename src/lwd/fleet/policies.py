@@ -120,8 +120,15 @@ def content_of(
 
 def announce_newest(experiment: Experiment, services: Services) -> None:
     """Once more, for a broker that lost its disk or an announcement that died with its learner."""
-    for newest in snapshots_of(services, fleet_description(experiment)[0].name)[-1:]:
+    newest = services.snapshots.latest(fleet_description(experiment)[0].name)
+    if newest is not None:
         services.channel.announce(newest)
+
+
+def newest_announced(services: Services, kind: str) -> int | None:
+    """The newest number of one kind of robot; asks the catalogue only where something was announced since."""
+    head = services.channel.newest()
+    return None if head is None else services.snapshots.newest_of(kind, head)
 
 
 def load_policy(experiment: Experiment, services: Services, number: int) -> tuple[Acting, Snapshot]:

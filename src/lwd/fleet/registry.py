@@ -158,9 +158,8 @@ class StatusDesk:
         try:
             known = {robot.name: robot for robot in robots(self._services.catalogue)}
             gone = {name for name, robot in known.items() if robot.revoked_at is not None}
-            rows = [
-                row for row in rows if row.name not in gone
-            ]  # their last words must not bring their row back
+            # Their last words must not bring their row back.
+            rows = [row for row in rows if row.name not in gone]
             record_statuses(self._services.catalogue, rows)
             kinds = {row.name: known[row.name].spec if row.name in known else None for row in rows}
             newest = self._newest(set(kinds.values()))

@@ -24,7 +24,7 @@ from lwd.log.bus import Message
 from lwd.log.catalogue import Catalogue
 from lwd.log.counting import record
 from lwd.log.events import EpisodeEvent
-from lwd.log.objects import ObjectStore, TooLargeError
+from lwd.log.objects import ObjectSource, ObjectStore, TooLargeError
 from lwd.log.scan import scan
 from lwd.spec import RobotSpec, TaskSpec
 
@@ -83,9 +83,10 @@ def rescan(
     Raises:
         StoreError: catalogue or store do not answer, or an object went away; what was counted until then stays so.
     """
-    admission, catalogued, quarantined = Admission(objects, specs, tasks), 0, 0
+    source, catalogued, quarantined = _Remembering(objects), 0, 0
+    admission = Admission(source, specs, tasks)
     for first in range(0, len(found), _COUNTED):
-        judged = [_judge(admission, objects, item) for item in found[first : first + _COUNTED]]
+        judged = [_judge(admission, source, item) for item in found[first : first + _COUNTED]]
         new, refused = record(catalogue, judged)
         catalogued, quarantined = catalogued + new, quarantined + refused
     manifest.commit(catalogue)
@@ -106,7 +107,20 @@ def _known(catalogue: Catalogue, names: Collection[str]) -> tuple[set[tuple[str,
         return known, set(gone.scalars())
 
 
-def _judge(admission: Admission, objects: ObjectStore, item: Uncounted) -> Judgement:
+class _Remembering:
+    """An object source that keeps what it read last: an episode is asked whose it is, and then judged."""
+
+    def __init__(self, objects: ObjectSource) -> None:
+        self._objects, self._last = objects, ("", b"")
+
+    def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        """See `ObjectSource.get`."""
+        if key != self._last[0] or (max_bytes is not None and len(self._last[1]) > max_bytes):
+            self._last = key, self._objects.get(key, max_bytes)
+        return self._last[1]
+
+
+def _judge(admission: Admission, objects: ObjectSource, item: Uncounted) -> Judgement:
     event = EpisodeEvent(
         episode_id=item.episode_id, robot=_robot(objects, item), sha256=item.sha256, size=item.size
     )
@@ -121,7 +135,7 @@ def _judge(admission: Admission, objects: ObjectStore, item: Uncounted) -> Judge
     return judgement
 
 
-def _robot(objects: ObjectStore, item: Uncounted) -> str:
+def _robot(objects: ObjectSource, item: Uncounted) -> str:
     """The robot that recorded an episode, as its file says."""
     with contextlib.suppress(EpisodeError, KeyError, IndexError, TooLargeError):
         messages = scan(objects.get(item.key, layout.MAX_EPISODE_BYTES)).messages

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from lwd.evaluate.curves import thin
 from lwd.evaluate.provenance import current_commit, describe_hardware, describe_software
 from lwd.evaluate.records import read_records
-from lwd.evaluate.report.run import FleetEpisode, Metrics, Missing, ValueTrace, read_run
+from lwd.evaluate.report.run import (
+    FleetEpisode,
+    FleetGroup,
+    Metrics,
+    Missing,
+    ValueTrace,
+    online_groups,
+    read_run,
+)
 from lwd.fleet.demo import FLEET_EPISODES, METHOD_OF_STAGE, fleet_totals, horizons
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.policies import find_snapshot
@@ -78,20 +87,22 @@ def fleet_curve(episodes: Sequence[FleetEpisode]) -> FleetCurve | None:
     An episode counts as a success of the policy alone only if nobody took over. Leaving helped episodes out instead would
     flatter the policy, because help comes where it stalls.
     """
-    # By their beginning: of those that end first, most are short, and short ones are the successes.
-    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.started_s)
-    if not online:
+    groups = online_groups(episodes, _GROUPS)
+    if not groups:
         return None
-    hours = np.cumsum([e.cycle_time_s for e in online]) / 3600
-    success = np.asarray([e.outcome == "success" for e in online], float)
-    alone = success * np.asarray([e.takeovers == 0 for e in online])
-    steps = np.asarray([[e.steps, e.intervention_steps] for e in online], float)
-    groups = np.array_split(np.arange(len(online)), min(_GROUPS, max(1, len(online) // 8)))
+
+    def share(chosen: Callable[[FleetEpisode], bool]) -> list[float]:
+        return [round(fmean(chosen(e) for e in group.episodes), 4) for group in groups]
+
+    def human(group: FleetGroup) -> float:
+        steps = sum(e.steps for e in group.episodes)
+        return round(sum(e.intervention_steps for e in group.episodes) / max(1, steps), 4)
+
     return FleetCurve(
-        robot_hours=[round(float(hours[rows].mean()), 4) for rows in groups],
-        alone=[round(float(alone[rows].mean()), 4) for rows in groups],
-        helped=[round(float(success[rows].mean()), 4) for rows in groups],
-        human=[round(float(steps[rows, 1].sum() / max(1.0, steps[rows, 0].sum())), 4) for rows in groups],
+        robot_hours=[round(group.robot_hours, 4) for group in groups],
+        alone=share(lambda e: e.outcome == "success" and e.takeovers == 0),
+        helped=share(lambda e: e.outcome == "success"),
+        human=[human(group) for group in groups],
     )
 
 

@@ -72,9 +72,7 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
                 raise
     key = load_private_key(path)
     if not public_path(path).exists():
-        with contextlib.suppress(
-            OSError
-        ):  # a folder that is only read: who signs does not need the public key
+        with contextlib.suppress(OSError):  # a folder that is only read: who signs needs no public key
             _write_public(path, key)
     return key
 

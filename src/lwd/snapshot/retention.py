@@ -84,9 +84,8 @@ def apply(catalogue: Catalogue, objects: ObjectStore, found: SnapshotPlan) -> No
     """
     number = tables.snapshots.c.number
     for snapshot in found.remove:
-        objects.delete(
-            snapshot.key
-        )  # before the row says so: else a crash would leave bytes that nobody looks for
+        # Before the row says so: else a crash would leave bytes that nobody looks for.
+        objects.delete(snapshot.key)
         with catalogue.write() as connection:
             change = sa.update(tables.snapshots).where(number == snapshot.number)
             connection.execute(change.values(status=REMOVED))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,16 @@ def test_no_failure_or_intervention_goes_before_a_success_of_its_task(rows, size
         assert found.used - (found.freed - found.delete[-1].size) > size
 
 
+def assert_gone_after(fleet: Fleet, way: str, delete: Callable[[str], None]) -> None:
+    """What is left of the deleted episode "a" goes by one of the ways in which it may."""
+    if way == "retention":
+        retention.apply(fleet.catalogue, fleet.objects, [], deleted_by="kim")
+    else:
+        delete("a" if way == "the command again" else "b")
+    assert list(fleet.objects.list("episodes/a")) == []
+    assert deletions(fleet.catalogue)[0].object_deleted_at is not None
+
+
 @pytest.mark.parametrize("way", ["the command again", "another episode's", "retention"])
 def test_a_deletion_that_the_store_cut_off_is_finished(fleet: Fleet, monkeypatch, way: str):
     for name in ("a", "b"):
@@ -166,12 +177,7 @@ def test_a_deletion_that_the_store_cut_off_is_finished(fleet: Fleet, monkeypatch
         with pytest.raises(StoreError, match="down"):
             delete("a")
     assert len(list(fleet.objects.list("episodes/a"))) == 1
-    if way == "retention":
-        retention.apply(fleet.catalogue, fleet.objects, [], deleted_by="kim")
-    else:
-        delete("a" if way == "the command again" else "b")
-    assert list(fleet.objects.list("episodes/a")) == []
-    assert deletions(fleet.catalogue)[0].object_deleted_at is not None
+    assert_gone_after(fleet, way, delete)
 
 
 @pytest.mark.parametrize("when", ["later", "while it is judged", "while its bytes are removed"])
@@ -210,12 +216,7 @@ def test_what_a_robot_delivers_of_a_deleted_episode_goes_too(fleet: Fleet, monke
     again()
     assert len(list(fleet.objects.list("episodes/a"))) == 1
     assert deletions(fleet.catalogue)[0].object_deleted_at is None
-    if way == "retention":
-        retention.apply(fleet.catalogue, fleet.objects, [], deleted_by="kim")
-    else:
-        delete("a" if way == "the command again" else "b")
-    assert list(fleet.objects.list("episodes/a")) == []
-    assert deletions(fleet.catalogue)[0].object_deleted_at is not None
+    assert_gone_after(fleet, way, delete)
 
 
 def test_a_deletion_reads_no_other_tombstone(fleet: Fleet, monkeypatch):

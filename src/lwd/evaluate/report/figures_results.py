@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from lwd.evaluate.intervals import wilson
 from lwd.evaluate.report import draw
-from lwd.evaluate.report.run import FleetEpisode, Metrics
+from lwd.evaluate.report.run import FleetEpisode, Metrics, online_groups
 from lwd.evaluate.summary import METHODS, Line, MethodSummary, Summary
 
 _METHOD_LEGEND = tuple((draw.variable(draw.METHOD_COLOURS[name]), label) for name, label in METHODS.items())
@@ -173,14 +172,12 @@ def evaluation_points(metrics: Metrics) -> draw.Plate | None:
 
 def online_progress(episodes: Sequence[FleetEpisode], bins: int = 16) -> draw.Plate | None:
     """Success of the fleet's online episodes and share of human steps over robot-hours."""
-    # By their beginning: of those that end first, most are short, and short ones are the successes.
-    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.started_s)
-    if not online:
+    groups = online_groups(episodes, bins)
+    if not groups:
         return None
-    hours = np.cumsum([e.cycle_time_s for e in online]) / 3600
-    groups = np.array_split(np.arange(len(online)), min(bins, max(1, len(online) // 8)))
-    x = [float(hours[rows].mean()) for rows in groups]
-    parts = [[online[row] for row in rows] for rows in groups]
+    x, parts = [group.robot_hours for group in groups], [group.episodes for group in groups]
+    count = sum(map(len, parts))
+    hours = sum(e.cycle_time_s for part in parts for e in part) / 3600
     success = [wilson(sum(e.outcome == "success" for e in part), len(part)) for part in parts]
     human = [sum(e.intervention_steps for e in p) / max(1, sum(e.steps for e in p)) for p in parts]
 
@@ -197,7 +194,7 @@ def online_progress(episodes: Sequence[FleetEpisode], bins: int = 16) -> draw.Pl
         top.plot(x, [s.value for s in success], "-o", color=draw.ONLINE, markersize=4)
         top.set_ylim(-0.02, 1.02)
         top.set_ylabel("success")
-        bottom.bar(x, human, width=0.7 * float(hours[-1]) / len(x), color=draw.INK, alpha=0.55)
+        bottom.bar(x, human, width=0.7 * hours / len(x), color=draw.INK, alpha=0.55)
         bottom.set_ylim(0, max(0.05, 1.15 * max(human)))
         bottom.set_ylabel("human steps")
         bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -205,7 +202,7 @@ def online_progress(episodes: Sequence[FleetEpisode], bins: int = 16) -> draw.Pl
 
     return draw.Plate(
         title="Fleet online",
-        caption=f"{len(online)} online episodes in {len(groups)} groups in order of time. Above: share that "
+        caption=f"{count} online episodes in {len(groups)} groups in order of time. Above: share that "
         "succeeded, helped ones included, with 95 % interval. Below: share of control steps that a human "
         "commanded; learning shows where it falls.",
         svg=draw.svg(

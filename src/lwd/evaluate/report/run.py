@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +166,24 @@ def on_one_clock(episodes: Sequence[FleetEpisode]) -> list[FleetEpisode]:
         last = episode.ended_s
         joined.append(replace(episode, started_s=begun + episode.started_s, ended_s=begun + last))
     return joined
+
+
+class FleetGroup(NamedTuple):
+    """Online episodes that began one after the other, and the hours of robot time up to the middle of them."""
+
+    robot_hours: float
+    episodes: Sequence[FleetEpisode]
+
+
+def online_groups(episodes: Sequence[FleetEpisode], most: int) -> list[FleetGroup]:
+    """The fleet's online episodes in at most `most` groups, of eight or more; empty without an online episode."""
+    # By their beginning: of those that end first, most are short, and short ones are the successes.
+    online = sorted((e for e in episodes if e.source == "online"), key=lambda e: e.started_s)
+    if not online:
+        return []
+    hours = np.cumsum([e.cycle_time_s for e in online]) / 3600
+    groups = np.array_split(np.arange(len(online)), min(most, max(1, len(online) // 8)))
+    return [FleetGroup(float(hours[rows].mean()), [online[row] for row in rows]) for rows in groups]
 
 
 def _episode(node: Node) -> FleetEpisode:

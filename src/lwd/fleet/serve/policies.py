@@ -148,9 +148,8 @@ class ServerFollower:
         except SnapshotError as error:
             log.error("snapshot_refused snapshot=%d cause=%r", number, str(error))
             self._telemetry.count("snapshots_refused_total")
-            self.refused[number] = SnapshotError(
-                str(error)
-            )  # a new one: the frames of this one hold the arrays
+            # A new one: the frames of this one hold the arrays.
+            self.refused[number] = SnapshotError(str(error))
             return
         self._held.add(number, policy)
         if snapshot.created_at > self._began:  # older ones say nothing of the way here

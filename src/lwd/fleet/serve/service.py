@@ -13,6 +13,7 @@ from lwd import __version__
 from lwd.config import Experiment
 from lwd.errors import ConfigError, RobotError
 from lwd.fleet.folder import RunFolder, open_services
+from lwd.fleet.policies import newest_announced
 from lwd.fleet.serve.held import HeldSnapshots, Runner
 from lwd.fleet.serve.policies import ServerFollower, driver_runner, loader
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
@@ -90,14 +91,9 @@ def run_serve(
         services = stack.enter_context(open_services(folder))
         if options.snapshot is not None:
             services.snapshots.read(options.snapshot)  # else it would be waited for, for ever
-
-        def newest() -> int | None:
-            """Of this kind of robot; asks the catalogue only where something was announced since."""
-            head = services.channel.newest()
-            return None if head is None else services.snapshots.newest_of(spec.name, head)
-
-        following = newest if options.snapshot is None else lambda: options.snapshot
-        follower = ServerFollower(following, loader(experiment, services), held, context.telemetry)
+        pinned = options.snapshot is not None
+        newest = (lambda: options.snapshot) if pinned else (lambda: newest_announced(services, spec.name))
+        follower = ServerFollower(newest, loader(experiment, services), held, context.telemetry)
         stack.callback(follower.close)
         server = stack.enter_context(
             PolicyServer(
