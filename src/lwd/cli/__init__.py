@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, log, plan, services, snapshots, stages, upkeep, weights
+from lwd.cli import evidence, fleet, interchange, log, plan, services, snapshots, stages, upkeep, weights
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -39,7 +39,8 @@ COMMANDS: Mapping[str, type[Any]] = {
     "log ls": log.LogLs,
     "log show": log.LogShow,
     "log verify": log.LogVerify,
-    "log export": upkeep.LogExport,
+    "log import": interchange.LogImport,
+    "log export": interchange.LogExport,
     "log quarantine": upkeep.LogQuarantine,
     "log retain": upkeep.LogRetain,
     "log delete": upkeep.LogDelete,

@@ -1,4 +1,4 @@
-"""Commands that keep a log in order: export, quarantine, retention, deletion, backup and restore, migration, a site's cache."""
+"""Commands that keep a log in order: quarantine, retention, deletion, backup and restore, migration, a site's cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import Read, Stored, check_limit, find_id, print_facts, print_json, print_rows
+from lwd.cli.options import Read, Stored, find_id, print_facts, print_json, print_rows
 from lwd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,46 +25,6 @@ if TYPE_CHECKING:
 
 File = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
 _UNITS = {"": 1, "k": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogExport(Stored):
-    """Copy episodes into a folder, one MCAP file each, with export.json beside them. Goes on where it was cut off.
-
-    Attributes:
-        folder: made if missing.
-        manifest: only what this manifest holds.
-        task: only this one's.
-        source: only this one's.
-        limit: at most so many, the oldest first.
-    """
-
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    manifest: int | None = None
-    task: str | None = None
-    source: Literal["demo", "rollout", "play", "online"] | None = None
-    limit: int | None = None
-
-    def run(self) -> None:
-        """Run it."""
-        from lwd.log.export import export
-
-        check_limit(self.limit)
-        with self.opened() as (catalogue, objects):
-            done = export(
-                catalogue,
-                objects,
-                self.folder,
-                manifest=self.manifest,
-                task=self.task,
-                source=self.source,
-                limit=self.limit,
-            )
-        print(f"{done.episodes} episodes in {self.folder} ({done.kept} were there), {done.size} bytes")
-        for problem in done.problems:
-            print(f"{problem.episode_id}: {problem.reason}: {problem.detail}", file=sys.stderr)
-        if done.problems:
-            raise SystemExit(1)
 
 
 @dataclass(frozen=True, kw_only=True)

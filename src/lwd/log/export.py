@@ -59,8 +59,7 @@ def export(
     Raises:
         StoreError: no such manifest, the store or the catalogue cannot be reached, or the folder cannot be written.
     """
-    upto = None if manifest is None else read(catalogue, manifest).upto_seq
-    rows = catalogue.episodes(upto_seq=upto, task=task, source=source, limit=limit)
+    rows = chosen(catalogue, manifest=manifest, task=task, source=source, limit=limit)
     kept, problems, whole = 0, list[Problem](), list[EpisodeRow]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,15 +81,21 @@ def export(
     return ExportReport(episodes=len(whole), kept=kept, size=size, problems=tuple(problems))
 
 
-def _same(path: Path, row: EpisodeRow) -> bool:
-    if not path.is_file() or path.stat().st_size != row.size:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
+def chosen(
+    catalogue: Catalogue,
+    *,
+    manifest: int | None = None,
+    task: str | None = None,
+    source: str | None = None,
+    limit: int | None = None,
+) -> list[EpisodeRow]:
+    """The rows that an export is asked for, as in `export`; StoreError if there is no such manifest."""
+    upto = None if manifest is None else read(catalogue, manifest).upto_seq
+    return catalogue.episodes(upto_seq=upto, task=task, source=source, limit=limit)
 
 
-def _write(path: Path, objects: ObjectSource, row: EpisodeRow) -> Problem | None:
-    """Fetch one episode; what is wrong with its object if it is not as catalogued. StoreError if nobody answers."""
+def fetch(objects: ObjectSource, row: EpisodeRow) -> bytes | Problem:
+    """One episode's bytes, or what is wrong with them if they are not as catalogued. StoreError if nobody answers."""
     try:
         data = objects.get(row.key, row.size)
     except MissingObjectError as error:
@@ -101,6 +106,20 @@ def _write(path: Path, objects: ObjectSource, row: EpisodeRow) -> Problem | None
     if digest != row.sha256:
         detail = f"sha256 {digest}, catalogued was {row.sha256}."
         return Problem(episode_id=row.episode_id, key=row.key, reason="hash", detail=detail)
+    return data
+
+
+def _same(path: Path, row: EpisodeRow) -> bool:
+    if not path.is_file() or path.stat().st_size != row.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
+
+
+def _write(path: Path, objects: ObjectSource, row: EpisodeRow) -> Problem | None:
+    data = fetch(objects, row)
+    if isinstance(data, Problem):
+        return data
     _replace(path, data)
     return None
 
