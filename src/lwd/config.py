@@ -144,7 +144,7 @@ class OnlineStage:
             Robots of a networked fleet do not wait, and the turns go on (`lwd.fleet.learner_rounds`).
         publish_every_learner_steps: the policy is sent to the robots this often (50 in the paper).
         rate: learner steps per new control step.
-        takeover: when the operator takes over, None for never.
+        takeover: when the operator takes over, None for never; a `GatingOperator` decides alone, unless None.
         mixture: offline and online halves, 1:1 by default.
         checkpoint_every_learner_steps: its state is saved this often, after the block that passes a multiple of it.
     """

@@ -19,6 +19,7 @@ from lwd.episode import Outcome
 from lwd.errors import UnknownNameError
 from lwd.log import tables
 from lwd.log.catalogue import Catalogue
+from lwd.robot.operator import GatingOperator
 from lwd.robot.sim.fleet_spec import FleetSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -27,7 +28,7 @@ RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 
 def test_robot_of_the_guide_works() -> None:
     page = (DOCS / "how-to/add_a_robot.md").read_text(encoding="utf-8")
-    program, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, with_button, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(program, "add_a_robot.md", "exec"), names)
     robot, operators = names["make"](FleetSpec(tier="my_lab.slider:make"))
@@ -41,13 +42,17 @@ def test_robot_of_the_guide_works() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'reach'"):
         robot.reset("reech", 0)
 
+    exec(compile(with_button, "add_a_robot.md", "exec"), names)
+    _, operators = names["make_with_button"](FleetSpec(tier="my_lab.slider:make_with_button"))
+    assert isinstance(operators["expert"], GatingOperator)
+
 
 def test_recipe_of_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to its demonstrations; the stages after them are those of any recipe."""
     page = (DOCS / "how-to/add_a_robot.md").read_text(encoding="utf-8")
     (tmp_path / "my_lab").mkdir()
     for name, program in zip(
-        ("slider", "recipes"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
+        ("slider", "button", "recipes"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
     ):
         (tmp_path / "my_lab" / f"{name}.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)

@@ -28,7 +28,7 @@ class RobotConfig:
     Attributes:
         spec: the kind of robot; tasks: by name.
         fleet: how to simulate it, where it is simulated.
-        takeover: when its operator takes over, None for never.
+        takeover: when its operator takes over, None for never; a `GatingOperator` decides alone, unless None.
         instruction_dim: of the instruction's embedding.
         first_seed, last_seed: bounds of its episodes' seeds, apart from other sources' and the evaluation's.
         software: version of the coordinator.

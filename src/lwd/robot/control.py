@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lwd.episode import Source, Verdict
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.robot.environment import Environment, Sensed
-from lwd.robot.operator import Operator, TakeoverRule
+from lwd.robot.operator import GatingOperator, Operator, TakeoverRule
 from lwd.spec import RobotSpec, TaskSpec
 
 _NOISE_STREAM, _OPERATOR_STREAM = 11, 12
@@ -28,7 +28,7 @@ class Assignment:
         driver: who begins: the policy, or an operator who then drives to the end.
         operator: which of the robot's operators drives, or takes over.
         snapshot: number of the policy snapshot that drives, None without one.
-        takeover: when the operator takes over from the policy, None for never.
+        takeover: when the operator takes over from the policy, None for never; a `GatingOperator` decides alone, unless None.
         action_noise: standard deviation of gaussian noise on the policy's actions (not on an operator's).
     """
 
@@ -79,12 +79,14 @@ class Round:
 class ControlLoop:
     """Runs assignments on one robot, a round at a time.
 
-    The operator takes over at the very control step at which the rule says so, in the middle of a chunk if need be, and
-    commands at least to the end of the round, so that every chunk of the policy begins at a multiple of H.
+    The operator takes over at the very control step at which the rule says so, or wants to if it is a `GatingOperator`, in
+    the middle of a chunk if need be, and commands at least to the end of the round, so that every chunk of the policy begins
+    at a multiple of H.
     """
 
     def __init__(self, environment: Environment, operators: Mapping[str, Operator]) -> None:
         self._env, self._operators = environment, operators
+        self._gating = {name: o for name, o in operators.items() if isinstance(o, GatingOperator)}
         self._spec = environment.spec
 
     @property
@@ -106,6 +108,8 @@ class ControlLoop:
         self._milestones = self._env.milestones_reached()
         self._stalled, self._commanded, self._takeovers = 0, 0, 0
         self._operating, self._hand_back = False, False
+        may_intervene = assignment.driver == "policy" and assignment.takeover is not None
+        self._gate = self._gating.get(assignment.operator) if may_intervene else None
         if assignment.driver == "operator":
             self._take_over()
         return self._report([], [], [])
@@ -116,7 +120,9 @@ class ControlLoop:
         actions: list[NDArray[np.float32]] = []
         operated: list[bool] = []
         for i in range(self._spec.chunk_steps):
-            self._maybe_take_over()
+            if not self._operating and self._is_due():
+                self._takeovers += 1
+                self._take_over()
             action = self._action(chunk, i)
             sensed.append(self._sensed)
             actions.append(action)
@@ -139,13 +145,12 @@ class ControlLoop:
             action = action + self._assignment.action_noise * self._noise.standard_normal(action.shape)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
-    def _maybe_take_over(self) -> None:
+    def _is_due(self) -> bool:
+        """Whether an operator takes over at this control step."""
+        if self._gate is not None:
+            return self._gate.wants_control()
         rule = self._assignment.takeover
-        if rule is None or self._operating or self._takeovers >= rule.max_takeovers:
-            return
-        if self._stalled >= rule.stall_steps:
-            self._takeovers += 1
-            self._take_over()
+        return rule is not None and self._takeovers < rule.max_takeovers and self._stalled >= rule.stall_steps
 
     def _take_over(self) -> None:
         self._operating, self._commanded = True, 0
@@ -160,6 +165,10 @@ class ControlLoop:
         self._milestones = max(reached, self._milestones)
         self._stalled = 0 if progressed else self._stalled + 1
         if not self._operating or self._assignment.driver == "operator" or self._assignment.takeover is None:
+            return
+        if self._gate is not None:
+            # After the step, not before the next: who lets go in a round's last step need not command another whole round.
+            self._hand_back = not self._gate.wants_control()
             return
         self._commanded += 1
         if progressed or self._commanded >= self._assignment.takeover.max_steps:

@@ -1,4 +1,4 @@
-"""The human's seam: who demonstrates, and who takes over when a robot stalls."""
+"""The human's seam: who demonstrates, who takes over, and who decides when."""
 
 from __future__ import annotations
 
@@ -27,9 +27,30 @@ class Operator(Protocol):
         ...
 
 
+@runtime_checkable
+class GatingOperator(Operator, Protocol):
+    """An operator who decides when to take the robot and when to give it back, such as a person with a button.
+
+    What a `TakeoverRule` says of steps and numbers does not hold for them. It only has to be there: without one nobody may
+    intervene, and nobody is asked. Nor are they asked in an episode that they drive from its beginning.
+    """
+
+    def wants_control(self) -> bool:
+        """Whether the operator wants to command the next control step; must not wait for anybody.
+
+        Asked before every control step that the policy would command, and after every one that the operator commanded. True
+        takes over at that very step, in the middle of a chunk if need be. At the end of a round the latest answer counts: if
+        it is False the policy gets the robot back, so until then `act` goes on being asked. An exception ends the episode
+        without a verdict, as one in `act` does.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TakeoverRule:
     """When an operator takes over from the policy, and when the policy gets the robot back.
+
+    A `GatingOperator` may intervene where there is a rule, and decides alone: its numbers are not applied to them.
 
     Attributes:
         stall_steps: control steps without a new milestone after which the operator takes over.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy_fleet
 
-from lwd.errors import ConfigError, StoreError
+from lwd.errors import ConfigError, RobotError, StoreError
 from lwd.fleet.registry import robot_config
 from lwd.fleet.robot import Robot, RobotOptions, _build, configuration
 from lwd.fleet.robot_config import RobotConfig
@@ -173,6 +173,40 @@ def test_a_drivers_exception_ends_the_episode_and_not_the_robot(caplog, tmp_path
     assert context.telemetry.summary()["episodes_failed_total"] == 1
     assert "/dev/ttyUSB0" in caplog.text
     assert "in apply" in caplog.text, "the driver's author needs the traceback"
+
+
+class Decides(toy_fleet.Walker):
+    """Takes over at step 6; at first their pedal is loose."""
+
+    def __init__(self, robot):
+        super().__init__(1.0)
+        self._robot, self._loose = robot, True
+
+    def wants_control(self):
+        if self._loose and self._robot.k == 5:
+            self._loose = False
+            raise RobotError("the operator's button cannot be read")
+        return self._robot.k >= 6
+
+
+def test_an_operator_decides_when_to_take_over(caplog, tmp_path):
+    context, recorder, line = ServiceContext("line-00", "robot"), Recorder(), toy_fleet.Line()
+    config, options = replace(CONFIG, takeover=TakeoverRule(max_takeovers=0)), RobotOptions(folder=tmp_path)
+    robot = Robot(context, "line-00", config, recorder, Still(), line, {"expert": Decides(line)}, options)
+    thread = threading.Thread(target=robot.run)
+    with caplog.at_level(logging.ERROR):
+        thread.start()
+        while thread.is_alive() and not recorder.episodes:
+            thread.join(0.05)
+        context.stopping.set()
+        thread.join(20)
+    episode = recorder.episodes[0]
+    assert episode.header.operator == "expert"
+    # the policy stands still, the operator walks 0.1 per step
+    needed = {"near": 10, "far": 20}[episode.header.task]
+    assert episode.interventions.tolist() == [False] * 6 + [True] * needed
+    assert "button cannot be read" in caplog.text
+    assert context.telemetry.summary()["episodes_failed_total"] == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from lwd.episode import Outcome
+from lwd.robot.button import ButtonOperator
 from lwd.robot.environment import Sensed
 from lwd.spec import RobotSpec, TaskSpec
 
@@ -58,6 +59,23 @@ class Pusher:
         return np.array([1.0, self.rng.uniform(-1, 1)], np.float32)
 
 
+class Decider(Pusher):
+    """Operator: wants to command these control steps of its robot; `asked` is before which it was asked, `seeds` its begins."""
+
+    def __init__(self, robot: Line, *steps: int) -> None:
+        self.robot, self.steps = robot, steps
+        self.asked: list[int] = []
+        self.seeds: list[int] = []
+
+    def begin(self, task: str, seed: int) -> None:
+        super().begin(task, seed)
+        self.seeds.append(seed)
+
+    def wants_control(self) -> bool:
+        self.asked.append(self.robot.k)
+        return self.robot.k in self.steps
+
+
 class Raising(Line):
     def apply(self, action: np.ndarray) -> Sensed:
         raise ValueError("the gripper fell off")
@@ -76,6 +94,15 @@ class Hanging(Line):
 
 def line(spec):
     return Line(), {"expert": Pusher()}
+
+
+def decided(spec):
+    robot = Line()
+    return robot, {"expert": Decider(robot, 2, 9)}
+
+
+def with_enter(spec):
+    return Line(), {"expert": ButtonOperator(Pusher())}
 
 
 def raising(spec):

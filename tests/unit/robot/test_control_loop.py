@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from robots_for_tests import Line, Pusher
+from robots_for_tests import Decider, Line, Pusher
 
 from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.robot.control import Assignment, ControlLoop
-from lwd.robot.operator import TakeoverRule
+from lwd.robot.operator import GatingOperator, Operator, TakeoverRule
 
 STILL = np.zeros((4, 2), np.float32)
 FORWARD = np.array([[1.0, 0.0]] * 4, np.float32)
@@ -116,3 +116,98 @@ def test_errors_name_the_cause():
         control.run(None)
     with pytest.raises(ConfigError, match="negative"):
         Assignment(task="walk", seed=-1)
+
+
+# A rule that would take over after every step and hand back after every step, and never does where the operator decides.
+EAGER = TakeoverRule(stall_steps=1, max_steps=1, max_takeovers=0)
+
+
+def decided(*steps: int, seed: int = 3, takeover: TakeoverRule | None = EAGER) -> tuple[ControlLoop, Decider]:
+    """A walk whose operator wants to command these control steps."""
+    robot = Line()
+    operator = Decider(robot, *steps)
+    control = ControlLoop(robot, {"expert": operator})
+    control.begin(Assignment(task="walk", seed=seed, takeover=takeover))
+    return control, operator
+
+
+def flags(done: list) -> list[bool]:
+    return np.concatenate([r.interventions for r in done]).tolist()
+
+
+def test_only_an_operator_with_a_will_is_one():
+    assert isinstance(Decider(Line()), GatingOperator)
+    assert isinstance(Decider(Line()), Operator)
+    assert not isinstance(Pusher(), GatingOperator)
+
+
+def test_operator_who_decides_takes_over_in_mid_chunk_and_hands_back_at_the_end_of_the_round():
+    control, operator = decided(6, 7, 8, 9)
+    done = [control.run(STILL), control.run(STILL), control.run(None), control.run(FORWARD)]
+    assert (
+        flags(done) == [False] * 6 + [True] * 6 + [False] * 4
+    )  # lets go before step 10; the round ends at 12
+    assert [r.wants_chunk for r in done] == [True, False, True, True]
+    assert [r.takeovers for r in done] == [0, 1, 1, 1]
+    # once before each step of either, and again before the first that the policy gets back
+    assert operator.asked == [*range(13), *range(12, 16)]
+    np.testing.assert_allclose(done[-1].proprio[:, 0], [0.6, 0.7, 0.8, 0.9], rtol=1e-6)
+
+
+def test_operator_who_lets_go_in_the_last_step_of_a_round_commands_no_other():
+    control, _ = decided(4, 5, 6, 7)
+    assert flags([control.run(STILL) for _ in range(3)]) == [False] * 4 + [True] * 4 + [False] * 4
+
+
+def test_the_latest_answer_of_a_round_counts():
+    control, operator = decided(1, 3, 4)
+    done = [control.run(STILL), control.run(None), control.run(STILL)]
+    assert flags(done) == [False] + [True] * 7 + [False] * 4
+    assert done[-1].takeovers == len(operator.seeds) == 1
+
+
+def test_operator_who_decides_takes_over_as_often_as_they_like_each_time_with_a_seed_of_its_own():
+    seeds = []
+    for seed in (3, 3, 4):
+        control, operator = decided(1, 5, 9, 13, seed=seed)
+        done = [control.run(STILL) for _ in range(5)]
+        assert flags(done) == [False, True, True, True] * 4 + [False] * 4
+        assert done[-1].takeovers == 4
+        seeds.append(operator.seeds)
+    assert seeds[0] == seeds[1]
+    assert len({*seeds[0], *seeds[2]}) == 8
+
+
+def test_operator_who_decides_is_bound_by_no_milestone_and_no_number_of_steps():
+    control, _ = decided(*range(100))
+    done = rounds(control, STILL)
+    assert flags(done) == [True] * 20  # a milestone after 10 steps, the goal after 20
+    assert done[-1].verdict is not None
+    assert (done[-1].verdict.outcome, done[-1].takeovers) == (Outcome.SUCCESS, 1)
+    control.begin(Assignment(task="walk", seed=4, takeover=EAGER))
+    assert flags([control.run(STILL)]) == [True] * 4, "who still wants to command does, from the first step"
+
+
+def test_operator_who_does_not_want_to_never_takes_over():
+    control, operator = decided()
+    assert flags(rounds(control, STILL)) == [False] * 60
+    assert operator.asked == list(range(60))
+
+
+def test_nobody_is_asked_where_nobody_may_intervene_or_somebody_drives_anyway():
+    control, operator = decided(*range(100), takeover=None)
+    assert flags(rounds(control, FORWARD)) == [False] * 20
+    control.begin(Assignment(task="walk", seed=3, driver="operator", takeover=EAGER))
+    assert flags([control.run(None) for _ in range(5)]) == [True] * 20
+    assert operator.asked == []
+
+
+@pytest.mark.parametrize("method", ["wants_control", "act"])
+def test_an_exception_of_an_operator_who_decides_is_not_swallowed(monkeypatch, method):
+    def broken(self):
+        raise OSError("the leader arm is gone")
+
+    control, _ = decided(2)
+    monkeypatch.setattr(Decider, method, broken)
+    with pytest.raises(OSError, match="leader arm"):
+        control.run(STILL)

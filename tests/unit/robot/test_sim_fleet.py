@@ -55,6 +55,24 @@ def test_an_episode_does_not_depend_on_how_many_robots_and_workers_there_are():
     np.testing.assert_allclose(np.diff(many[4].times_s), 0.1)
 
 
+def test_an_operator_who_decides_does_so_in_worker_processes_too():
+    with SimFleet(FleetSpec(tier="robots_for_tests:decided"), robots=3, workers=2) as fleet:
+        episodes = run_episodes(fleet, assignments(4), scripted)
+    # takes over at steps 2 and 9, each time to the end of the round
+    wanted = [s in (2, 3, 9, 10, 11) for s in range(60)]
+    assert all(e.interventions.tolist() == wanted[: e.steps] for e in episodes)
+    assert min(e.steps for e in episodes) > 12
+
+
+def test_a_button_of_a_terminal_is_refused_in_worker_processes_which_have_none():
+    spec = FleetSpec(tier="robots_for_tests:with_enter")
+    with (
+        SimFleet(spec, robots=2, workers=2) as fleet,
+        pytest.raises(RobotError, match=r"button cannot be read \(standard input: it has ended\)"),
+    ):
+        run_episodes(fleet, assignments(2), scripted)
+
+
 def test_one_call_of_the_policy_per_round_and_worker_and_only_for_robots_that_it_drives():
     calls: list[ActBatch] = []
 
