@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lwd.episode import Source, Verdict
-from lwd.errors import ConfigError, UnknownNameError
+from lwd.errors import ConfigError, RobotError, UnknownNameError
 from lwd.robot.environment import Environment, Sensed
 from lwd.robot.operator import GatingOperator, Operator, TakeoverRule
 from lwd.spec import RobotSpec, TaskSpec
@@ -115,7 +115,15 @@ class ControlLoop:
         return self._report([], [], [])
 
     def run(self, chunk: NDArray[np.float32] | None) -> Round:
-        """Execute one round: the policy's chunk [H, A], or the operator's commands where one is in charge."""
+        """Execute one round: the policy's chunk [H, A], or the operator's commands where one is in charge.
+
+        Raises:
+            RobotError: the chunk, or what an operator commands, is not of the robot's shape or not finite. No part of it has
+                reached the robot.
+        """
+        spec = self._spec
+        if chunk is not None:
+            _check("a policy's chunk", chunk, (spec.chunk_steps, spec.action_dim))
         sensed: list[Sensed] = []
         actions: list[NDArray[np.float32]] = []
         operated: list[bool] = []
@@ -137,7 +145,9 @@ class ControlLoop:
 
     def _action(self, chunk: NDArray[np.float32] | None, i: int) -> NDArray[np.float32]:
         if self._operating:
-            return np.clip(self._operators[self._assignment.operator].act(), -1.0, 1.0).astype(np.float32)
+            command = np.asarray(self._operators[self._assignment.operator].act())
+            _check("an operator's action", command, (self._spec.action_dim,))
+            return np.clip(command, -1.0, 1.0).astype(np.float32)
         if chunk is None:
             raise ConfigError("ControlLoop.run: the policy drives this robot, so the round needs a chunk.")
         action = chunk[i]
@@ -190,4 +200,13 @@ class ControlLoop:
             verdict=verdict,
             wants_chunk=verdict is None and not self._operating,
             takeovers=self._takeovers,
+        )
+
+
+def _check(what: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Motors must not get what is no number: clipping lets NaN through."""
+    if values.shape != shape or not np.isfinite(values).all():
+        raise RobotError(
+            f"{what} has shape {values.shape} and {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
+            f"expected shape {shape} and finite values. It was not executed."
         )

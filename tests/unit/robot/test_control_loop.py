@@ -3,7 +3,7 @@ import pytest
 from robots_for_tests import Decider, Line, Pusher
 
 from lwd.episode import Outcome
-from lwd.errors import ConfigError, UnknownNameError
+from lwd.errors import ConfigError, RobotError, UnknownNameError
 from lwd.robot.control import Assignment, ControlLoop
 from lwd.robot.operator import GatingOperator, Operator, TakeoverRule
 
@@ -66,6 +66,31 @@ def test_takeover_begins_at_the_very_step_and_ends_with_the_round_of_the_new_mil
     assert flags == [False] * 6 + [True] * 10 + [False] * 6 + [True] * 2
     assert wanted == [True, False, False, True, True, False]
     assert report.takeovers == 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_never_reaches_the_robot(bad):
+    """Clipping keeps NaN, and the robot's own limits may too."""
+    robot, operator = Line(), Pusher()
+    control = ControlLoop(robot, {"expert": operator})
+    control.begin(Assignment(task="walk", seed=3))
+    chunk = FORWARD.copy()
+    chunk[3, 1] = bad
+    with pytest.raises(
+        RobotError, match=r"a policy's chunk has shape \(4, 2\) and 1 values that are not finite"
+    ):
+        control.run(chunk)
+    with pytest.raises(RobotError, match=r"shape \(3, 2\) .* expected shape \(4, 2\)"):
+        control.run(FORWARD[:3])
+    assert robot.k == 0, "not even the steps before it"
+    control.begin(Assignment(task="walk", seed=3, driver="operator"))
+    operator.act = lambda: np.array([1.0, bad], np.float32)
+    with pytest.raises(RobotError, match=r"an operator's action .* 1 values that are not finite"):
+        control.run(None)
+    operator.act = lambda: np.ones(3, np.float32)
+    with pytest.raises(RobotError, match=r"expected shape \(2,\)"):
+        control.run(None)
+    assert robot.k == 0
 
 
 def test_operator_commands_to_the_end_of_the_round_in_which_it_is_done():
