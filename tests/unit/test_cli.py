@@ -97,6 +97,7 @@ OPTIONS = {
         "--policy-server",
         "--token-file",
     ],
+    "snapshot rollback": ["NUMBER", "--out", "--catalogue", "--objects", "--credential", "--bus", "--yes"],
     "snapshot ls": ["--out", "--json", "--limit"],
     "snapshot retain": ["--out", "--json", "--keep", "--also", "--yes"],
     "weights import": ["SOURCE", "OUT", "--proprio-dim", "--sizes"],
@@ -153,7 +154,7 @@ def test_every_option_says_what_it_is(command):
         (("log",), ["ls", "show", "verify", "import", "export", "delete", "backup", "restore", "migrate"]),
         (("fleet",), ["up", "init", "invite", "revoke"]),
         (("robot",), ["join"]),
-        (("snapshot",), ["ls", "retain"]),
+        (("snapshot",), ["ls", "rollback", "retain"]),
         (("results",), ["run", "together", "status", "table", "figures"]),
     ],
 )

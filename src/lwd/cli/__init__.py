@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "log rescan": upkeep.LogRescan,
     "log migrate": upkeep.LogMigrate,
     "snapshot ls": snapshots.SnapshotLs,
+    "snapshot rollback": snapshots.SnapshotRollback,
     "snapshot retain": snapshots.SnapshotRetain,
     "weights import": weights.WeightsImport,
     "weights import-critic": weights.WeightsImportCritic,

@@ -1,12 +1,15 @@
-"""Commands about published policies: which there are, and how many of them keep their bytes."""
+"""Commands about published policies: which there are, the way back to one, and how many of them keep their bytes."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from lwd.cli.options import Read, check_limit, print_json, print_rows
+import tyro
+
+from lwd.cli.options import Read, Stored, check_limit, print_json, print_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,51 @@ class SnapshotLs(Read):
             ]
         columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
         print_rows(rows, columns, self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotRollback(Stored):
+    """Send an earlier policy to the robots again, as the newest snapshot. Shows what it would do; does it with --yes.
+
+    For when what the learner published does worse. Stop the learner first: it would publish over it. It runs where the learner
+    does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
+
+    Attributes:
+        number: of the snapshot to go back to; `lwd snapshot ls` lists them.
+        credential: the learner's credential file, in a networked fleet; it names the broker that tells the robots.
+        bus: address of a broker without credentials (nats://host:port), for a closed network.
+        yes: do it.
+    """
+
+    number: Annotated[tyro.conf.Positional[int], tyro.conf.arg(metavar="NUMBER")]
+    credential: Path | None = None
+    bus: str | None = None
+    yes: bool = False
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.fleet.folder import RunFolder, open_services
+        from lwd.fleet.rollback import check_key, earlier, roll_back
+
+        self.check_catalogue()
+        where = RunFolder(
+            self.out.absolute(), self.catalogue, self.objects, bus_url=self.bus, credential=self.credential
+        )
+        check_key(where)
+        with open_services(where) as services:
+            wanted, newest = earlier(services, self.number)
+            print(
+                f"robots load snapshot {newest.number} (learner step {newest.learner_step}, manifest {newest.manifest})"
+            )
+            if self.yes:
+                done = roll_back(services, self.number)
+                print(f"now snapshot {done.number}, which is snapshot {self.number} again")
+            else:
+                print(
+                    f"they would load snapshot {self.number} (learner step {wanted.learner_step}, manifest {wanted.manifest})"
+                )
+        if not self.yes:
+            print("nothing was published; add --yes to publish it again", file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
