@@ -76,6 +76,26 @@ def n_step_1_online(x: Experiment) -> Experiment:
     return replace(x, online=replace(x.online, mixture=short))
 
 
+def n_step_10_short(x: Experiment) -> Experiment:
+    """Offline returns look as far ahead on short tasks as on long ones."""
+
+    def wide(mixture: Mixture) -> Mixture:
+        return replace(mixture, offline=replace(mixture.offline, n_short=mixture.offline.n_long))
+
+    return _with_offline_pool(x, wide)
+
+
+def n_step_10_short_online(x: Experiment) -> Experiment:
+    """Online returns look as far ahead on short tasks as on long ones, in both halves of the batch."""
+    mixture = x.online.mixture
+    wide = replace(
+        mixture,
+        offline=replace(mixture.offline, n_short=mixture.offline.n_long),
+        online=replace(mixture.online, n_short=mixture.online.n_long),
+    )
+    return replace(x, online=replace(x.online, mixture=wide))
+
+
 def tau_base_online(x: Experiment, tau_base: float) -> Experiment:
     """Another tau_base in the online stage; 0.9 is the paper's."""
     lwd = _online(x)
@@ -196,6 +216,7 @@ def takeover_fails_in_turns(x: Experiment) -> Experiment:
 OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "constant_tau": constant_tau,
     "n_step_1": n_step_1,
+    "n_step_10_short": n_step_10_short,
     "reference_paths": reference_paths,
     "temperature_0.1x": partial(temperature, factor=0.1),
     "temperature_0.3x": partial(temperature, factor=0.3),
@@ -213,6 +234,7 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
 
 ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "n_step_1_online": n_step_1_online,
+    "n_step_10_short_online": n_step_10_short_online,
     "tau_base_0.9_online": partial(tau_base_online, tau_base=0.9),
     "no_interventions": no_interventions,
     "fleet_1": partial(fleet_of, robots=1),

@@ -51,10 +51,14 @@ class Scope:
 
 
 SCENE = Scope(
+    offline_ablations={"n_step_10_short": OFFLINE_ABLATIONS["n_step_10_short"]},
     online_ablations={
-        name: BEYOND_THE_PAPER[name]
-        for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
-    }
+        "n_step_10_short_online": ONLINE_ABLATIONS["n_step_10_short_online"],
+        **{
+            name: BEYOND_THE_PAPER[name]
+            for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
+        },
+    },
 )
 """Every method, and the options beyond the paper that promise most there."""
 AGAIN = "lwd_offline_again"
