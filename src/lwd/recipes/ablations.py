@@ -86,7 +86,8 @@ def n_step_10_short(x: Experiment) -> Experiment:
 
 
 def n_step_10_short_online(x: Experiment) -> Experiment:
-    """Online returns look as far ahead on short tasks as on long ones, in both halves of the batch."""
+    """The same online, in both halves of the batch, after such an offline stage."""
+    x = n_step_10_short(x)
     mixture = x.online.mixture
     wide = replace(
         mixture,
@@ -234,7 +235,6 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
 
 ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "n_step_1_online": n_step_1_online,
-    "n_step_10_short_online": n_step_10_short_online,
     "tau_base_0.9_online": partial(tau_base_online, tau_base=0.9),
     "no_interventions": no_interventions,
     "fleet_1": partial(fleet_of, robots=1),
@@ -243,6 +243,15 @@ ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "publish_250": partial(publish_every, learner_steps=250),
 }
 """They change the online stage only, and go on from LWD's own offline result."""
+
+WIDE_WINDOWS: Mapping[str, tuple[str, Callable[[Experiment], Experiment]]] = {
+    "n_step_10_short_online": ("n_step_10_short", n_step_10_short_online),
+    "n_step_10_short_best_of_16": (
+        "n_step_10_short",
+        lambda x: best_of_n(n_step_10_short_online(x), n=16),
+    ),
+}
+"""Row -> the offline row that it goes on from, and the whole of its change."""
 
 BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "refitted_reference": refitted_reference,

@@ -81,7 +81,7 @@ ABLATIONS = (
     ),
     Ablation(
         "Return window on short tasks, online",
-        (("n = 1 (the paper's)", "lwd_online"), ("n = 10", "n_step_10_short_online")),
+        (("n = 1 (the paper's)", "lwd_online"), ("n = 10, offline too", "n_step_10_short_online")),
         "lwd_online",
     ),
     Ablation(
