@@ -221,6 +221,7 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "reference_paths": reference_paths,
     "temperature_0.1x": partial(temperature, factor=0.1),
     "temperature_0.3x": partial(temperature, factor=0.3),
+    "temperature_2x": partial(temperature, factor=2.0),
     "temperature_3x": partial(temperature, factor=3.0),
     "temperature_10x": partial(temperature, factor=10.0),
     "temperature_by_kl": partial(temperature_by_kl, target_kl=1.0),

@@ -100,6 +100,7 @@ ABLATIONS = (
             ("a tenth", "temperature_0.1x"),
             ("0.3 times", "temperature_0.3x"),
             ("the recipe's", "lwd_offline"),
+            ("twice", "temperature_2x"),
             ("3 times", "temperature_3x"),
             ("10 times", "temperature_10x"),
             ("by target_kl = 1", "temperature_by_kl"),

@@ -58,10 +58,11 @@ class Scope:
 
 
 SCENE = Scope(
+    offline_ablations={name: OFFLINE_ABLATIONS[name] for name in ("temperature_2x", "n_step_10_short")},
     online_ablations={
         name: BEYOND_THE_PAPER[name]
         for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
-    }
+    },
 )
 """Every method, and the options beyond the paper that promise most there."""
 AGAIN = "lwd_offline_again"
