@@ -76,6 +76,27 @@ def n_step_1_online(x: Experiment) -> Experiment:
     return replace(x, online=replace(x.online, mixture=short))
 
 
+def n_step_10_short(x: Experiment) -> Experiment:
+    """Offline returns look as far ahead on short tasks as on long ones."""
+
+    def wide(mixture: Mixture) -> Mixture:
+        return replace(mixture, offline=replace(mixture.offline, n_short=mixture.offline.n_long))
+
+    return _with_offline_pool(x, wide)
+
+
+def n_step_10_short_online(x: Experiment) -> Experiment:
+    """The same online, in both halves of the batch, after such an offline stage."""
+    x = n_step_10_short(x)
+    mixture = x.online.mixture
+    wide = replace(
+        mixture,
+        offline=replace(mixture.offline, n_short=mixture.offline.n_long),
+        online=replace(mixture.online, n_short=mixture.online.n_long),
+    )
+    return replace(x, online=replace(x.online, mixture=wide))
+
+
 def tau_base_online(x: Experiment, tau_base: float) -> Experiment:
     """Another tau_base in the online stage; 0.9 is the paper's."""
     lwd = _online(x)
@@ -196,9 +217,11 @@ def takeover_fails_in_turns(x: Experiment) -> Experiment:
 OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "constant_tau": constant_tau,
     "n_step_1": n_step_1,
+    "n_step_10_short": n_step_10_short,
     "reference_paths": reference_paths,
     "temperature_0.1x": partial(temperature, factor=0.1),
     "temperature_0.3x": partial(temperature, factor=0.3),
+    "temperature_2x": partial(temperature, factor=2.0),
     "temperature_3x": partial(temperature, factor=3.0),
     "temperature_10x": partial(temperature, factor=10.0),
     "temperature_by_kl": partial(temperature_by_kl, target_kl=1.0),
@@ -221,6 +244,15 @@ ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "publish_250": partial(publish_every, learner_steps=250),
 }
 """They change the online stage only, and go on from LWD's own offline result."""
+
+WIDE_WINDOWS: Mapping[str, tuple[str, Callable[[Experiment], Experiment]]] = {
+    "n_step_10_short_online": ("n_step_10_short", n_step_10_short_online),
+    "n_step_10_short_best_of_16": (
+        "n_step_10_short",
+        lambda x: best_of_n(n_step_10_short_online(x), n=16),
+    ),
+}
+"""Row -> the offline row that it goes on from, and the whole of its change."""
 
 BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "refitted_reference": refitted_reference,

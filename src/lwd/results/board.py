@@ -75,6 +75,16 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
+        "Return window on short tasks, offline",
+        (("n = 1 (the paper's)", "lwd_offline"), ("n = 10", "n_step_10_short")),
+        "lwd_offline",
+    ),
+    Ablation(
+        "Return window on short tasks, online",
+        (("n = 1 (the paper's)", "lwd_online"), ("n = 10, offline too", "n_step_10_short_online")),
+        "lwd_online",
+    ),
+    Ablation(
         "tau_base, online",
         (("0.6", "lwd_online"), ("0.9 (the paper's)", "tau_base_0.9_online")),
         "lwd_online",
@@ -90,6 +100,7 @@ ABLATIONS = (
             ("a tenth", "temperature_0.1x"),
             ("0.3 times", "temperature_0.3x"),
             ("the recipe's", "lwd_offline"),
+            ("twice", "temperature_2x"),
             ("3 times", "temperature_3x"),
             ("10 times", "temperature_10x"),
             ("by target_kl = 1", "temperature_by_kl"),

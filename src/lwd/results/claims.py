@@ -20,6 +20,8 @@ AVERAGE_GAIN, LONG_GAIN = 0.15, 0.23
 OPTIONS: Mapping[str, str] = {
     "takeover_fails": "LWD for which a takeover is a failure (beyond the paper)",
     "best_of_16_acting": "LWD whose robots choose among 16 chunks (beyond the paper)",
+    "n_step_10_short_online": "LWD with returns over ten chunks on short tasks too (beyond the paper)",
+    "n_step_10_short_best_of_16": "LWD with both: ten chunks on short tasks too, robots choose among 16 (beyond the paper)",
     "refitted_in_turns": "LWD in turns with the fleet, its reference refitted in each (beyond the paper)",
     "takeover_fails_in_turns": "LWD in turns, refitted in each, for which a takeover is a failure (beyond the paper)",
     "refitted_in_six_turns": "LWD in six turns, with twice the robot-hours (beyond the paper)",

@@ -12,7 +12,13 @@ from typing import Literal
 from lwd.config import Experiment
 from lwd.errors import UnknownNameError
 from lwd.recipes import recipe
-from lwd.recipes.ablations import BEYOND_THE_PAPER, OFFLINE_ABLATIONS, ONLINE_ABLATIONS, patient_operators
+from lwd.recipes.ablations import (
+    BEYOND_THE_PAPER,
+    OFFLINE_ABLATIONS,
+    ONLINE_ABLATIONS,
+    WIDE_WINDOWS,
+    patient_operators,
+)
 from lwd.recipes.methods import METHODS
 from lwd.recipes.once_more import LONGER, ONCE_MORE
 from lwd.recipes.search import CANDIDATES
@@ -32,7 +38,8 @@ class Scope:
         methods: name -> change from LWD's experiment, each with its offline and its online row.
         offline_ablations, online_ablations: rows of LWD with one thing changed.
         once_more: row -> the row that it goes on from after its online stage, and the change.
-        longer: row -> the row whose online stage it goes on with, for more of the fleet's hours, and the change.
+        online_after: row -> the row that it goes on from, and the change: after an offline stage with a setting of its own, or
+            after an online stage for more of the fleet's hours.
         candidates: rows of the search, one seed each, up to the first stage in which they learn.
         main_seeds: training seeds of SFT and LWD.
         shown: whether it belongs into the committed tables.
@@ -43,7 +50,7 @@ class Scope:
     offline_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
     online_ablations: Mapping[str, Change] = field(default_factory=dict[str, Change])
     once_more: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
-    longer: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
+    online_after: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
     candidates: Mapping[str, Change] = field(default_factory=dict[str, Change])
     main_seeds: int = MAIN_SEEDS
     shown: bool = True
@@ -51,10 +58,11 @@ class Scope:
 
 
 SCENE = Scope(
+    offline_ablations={name: OFFLINE_ABLATIONS[name] for name in ("temperature_2x", "n_step_10_short")},
     online_ablations={
         name: BEYOND_THE_PAPER[name]
         for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
-    }
+    },
 )
 """Every method, and the options beyond the paper that promise most there."""
 AGAIN = "lwd_offline_again"
@@ -62,6 +70,7 @@ AGAIN = "lwd_offline_again"
 WHOLE = Scope(
     offline_ablations={**OFFLINE_ABLATIONS, AGAIN: lambda x: x},
     online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
+    online_after=WIDE_WINDOWS,
     once_more=ONCE_MORE,
 )
 """The ablations too, and everything that goes beyond the paper."""
@@ -87,7 +96,7 @@ SCENE_HOURS = Scope(
         "refitted_in_turns": BEYOND_THE_PAPER["refitted_in_turns"],
     },
     once_more=ONCE_MORE,
-    longer=LONGER,
+    online_after=LONGER,
     superseded_by="scene_evidence",
 )
 """Nine robot-hours of the demo's tasks, with a clone that had not converged: what decision records 0030 to 0033 measured."""
@@ -199,7 +208,7 @@ def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
         found.append(
             Row(name=name, stages=("online",), parent="lwd_offline", seeds=OTHER_SEEDS, change=change)
         )
-    for name, (parent, change) in scope.longer.items():
+    for name, (parent, change) in scope.online_after.items():
         found.append(Row(name=name, stages=("online",), parent=parent, seeds=OTHER_SEEDS, change=change))
     for name, (parent, change) in scope.once_more.items():
         found.append(
