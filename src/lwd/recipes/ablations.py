@@ -221,7 +221,6 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "reference_paths": reference_paths,
     "temperature_0.1x": partial(temperature, factor=0.1),
     "temperature_0.3x": partial(temperature, factor=0.3),
-    "temperature_2x": partial(temperature, factor=2.0),
     "temperature_3x": partial(temperature, factor=3.0),
     "temperature_10x": partial(temperature, factor=10.0),
     "temperature_by_kl": partial(temperature_by_kl, target_kl=1.0),
@@ -233,6 +232,12 @@ OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "without_failures": without_failures,
 }
 """They end at the offline stage. Ten flow steps are the fast tier's own."""
+
+SCENE_OFFLINE: Mapping[str, Callable[[Experiment], Experiment]] = {
+    "temperature_2x": partial(temperature, factor=2.0),
+    "n_step_10_short": n_step_10_short,
+}
+"""What the scene looks at besides: its short tasks lose in the offline stage."""
 
 ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "n_step_1_online": n_step_1_online,

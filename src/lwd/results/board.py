@@ -182,6 +182,11 @@ ABLATIONS = (
         "lwd_online",
     ),
     Ablation(
+        f"{BEYOND}chunks that the robot chooses from, with n = 10 on short tasks, online",
+        (("1", "n_step_10_short_online"), ("16", "n_step_10_short_best_of_16")),
+        "n_step_10_short_online",
+    ),
+    Ablation(
         f"{BEYOND}learning once more when the fleet's hours are over",
         (
             ("no", "lwd_online"),

@@ -16,6 +16,7 @@ from lwd.recipes.ablations import (
     BEYOND_THE_PAPER,
     OFFLINE_ABLATIONS,
     ONLINE_ABLATIONS,
+    SCENE_OFFLINE,
     WIDE_WINDOWS,
     patient_operators,
 )
@@ -58,13 +59,14 @@ class Scope:
 
 
 SCENE = Scope(
-    offline_ablations={name: OFFLINE_ABLATIONS[name] for name in ("temperature_2x", "n_step_10_short")},
+    offline_ablations=SCENE_OFFLINE,
+    online_after={"n_step_10_short_online": WIDE_WINDOWS["n_step_10_short_online"]},
     online_ablations={
         name: BEYOND_THE_PAPER[name]
         for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
     },
 )
-"""Every method, and the options beyond the paper that promise most there."""
+"""Every method, the options beyond the paper that promise most there, and what its short tasks may want."""
 AGAIN = "lwd_offline_again"
 """LWD offline under its own settings, in another folder, with a clone of its own: what two runs of one thing differ by."""
 WHOLE = Scope(

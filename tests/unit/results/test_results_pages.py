@@ -125,7 +125,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | `metaworld` | long |\n" in readme, (
         "no column for what has not begun, nor for what compares no methods"
     )
-    assert "`scene_evidence` 0 of 57" in readme
+    assert "`scene_evidence` 0 of 66" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():
@@ -254,7 +254,8 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
     whole = {one.title: one for one in ABLATIONS}
     fewer = {one.title: set(whole[one.title].rows) - set(one.rows) for one in fast}
     assert {title: {row for _, row in rows} for title, rows in fewer.items() if rows} == {
-        "Interventions, online": {"patient_operators"}
+        "Temperature, offline": {"temperature_2x"},
+        "Interventions, online": {"patient_operators"},
     }
     assert set(whole) - {one.title for one in fast} == {
         "Beyond the paper: more turns and more of the fleet's hours"
@@ -262,6 +263,9 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
     assert [(one.title.split(":")[0], [row for _, row in one.rows]) for one in scene] == [
         ("Value, offline (Table II)", ["lwd_offline", "iql_qam_offline"]),
         ("Value, online (Table II)", ["lwd_online", "iql_qam_online"]),
+        ("Return window on short tasks, offline", ["lwd_offline", "n_step_10_short"]),
+        ("Return window on short tasks, online", ["lwd_online", "n_step_10_short_online"]),
+        ("Temperature, offline", ["lwd_offline", "temperature_2x"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns"]),
         ("Beyond the paper", ["lwd_online", "best_of_16_acting"]),

@@ -78,6 +78,22 @@ def test_more_hours_go_on_with_the_online_stage_of_another_row_as_it_was():
     ]
 
 
+def test_wide_windows_online_follow_an_offline_stage_that_has_them():
+    found = by_name(rows_of("metaworld"))
+    offline, online, best = (
+        found[f"n_step_10_short{end}"].change(plain("metaworld", 0)) for end in ("", "_online", "_best_of_16")
+    )
+    assert [found[f"n_step_10_short{end}"].parent for end in ("_online", "_best_of_16")] == [
+        "n_step_10_short"
+    ] * 2
+    assert differences(offline, online) == {
+        "online.mixture.offline.n_short": "10 (1)",
+        "online.mixture.online.n_short": "10 (1)",
+    }
+    assert settings(offline, "offline") == settings(online, "offline") == settings(best, "offline")
+    assert differences(online, best) == {"online.learner": "BestOfNLwd (Lwd)"}
+
+
 def test_turns_with_a_frozen_reference_are_those_with_a_refitted_one_but_for_the_reference():
     x = plain("metaworld_hours", 0)
     frozen, refitted = (ablations.BEYOND_THE_PAPER[f"{how}_in_turns"](x) for how in ("frozen", "refitted"))
@@ -110,15 +126,13 @@ def test_cells_come_seed_by_seed_with_parents_first():
 
 def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist_lwd_alone():
     scene, eight, fifty = (by_name(rows_of(name)) for name in ("scene_evidence", "metaworld", "metaworld50"))
-    assert {f"{name}_online" for name in METHODS} < set(scene) < set(eight)
+    assert {f"{name}_online" for name in METHODS} < set(scene) - {"temperature_2x"} < set(eight)
     on_both = {"takeover_fails", "takeover_fails_in_turns", "best_of_16_acting"}
+    on_both |= {"n_step_10_short", "n_step_10_short_online"}
     beyond = {*ablations.BEYOND_THE_PAPER, *ONCE_MORE} - on_both
-    assert set(eight) - set(scene) == {
-        *ablations.OFFLINE_ABLATIONS,
-        *ablations.ONLINE_ABLATIONS,
-        *beyond,
-        AGAIN,
-    }
+    of_lwd = {*ablations.OFFLINE_ABLATIONS, *ablations.ONLINE_ABLATIONS, *ablations.WIDE_WINDOWS}
+    assert set(eight) - set(scene) == {*of_lwd, *beyond, AGAIN} - on_both
+    assert set(scene) - set(eight) == {"temperature_2x"}
     assert {name: row.seeds for name, row in fifty.items()} == {
         "sft": 3,
         "lwd_offline": 3,
@@ -222,6 +236,7 @@ CHANGED = {
         "offline.learner.divl.alpha": "0.0 (0.3)",
     },
     "n_step_1": {"offline.mixture.offline.n_long": "1 (10)"},
+    "n_step_10_short": {"offline.mixture.offline.n_short": "10 (1)"},
     "reference_paths": {"offline.learner.qam.paths_from": "'reference' ('policy')"},
     "temperature_0.1x": {"offline.learner.qam.temperature": "0.004 (0.04)"},
     "temperature_0.3x": {"offline.learner.qam.temperature": "0.012 (0.04)"},
