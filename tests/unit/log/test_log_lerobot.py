@@ -110,6 +110,12 @@ def test_a_state_is_put_together_from_features_in_their_order(tmp_path):
     both = dataclasses.replace(SUCCESS, state=("gripper", "observation.state"))
     (episode,) = episodes(write_3(tmp_path / "set", [was]), both, wide)
     np.testing.assert_array_equal(episode.proprio, np.concatenate([was.more["gripper"], was.state], axis=1))
+    counted = dataclasses.replace(SUCCESS, state=("frame_index", "observation.state"))
+    edit_info(
+        tmp_path / "set",
+        features=info(tmp_path / "set")["features"] | {"frame_index": {"dtype": "int64", "shape": [1]}},
+    )
+    assert episodes(tmp_path / "set", counted, wide)[0].proprio[:, 0].tolist() == [0, 1, 2, 3]
     with pytest.raises(EpisodeError, match=r"observation\.state has 6 numbers, robot 'arm' has 7"):
         episodes(tmp_path / "set", SUCCESS, wide)
 

@@ -23,7 +23,8 @@ class Reader:
 
     def __init__(self, dataset: Dataset, features: Sequence[str]) -> None:
         stored = [name for name in features if dataset.features[name].get("dtype") != "video"]
-        self._dataset, self._columns = dataset, ["episode_index", "frame_index", *stored]
+        self._dataset = dataset
+        self._columns = list(dict.fromkeys(["episode_index", "frame_index", *stored]))
         self._path, self._table = None, None
 
     def frames(self, entry: Entry) -> EpisodeFrames:
