@@ -51,15 +51,19 @@ def import_lerobot(
     with recording(experiment, services) as recorder, progress(console, "import", len(entries)) as bar:
         for entry in entries:
             try:
-                episode = converter.episode(entry)
-                validate(episode, {spec.name: spec}, converter.tasks)
+                episode = converter.without_pictures(entry)
+                name = episode.header.episode_id
+                there = known(name, deleted=False)
+                gone = not there and known(name, deleted=True)
+                if not (there or gone):  # decoding pictures is most of the work
+                    episode = converter.with_pictures(entry, episode)
+                    validate(episode, {spec.name: spec}, converter.tasks)
             except EpisodeError as error:
                 problems.append(EpisodeError(str(entry.index), error.reason, error.detail))
             else:
-                name = episode.header.episode_id
-                if known(name, deleted=False):
+                if there:
                     kept += 1
-                elif known(name, deleted=True):
+                elif gone:
                     deleted += 1
                 else:
                     recorder.submit(episode)

@@ -121,9 +121,8 @@ class ControlLoop:
             RobotError: the chunk, or what an operator commands, is not of the robot's shape or not finite. No part of it has
                 reached the robot.
         """
-        spec = self._spec
         if chunk is not None:
-            _check("a policy's chunk", chunk, (spec.chunk_steps, spec.action_dim))
+            _check("a policy's chunk", chunk, (self._spec.chunk_steps, self._spec.action_dim))
         sensed: list[Sensed] = []
         actions: list[NDArray[np.float32]] = []
         operated: list[bool] = []

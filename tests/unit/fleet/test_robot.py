@@ -159,16 +159,21 @@ def test_a_robot_in_real_time_records_the_time_that_it_took(tmp_path, pace):
         assert np.all(np.diff(episode.times_s) > 0)
 
 
+def run_until_an_episode(robot, context, recorder):
+    """Let a robot work until one of its episodes was recorded, then stop it."""
+    thread = threading.Thread(target=robot.run)
+    thread.start()
+    while thread.is_alive() and not recorder.episodes:
+        thread.join(0.05)
+    context.stopping.set()
+    thread.join(20)
+
+
 def test_a_drivers_exception_ends_the_episode_and_not_the_robot(caplog, tmp_path):
     context, recorder = ServiceContext("line-00", "robot"), Recorder()
     robot = Robot(context, "line-00", CONFIG, recorder, Still(), Loose(), {}, RobotOptions(folder=tmp_path))
-    thread = threading.Thread(target=robot.run)
     with caplog.at_level(logging.ERROR):
-        thread.start()
-        while thread.is_alive() and not recorder.episodes:
-            thread.join(0.05)
-        context.stopping.set()
-        thread.join(20)
+        run_until_an_episode(robot, context, recorder)
     assert recorder.episodes
     assert context.telemetry.summary()["episodes_failed_total"] == 1
     assert "/dev/ttyUSB0" in caplog.text
@@ -193,13 +198,8 @@ def test_an_operator_decides_when_to_take_over(caplog, tmp_path):
     context, recorder, line = ServiceContext("line-00", "robot"), Recorder(), toy_fleet.Line()
     config, options = replace(CONFIG, takeover=TakeoverRule(max_takeovers=0)), RobotOptions(folder=tmp_path)
     robot = Robot(context, "line-00", config, recorder, Still(), line, {"expert": Decides(line)}, options)
-    thread = threading.Thread(target=robot.run)
     with caplog.at_level(logging.ERROR):
-        thread.start()
-        while thread.is_alive() and not recorder.episodes:
-            thread.join(0.05)
-        context.stopping.set()
-        thread.join(20)
+        run_until_an_episode(robot, context, recorder)
     episode = recorder.episodes[0]
     assert episode.header.operator == "expert"
     # the policy stands still, the operator walks 0.1 per step

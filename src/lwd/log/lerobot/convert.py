@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,13 @@ class Converter:
         self._reader = Reader(dataset, list(dict.fromkeys(columns)))
 
     def episode(self, entry: Entry) -> Episode:
-        """One episode. Its id follows from what was recorded, so that importing it twice counts once.
+        """One episode. Raises as `without_pictures`."""
+        return self.with_pictures(entry, self.without_pictures(entry))
+
+    def without_pictures(self, entry: Entry) -> Episode:
+        """One episode but for its pictures, which are most of the work and not needed to know whether it is there already.
+
+        Its id follows from what was recorded, so that importing it twice counts once.
 
         Raises:
             EpisodeError: its frames cannot be read or do not fit; `episode_id` is its number in the data set.
@@ -111,11 +117,17 @@ class Converter:
             actions=self._normalised(raw, entry)[:-1],
             interventions=self._interventions(frames, entry.length - 1),
             times_s=np.arange(entry.length) / self.spec.control_hz,
-            images={
-                camera.name: frames.pictures(self._cameras[camera.name], camera)
-                for camera in self.spec.cameras
-            },
         )
+
+    def with_pictures(self, entry: Entry, episode: Episode) -> Episode:
+        """The whole of what `without_pictures` made of the same entry; EpisodeError if a picture is missing or does not fit."""
+        if not self.spec.cameras:
+            return episode
+        frames = self._reader.frames(entry)
+        images = {
+            camera.name: frames.pictures(self._cameras[camera.name], camera) for camera in self.spec.cameras
+        }
+        return replace(episode, images=images)
 
     def _check_features(self) -> None:
         features = self.dataset.features

@@ -40,11 +40,10 @@ class Histogram:
     def __init__(self) -> None:
         self.counts, self.pictures = np.zeros((3, 256), np.int64), 0
 
-    def __iadd__(self, other: Histogram) -> Histogram:
+    def add(self, other: Histogram) -> None:
         """Take another one's pictures too."""
         self.counts += other.counts
         self.pictures += other.pictures
-        return self
 
     def statistics(self) -> Statistics:
         """As `of_numbers`, [3, 1, 1] each, of colours in [0, 1]."""

@@ -108,7 +108,7 @@ class _Writer:
 
     def __init__(self, root: Path, kind: str) -> None:
         self._root, self._kind = root, kind
-        self._features, self._fps = dict[str, dict[str, Any]](), 0.0
+        self._features, self._fps, self._schema = dict[str, dict[str, Any]](), 0.0, ""
         self._tasks, self._rows, self._frames = dict[str, int](), list[dict[str, Any]](), 0
         self._numbers = dict[str, list[np.ndarray]]()
         self._pictures = dict[str, Histogram]()
@@ -130,6 +130,7 @@ class _Writer:
         features = _features(episode)
         if not self._rows:
             self._features, self._fps = features, episode.header.control_hz
+            self._schema = json.dumps(_hugging_face(features))
         if (features, episode.header.control_hz) != (self._features, self._fps):
             raise EpisodeError(
                 row.episode_id, "shape", "its widths, cameras or rate are not those of the first episode."
@@ -141,7 +142,7 @@ class _Writer:
             self._numbers.setdefault(name, []).append(values)
         for camera, jpegs in episode.images.items():
             histogram = statistics.of_pictures(jpegs[: episode.steps])
-            self._pictures.setdefault(layout.PICTURES + camera, Histogram()).__iadd__(histogram)
+            self._pictures.setdefault(layout.PICTURES + camera, Histogram()).add(histogram)
             if histogram.pictures:
                 found[layout.PICTURES + camera] = histogram.statistics()
         self._rows.append(self._row(episode, row, file, found))
@@ -196,9 +197,7 @@ class _Writer:
             kind = arrow.struct({"bytes": arrow.binary(), "path": arrow.string()})
             pictures = [{"bytes": jpeg, "path": None} for jpeg in jpegs[: episode.steps]]
             columns[layout.PICTURES + camera] = arrow.array(pictures, kind)
-        table = arrow.table(columns).replace_schema_metadata(
-            {"huggingface": json.dumps(self._hugging_face())}
-        )
+        table = arrow.table(columns).replace_schema_metadata({"huggingface": self._schema})
         if self._file is not None and self._file.tell() >= FILE_BYTES:
             self._close_file()
         if self._writer is None:
@@ -247,18 +246,6 @@ class _Writer:
             "video_path": None,
             "features": self._features,
         }
-
-    def _hugging_face(self) -> dict[str, Any]:
-        """What the library `datasets` reads of the columns; without it pictures would be plain bytes there."""
-        columns: dict[str, Any] = {}
-        for name, feature in self._features.items():
-            value: dict[str, Any] = {"dtype": feature["dtype"], "_type": "Value"}
-            if feature["dtype"] == "image":
-                value = {"_type": "Image"}
-            elif name in (layout.STATE, layout.ACTION) and feature["shape"] != [1]:
-                value = {"feature": value, "length": feature["shape"][0], "_type": "Sequence"}
-            columns[name] = value
-        return {"info": {"features": columns}}
 
     def _tasks_table(self, arrow: Any) -> Any:
         """`task_index` by sentence, which pandas takes for the index."""
@@ -315,6 +302,19 @@ def _features(episode: Episode) -> dict[str, dict[str, Any]]:
             "dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]
         }  # fmt: skip
     return features
+
+
+def _hugging_face(features: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the library `datasets` reads of the columns; without it pictures would be plain bytes there."""
+    columns: dict[str, Any] = {}
+    for name, feature in features.items():
+        value: dict[str, Any] = {"dtype": feature["dtype"], "_type": "Value"}
+        if feature["dtype"] == "image":
+            value = {"_type": "Image"}
+        elif name in (layout.STATE, layout.ACTION) and feature["shape"] != [1]:
+            value = {"feature": value, "length": feature["shape"][0], "_type": "Sequence"}
+        columns[name] = value
+    return {"info": {"features": columns}}
 
 
 def _column(arrow: Any, values: np.ndarray) -> Any:
