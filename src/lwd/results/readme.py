@@ -12,6 +12,9 @@ from lwd.results.text import MISSING, table
 
 NOTHING = "No run is committed yet; [results](docs/reference/results.md) lists what is planned.\n"
 SEEDS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_PARTS = ("average", "short", "long")
+ENOUGH = 3
+"""Training seeds that a comparison between methods is planned with."""
 RIVAL = "rft_online"
 """The row that a benchmark has where methods are compared."""
 
@@ -29,7 +32,7 @@ def readme_part(boards: Sequence[Board]) -> str:
         "who ran what: [results](docs/reference/results.md)."
     )
     targets = f"The paper's claims, tried on LWD as published: {_targets(compared)}."
-    return f"{_methods(compared)}\n{told}\n\n{targets}\n"
+    return f"{_methods(compared)}\n{told}\n\n{_paired(compared)}{targets}\n"
 
 
 def _methods(compared: Sequence[Board]) -> str:
@@ -38,6 +41,54 @@ def _methods(compared: Sequence[Board]) -> str:
     head = ["method", *(name for board in compared for name in (_head(board), "long"))]
     lines = [[_name(row), *(cell for board in compared for cell in _cells(board, row))] for row in shown]
     return table(head, lines, left=len(head))
+
+
+def _paired(compared: Sequence[Board]) -> str:
+    """LWD online minus every other method, and every option minus LWD online, where the other methods have been run."""
+    boards = [board for board in compared if len(_rivals(board)) > 1]
+    rivals = {row: None for board in boards for row in _rivals(board)}
+    options = [row for row in OPTIONS if any(row in board.scores for board in boards)]
+    lines = [[f"minus {label(row)}", *_differences(boards, row, "lwd_online")] for row in rivals]
+    lines += [[f"{_name(row)} minus LWD online", *_differences(boards, "lwd_online", row)] for row in options]
+    lines = [line for line in lines if set(line[1:]) != {MISSING}]
+    if not lines:
+        return ""
+    head = [
+        "LWD online",
+        *(name for board in boards for name in (f"`{board.benchmark}`", *_PARTS[1:])),
+    ]
+    told = (
+        "Differences in success, attempt by attempt: same training seed, task and start. Bold where the 95 % interval, shown "
+        "for the mean over all tasks, leaves out zero; a small number where fewer than three seeds have both."
+    )
+    return f"{told}\n\n{table(head, lines, left=len(head))}\n"
+
+
+def _rivals(board: Board) -> list[str]:
+    """Online rows of other methods that have run."""
+    rows = (row for row in board.methods if row.endswith("_online") and row != "lwd_online")
+    return [row for row in rows if row in board.scores]
+
+
+def _differences(boards: Sequence[Board], below: str, above: str) -> list[str]:
+    """Over all tasks with the interval, over short and over long ones, for each benchmark."""
+    cells: list[str] = []
+    for board in boards:
+        found = board.paired(below, above)
+        if found is None:
+            cells += [MISSING] * len(_PARTS)
+            continue
+        seeds = len(found.by_seed)
+        for part in _PARTS:
+            if part not in found.means:
+                cells.append(MISSING)
+                continue
+            success = found.means[part].success
+            few = SEEDS[seeds] if part == "average" and seeds < ENOUGH else ""
+            between = f" ({success.low:+.2f} to {success.high:+.2f})" if part == "average" else ""
+            text = f"{success.value:+.2f}{few}{between}"
+            cells.append(f"**{text}**" if success.low > 0 or success.high < 0 else text)
+    return cells
 
 
 def _place(row: str) -> int | None:

@@ -223,6 +223,22 @@ def test_the_readme_lays_benchmarks_side_by_side():
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
+def test_the_readme_compares_methods_where_several_have_run():
+    scene = [made_up.run(row, s, HALF) for row in ("lwd_online", "rft_online", "sft") for s in range(3)]
+    scene += [made_up.run("hg_dagger_online", s, NONE) for s in range(3)]
+    scene += [made_up.run("takeover_fails", 0, ALL)]
+    fast = [made_up.run(row, 0, HALF, benchmark="metaworld") for row in ("lwd_online", "rft_online")]
+    text = readme_part([board(*scene), board(*fast, benchmark="metaworld")])
+    lines = [line for line in text.splitlines() if "inus " in line or "short" in line]
+    assert lines == [
+        "| LWD online | `scene_evidence` | short | long |",
+        "| minus RFT online | +0.00 (+0.00 to +0.00) | +0.00 | +0.00 |",
+        "| minus HG-DAgger online | **+0.50 (+0.50 to +0.50)** | **+1.00** | +0.00 |",
+        "| *LWD for which a takeover is a failure* minus LWD online "
+        "| **+0.50¹ (+0.50 to +0.50)** | +0.00 | **+1.00** |",
+    ]
+
+
 def test_what_each_setting_changes_is_laid_side_by_side(tmp_path):
     fast = [made_up.run("lwd_online", s, HALF, benchmark="metaworld") for s in range(3)]
     fast += [made_up.run("fleet_1", s, NONE, benchmark="metaworld") for s in range(2)]
