@@ -226,6 +226,7 @@ class RobotJoin:
             raise ConfigError(
                 f"{self.file} is the credential of a {credential.role}; a robot needs one of role robot."
             )
+        guard = None if self.guard is None else load_limits(self.guard)
         log_to_stderr()
         options = RobotOptions(
             folder=self.out or Path.home() / ".lwd" / credential.fleet / credential.name,
@@ -236,7 +237,7 @@ class RobotJoin:
             site_cache=self.site_cache,
             spool_bytes=None if self.spool is None else parse_bytes(self.spool),
             remote=self._remote(),
-            guard=None if self.guard is None else load_limits(self.guard),
+            guard=guard,
         )
         context = ServiceContext(credential.name, "robot")
         stop_with_parent(context.stopping)
