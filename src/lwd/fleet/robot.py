@@ -243,9 +243,9 @@ class Robot:
         for reason, count in counts.items():
             self._context.telemetry.count("guarded_steps_total", count, reason=reason)
         log.warning(
-            "guarded episode=%s reasons=%s first_step=%d last_step=%d",
+            "guarded episode=%s reasons=%s first_step=%d last_step=%d given_up=%r",
             *(episode_id, ",".join(f"{reason}:{count}" for reason, count in sorted(counts.items()))),
-            *(guarded[0].step, guarded[-1].step),
+            *(guarded[0].step, guarded[-1].step, self._loop.given_up),
         )
 
     def _keep_pace(self, began: float, steps: int) -> None:

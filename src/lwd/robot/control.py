@@ -110,6 +110,11 @@ class ControlLoop:
         return () if self._guard is None else tuple(self._guard.events)
 
     @property
+    def given_up(self) -> str | None:
+        """Why the guard ended the episode; None if it did not."""
+        return None if self._guard is None else self._guard.stopped
+
+    @property
     def robot(self) -> tuple[RobotSpec, dict[str, TaskSpec]]:
         """The kind of robot and its tasks by name."""
         return self._spec, dict(self._env.tasks)
@@ -156,7 +161,7 @@ class ControlLoop:
         except BaseException:
             self.end()
             raise
-        if done.verdict is not None or self._guard.stopped is not None:
+        if done.verdict is not None or self.given_up is not None:
             self._guard.end(judged=done.verdict is not None)
         return done
 
@@ -188,7 +193,7 @@ class ControlLoop:
             self._count()
             if self._guard is not None:
                 self._sensed_at = _time_of(self._sensed)
-            if self._env.outcome() is not None or self._is_given_up():
+            if self._env.outcome() is not None or self.given_up is not None:
                 break
         if self._hand_back:
             self._operating, self._hand_back, self._stalled = False, False, 0
@@ -249,22 +254,18 @@ class ControlLoop:
             images=tuple(s.images for s in (*sensed, self._sensed)) if self._spec.cameras else (),
             last=np.array(self._sensed.proprio, np.float32),
             verdict=verdict,
-            wants_chunk=verdict is None and not self._operating and not self._is_given_up(),
+            wants_chunk=verdict is None and not self._operating and self.given_up is None,
             takeovers=self._takeovers,
         )
-
-    def _is_given_up(self) -> bool:
-        return self._guard is not None and self._guard.stopped is not None
 
     def _check(self, what: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
         """Motors must not get what is no number: clipping lets NaN through."""
         if values.shape != shape or not np.isfinite(values).all():
-            if self._guard is not None:
-                self._guard.refuse("refused")
-            raise RobotError(
+            why = (
                 f"{what} has shape {values.shape} and {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
                 f"expected shape {shape} and finite values. It was not executed."
             )
+            raise RobotError(why) if self._guard is None else self._guard.refuse("refused", why)
 
 
 def _time_of(sensed: Sensed) -> float:

@@ -52,7 +52,7 @@ class Guard:
 
     Attributes:
         events: the control steps of the episode that were changed or refused.
-        stopped: why the guard has given the episode up; None while it has not.
+        stopped: why the guard has ended the episode; None while it has not.
 
     Raises:
         ConfigError: the limits are not of this robot, or have a watchdog where it has no `hold`.
@@ -111,10 +111,10 @@ class Guard:
         self._feed()
         target = self._held() if stale else wanted.astype(np.float64)
         if np.isnan(target).any():
-            self.refuse("stale")
-            raise RobotError(
+            raise self.refuse(
+                "stale",
                 "the guard sent no command: what was sensed is older than stale_s before the first command of the episode, and "
-                "it has nothing to hold at; give GuardLimits.start, or mend the sensor, or the policy that takes so long."
+                "it has nothing to hold at; give GuardLimits.start, or mend the sensor, or the policy that takes so long.",
             )
         executed, broken = self._limited(target)
         if stale:
@@ -127,9 +127,11 @@ class Guard:
         self._sent(executed)
         return executed
 
-    def refuse(self, reason: str) -> None:
-        """A command was not executed at all."""
+    def refuse(self, reason: str, why: str) -> RobotError:
+        """A command is not executed at all, and ends the episode: what to raise."""
         self.events.append(Guarded(self._steps, reason))
+        self.stopped = why
+        return RobotError(why)
 
     def end(self, *, judged: bool) -> None:
         """The episode is over; a robot whose episode got no verdict is held. Does nothing if no episode runs."""
@@ -149,10 +151,10 @@ class Guard:
         if self._watch is None:
             self._watch = SilenceWatch(silence_s, self._hold_now)
         elif not self._watch.feed():
-            self.refuse("silence")
-            raise RobotError(
+            raise self.refuse(
+                "silence",
                 f"no command came for more than {silence_s:g} s (GuardLimits.silence_s) before control step {self._steps}, so "
-                "the watchdog held the robot. Look for what took so long: the policy, the network, or the robot's driver."
+                "the watchdog held the robot. Look for what took so long: the policy, the network, or the robot's driver.",
             )
 
     def _limited(self, wanted: NDArray[np.float64]) -> tuple[NDArray[np.float32], Guarded | None]:

@@ -22,6 +22,8 @@ Hold = Number | Literal["last"]
 
 MOST = 1e9
 """Largest number that a file may have."""
+LEAST_PER_STEP = 1e-5
+"""Least change of a float32 action that is told from rounding (`lwd.robot.guard.TOLERANCE`) with room to spare."""
 _PER_ROBOT = ("patience_s", "stale_s", "silence_s")
 
 
@@ -71,8 +73,9 @@ class GuardLimits:
                 f"GuardLimits: low is {self.low}, high {self.high}; expected -1 <= low <= high <= 1, as actions are normalised."
             )
         for name in ("hold", "start"):
+            # "last" is where the robot is, so it is within any bounds; NaN that somebody gave as a number is not.
             value = _numbers(getattr(self, name))
-            if not (np.isnan(value) | ((value >= low) & (value <= high))).all():
+            if not (_is_last(getattr(self, name)) | ((value >= low) & (value <= high))).all():
                 raise ConfigError(
                     f"GuardLimits: {name} is {getattr(self, name)}; expected it within low {self.low} and high {self.high}."
                 )
@@ -84,12 +87,19 @@ class GuardLimits:
                 )
 
     def check(self, spec: RobotSpec) -> None:
-        """ConfigError unless they are limits of this kind of robot."""
+        """ConfigError unless they are limits that this kind of robot can be held to."""
         for name, value in vars(self).items():
             if isinstance(value, tuple) and len(cast(tuple[Any, ...], value)) != spec.action_dim:
                 raise ConfigError(
                     f"GuardLimits: {name} has {len(cast(tuple[Any, ...], value))} numbers, the actions of robot "
                     f"{spec.name!r} {spec.action_dim}; give as many, or one number for all."
+                )
+        per_step = self.per_step(spec)
+        for name in ("rate", "rate_change"):
+            if (least := per_step[name].min()) < LEAST_PER_STEP:
+                raise ConfigError(
+                    f"GuardLimits: the {name} of robot {spec.name!r} is {least:.3g} per control step, which is less than a "
+                    f"command can be held to; expected at least {LEAST_PER_STEP:g}. Rates in the file are per second."
                 )
         if self.silence_s is not None and self.silence_s <= 1 / spec.control_hz:
             raise ConfigError(
@@ -192,6 +202,11 @@ def _numbers(value: Hold | tuple[Hold, ...] | None) -> NDArray[np.float64]:
     """NaN for "last" and None."""
     items = value if isinstance(value, tuple) else (value,)
     return np.array([np.nan if item is None or item == "last" else item for item in items], np.float64)
+
+
+def _is_last(value: Hold | tuple[Hold, ...] | None) -> NDArray[np.bool_]:
+    items = value if isinstance(value, tuple) else (value,)
+    return np.array([item is None or item == "last" for item in items], np.bool_)
 
 
 def _is_positive(value: Numbers) -> bool:

@@ -306,7 +306,7 @@ def test_an_episode_that_the_guard_gives_up_keeps_what_was_executed_and_says_why
     # Of the last one a file that was cut off has no state after it.
     np.testing.assert_array_equal(episode.actions, np.array(line.told[0])[:5])
     assert (
-        f"guarded episode={episode.header.episode_id} reasons=bounds:6 first_step=0 last_step=5"
+        f"guarded episode={episode.header.episode_id} reasons=bounds:6 first_step=0 last_step=5 given_up='the guard"
         in caplog.text
     )
     assert "gives the episode up at control step 5" in caplog.text

@@ -276,7 +276,7 @@ def test_what_is_no_number_stops_and_holds(driver, bad):
         loop.run(np.full((4, 2), bad, np.float32) if begun.wants_chunk else None)
     assert (len(robot.told), robot.holds) == (4, 1)
     assert [tuple(event) for event in loop.guarded] == [(4, "refused", None)]
-    with pytest.raises(RobotError, match="begin another"):
+    with pytest.raises(RobotError, match="not finite"):
         loop.run(np.array(FORWARD, np.float32))
     assert len(robot.told) == 4
 
@@ -459,8 +459,10 @@ def test_the_watchdog_lets_a_healthy_robot_work_and_ends_with_the_episode():
     loop = ControlLoop(robot, {}, limits(silence_s=2.0))
     rounds = run(loop, [[0.4, 0.0]] * 4)
     assert len(actions(rounds)) == 50
-    assert robot.holds == 0
+    assert (robot.holds, loop.given_up) == (0, None)
     assert WATCH not in threads()
+    with pytest.raises(RobotError, match=r"the episode has ended, .* begin another"):
+        loop.run(np.array(FORWARD, np.float32))
     loop.end()
     assert robot.holds == 0
 
@@ -487,6 +489,11 @@ def test_only_a_robot_with_a_hold_can_have_a_watchdog():
 def test_limits_of_another_robot_are_refused():
     with pytest.raises(ConfigError, match="high has 3 numbers, the actions of robot 'line' 2"):
         ControlLoop(Line(), {}, limits(high=(1.0, 1.0, 0.5)))
+    for tiny in ({"rate_per_s": 1e-5}, {"rate_change_per_s2": (1.0, 1e-300)}):
+        with pytest.raises(
+            ConfigError, match="per control step, which is less than a command can be held to"
+        ):
+            ControlLoop(Line(), {}, limits(**tiny))
     with pytest.raises(ConfigError, match=r"control step of robot 'line' lasts 0\.1 s"):
         ControlLoop(Told(), {}, limits(silence_s=0.1))
 
@@ -499,6 +506,8 @@ def test_limits_of_another_robot_are_refused():
         ({"high": float("nan")}, "high nan"),
         ({"low": 0.5, "hold": 0.0}, "hold is 0.0; expected it within low 0.5"),
         ({"high": (0.5, 0.5), "start": (0.0, 0.75)}, r"start is \(0.0, 0.75\)"),
+        ({"hold": float("nan")}, "hold is nan"),
+        ({"start": float("nan")}, "start is nan"),
         ({"rate_per_s": 0.0}, "rate_per_s is 0.0; expected positive"),
         ({"rate_change_per_s2": (1.0, float("inf"))}, "rate_change_per_s2 is"),
         ({"patience_s": -1.0}, "patience_s is -1.0"),
