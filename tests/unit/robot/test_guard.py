@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from robots_for_tests import Decider, Line, Pusher
 
@@ -128,6 +128,7 @@ def test_it_slows_down_in_time_for_a_bound():
 numbers = st.floats(-1, 1, width=32)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(numbers, numbers), min_size=1, max_size=60),
     st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
