@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,8 +20,10 @@ from lwd.episode import Outcome
 from lwd.errors import UnknownNameError
 from lwd.log import tables
 from lwd.log.catalogue import Catalogue
+from lwd.robot.guard_limits import GuardLimits, load_limits
 from lwd.robot.operator import GatingOperator
 from lwd.robot.sim.fleet_spec import FleetSpec
+from lwd.spec import RobotSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
@@ -45,6 +48,19 @@ def test_robot_of_the_guide_works() -> None:
     exec(compile(with_button, "add_a_robot.md", "exec"), names)
     _, operators = names["make_with_button"](FleetSpec(tier="my_lab.slider:make_with_button"))
     assert isinstance(operators["expert"], GatingOperator)
+
+
+def test_limits_of_the_guide_are_limits_and_all_of_them_are_explained(tmp_path: Path) -> None:
+    page = (DOCS / "how-to/add_a_robot.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "guard.json").write_text(shown)
+    limits = load_limits(tmp_path / "guard.json")
+    limits.check(RobotSpec(name="arm", proprio_dim=7, action_dim=7, control_hz=10.0, chunk_steps=5))
+    names = {field.name for field in dataclasses.fields(GuardLimits)}
+    assert set(json.loads(shown)) == names
+    section = page[page.index("## Put limits") : page.index("## A recipe")]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == names
 
 
 def test_recipe_of_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

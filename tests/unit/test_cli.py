@@ -73,7 +73,7 @@ OPTIONS = {
     "fleet revoke": ["NAME", "--out", "--catalogue"],
     "status": ["--out", "--catalogue", "--json"],
     "dashboard": ["--out", "--catalogue", "--host", "--port"],
-    "doctor": ["--credential", "--out", "--catalogue", "--objects"],
+    "doctor": ["--credential", "--guard", "--out", "--catalogue", "--objects"],
     "coordinator": [
         "--credential",
         "--bus",
@@ -89,6 +89,7 @@ OPTIONS = {
         "FILE",
         "--out",
         "--environment",
+        "--guard",
         "--pace",
         "--shared-folder",
         "--ca-file",

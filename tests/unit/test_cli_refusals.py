@@ -167,6 +167,26 @@ def test_doctor_says_what_is_wrong_with_a_damaged_credential(lwd, tmp_path, dama
     assert "lwd fleet invite NAME --replace" in out
 
 
+def test_a_guard_that_cannot_be_read_is_refused_before_anything_is_joined(lwd, tmp_path):
+    texts = dict.fromkeys(("fleet", "name", "id", "ca", "certificate", "key", "snapshot_key"), "junk")
+    file, guard = tmp_path / "arm.json", tmp_path / "guard.json"
+    found = {"version": 1, **texts, "role": "robot", "servers": ["tls://127.0.0.1:1"], "expires_at": 4e9}
+    file.write_text(json.dumps(found))
+    file.chmod(0o600)
+    guard.write_text('{"hold": 0, "hihg": 0.5}')
+    out = tmp_path / "out"
+    code, _, err = lwd("robot", "join", file, "--guard", guard, "--out", out)
+    assert code == 2
+    assert f"guard '{guard}': unknown limit 'hihg'. Did you mean 'high'?" in err
+    assert not out.exists()
+    code, shown, _ = lwd("doctor", "--guard", guard)
+    assert code == 1
+    assert "bad   guard: guard " in shown
+    guard.write_text('{"hold": "last", "high": [0.5, 0.5]}')
+    code, shown, _ = lwd("doctor", "--guard", guard)
+    assert (code, shown.count("good  guard: ")) == (0, 1)
+
+
 def test_show_without_a_name_lists_the_recipes(lwd):
     code, out, _ = lwd("show")
     assert code == 0

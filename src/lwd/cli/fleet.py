@@ -219,12 +219,14 @@ class Doctor:
 
     Attributes:
         credential: this machine's credential file.
+        guard: file of a robot's action guard.
         out: run folder: its catalogue, objects and disk are looked at too.
         catalogue: URL in place of the run folder's own.
         objects: URL in place of the run folder's own.
     """
 
     credential: Path | None = None
+    guard: Path | None = None
     out: Path | None = None
     catalogue: str | None = None
     objects: str | None = None
@@ -234,12 +236,12 @@ class Doctor:
         from lwd.fleet.doctor import examine, print_findings
         from lwd.fleet.folder import RunFolder
 
-        if self.credential is None and self.out is None:
+        if self.credential is None and self.guard is None and self.out is None:
             raise ConfigError(
                 "nothing to look at; give --credential FILE on a robot, --out FOLDER on a server, or both."
             )
         run = None if self.out is None else RunFolder(self.out.absolute(), self.catalogue, self.objects)
-        findings = examine(self.credential, run)
+        findings = examine(self.credential, run, self.guard)
         print_findings(Console(), findings)
         if any(not finding.good for finding in findings):
             raise SystemExit(1)

@@ -186,6 +186,7 @@ class RobotJoin:
         out: folder for spool and snapshots; by default .lwd/FLEET/ROBOT in the home directory.
         environment: package.module:function that is called with a FleetSpec and returns this robot's Environment and its
             operators by name (docs/how-to/add_a_robot.md); without it the simulator that the fleet's recipe names.
+        guard: JSON file with the limits of this robot's action guard (docs/how-to/add_a_robot.md); without it there are none.
         pace: 1 keeps the robot's control rate, 0 runs as fast as it goes.
         shared_folder: the fleet is on this machine and its objects are in a folder.
         ca_file: certificates of the object store's authority, where it is not a public one.
@@ -201,6 +202,7 @@ class RobotJoin:
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     out: Path | None = None
     environment: str | None = None
+    guard: Path | None = None
     pace: float = 0.0
     shared_folder: bool = False
     ca_file: str | None = None
@@ -217,12 +219,14 @@ class RobotJoin:
         from lwd.fleet.robot import RobotOptions, run_robot
         from lwd.fleet.service import ServiceContext
         from lwd.fleet.supervisor import stop_with_parent
+        from lwd.robot.guard_limits import load_limits
 
         credential = load_credential(self.file)
         if credential.role != "robot":
             raise ConfigError(
                 f"{self.file} is the credential of a {credential.role}; a robot needs one of role robot."
             )
+        guard = None if self.guard is None else load_limits(self.guard)
         log_to_stderr()
         options = RobotOptions(
             folder=self.out or Path.home() / ".lwd" / credential.fleet / credential.name,
@@ -233,6 +237,7 @@ class RobotJoin:
             site_cache=self.site_cache,
             spool_bytes=None if self.spool is None else parse_bytes(self.spool),
             remote=self._remote(),
+            guard=guard,
         )
         context = ServiceContext(credential.name, "robot")
         stop_with_parent(context.stopping)

@@ -20,6 +20,7 @@ from lwd.log.calls import CallRefusedError, NatsCalls
 from lwd.log.catalogue import Catalogue
 from lwd.log.objects import ObjectStore
 from lwd.log.status import statuses
+from lwd.robot.guard_limits import load_limits
 
 CONNECT_S = 8.0
 LOW_DISK_BYTES = 2 * 2**30
@@ -37,9 +38,11 @@ class Finding:
     do: str = ""
 
 
-def examine(credential: Path | None, folder: RunFolder | None) -> list[Finding]:
+def examine(credential: Path | None, folder: RunFolder | None, guard: Path | None = None) -> list[Finding]:
     """Look at everything that is reachable from here; never raises for what it finds."""
     findings: list[Finding] = []
+    if guard is not None:
+        findings.append(_guard(guard))
     if credential is not None:
         findings += _credential(credential)
     if folder is not None:
@@ -121,6 +124,16 @@ def _coordinator(credential: Credential, calls: NatsCalls) -> Finding:
         theirs == __version__,
         f"answers, version {theirs}, ours {__version__}",
         "Install the same lwd version on both.",
+    )
+
+
+def _guard(path: Path) -> Finding:
+    def look() -> str:
+        load_limits(path)
+        return f"{path} holds limits; whether they are this robot's, lwd robot join checks before its first episode"
+
+    return _try(
+        "guard", look, "Mend the file, see docs/how-to/add_a_robot.md; a robot does not join with it."
     )
 
 

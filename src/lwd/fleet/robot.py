@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,7 @@ from lwd.log.status import status_message
 from lwd.log.writer import EdgeClient
 from lwd.robot.control import Assignment, ControlLoop
 from lwd.robot.environment import Environment
+from lwd.robot.guard_limits import GuardLimits
 from lwd.robot.operator import Operator
 from lwd.robot.recorder import record_round
 from lwd.snapshot.nats_channel import NatsChannel
@@ -68,6 +70,7 @@ class RobotOptions:
         site_cache: URL of the site's snapshot cache, None without one.
         spool_bytes: budget of the spool; None for as much as the disk holds.
         remote: a policy server that drives in place of a policy on this computer.
+        guard: limits between whoever commands and the motors; this computer's alone, no message changes them.
     """
 
     folder: Path
@@ -78,13 +81,14 @@ class RobotOptions:
     site_cache: str | None = None
     spool_bytes: int | None = None
     remote: RemoteOptions | None = None
+    guard: GuardLimits | None = None
 
 
 def run_robot(context: ServiceContext, credential: Credential, options: RobotOptions) -> None:
     """Run episodes until told to stop, then deliver what is there.
 
     Raises:
-        ConfigError: the coordinator refuses this robot, or its environment cannot be made.
+        ConfigError: the coordinator refuses this robot, its environment cannot be made, or the guard's limits are not its.
     """
     name = credential.name
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,7 @@ class Robot:
     ) -> None:
         self._context, self._name, self._config = context, name, config
         self._client, self._policies, self._options = client, policies, options
-        self._loop = ControlLoop(environment, operators)
+        self._loop = ControlLoop(environment, operators, options.guard)
         self._hertz = config.spec.control_hz
         self._takeover = config.takeover if Assignment.operator in operators else None
         if config.takeover is not None and operators and self._takeover is None:
@@ -221,11 +225,27 @@ class Robot:
                 steps = record_round(recording, done, steps, self._hertz, span if real else None)
                 self._keep_pace(began, len(done.actions))
         finally:
+            self._loop.end()  # before anything that may wait: a guarded robot without a verdict is held
+            self._tell_guarded(header.episode_id)
             recording.abort()  # does nothing to an episode that was finished
         self._context.telemetry.count("episodes_total")
         log.info(
             "episode_finished episode=%s task=%s snapshot=%s outcome=%s steps=%d",
             *(header.episode_id, task.name, header.snapshot, done.verdict.outcome.value, steps),
+        )
+
+    def _tell_guarded(self, episode_id: str) -> None:
+        """Which control steps of the episode the guard changed or refused, in the log and as numbers."""
+        guarded = self._loop.guarded
+        if not guarded:
+            return
+        counts = Counter(event.reason for event in guarded)
+        for reason, count in counts.items():
+            self._context.telemetry.count("guarded_steps_total", count, reason=reason)
+        log.warning(
+            "guarded episode=%s reasons=%s first_step=%d last_step=%d given_up=%r",
+            *(episode_id, ",".join(f"{reason}:{count}" for reason, count in sorted(counts.items()))),
+            *(guarded[0].step, guarded[-1].step, self._loop.given_up),
         )
 
     def _keep_pace(self, began: float, steps: int) -> None:

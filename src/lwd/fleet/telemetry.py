@@ -66,7 +66,7 @@ class Telemetry:
         self.labels = dict(labels)
         self._guard = threading.Lock()
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-        self._counters: dict[str, float] = {}
+        self._counters: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._latencies: dict[str, Latency] = {}
 
     def gauge(self, name: str, value: float | int, **labels: str) -> None:
@@ -79,10 +79,11 @@ class Telemetry:
         with self._guard:
             self._gauges.pop((_OTHER.sub("_", name), tuple(sorted(labels.items()))), None)
 
-    def count(self, name: str, by: float | int = 1) -> None:
+    def count(self, name: str, by: float | int = 1, **labels: str) -> None:
         """Add to a counter."""
+        key = name, tuple(sorted(labels.items()))
         with self._guard:
-            self._counters[name] = self._counters.get(name, 0.0) + by
+            self._counters[key] = self._counters.get(key, 0.0) + by
 
     def observe(self, name: str, seconds: Sequence[float | int]) -> None:
         """Add latencies in seconds. What a jumped clock makes negative counts as 0."""
@@ -97,9 +98,12 @@ class Telemetry:
                     latency.counts[i] += value <= bound
 
     def summary(self) -> dict[str, Any]:
-        """For the status: counters, and P50 and P99 of each latency over its newest values."""
+        """For the status: counters, with labels as in "name.value", and P50 and P99 of each latency over its newest values."""
         with self._guard:
-            found: dict[str, Any] = dict(self._counters)
+            found: dict[str, Any] = {
+                ".".join([name, *(value for _, value in labels)]): count
+                for (name, labels), count in self._counters.items()
+            }
             for name, latency in self._latencies.items():
                 found[name] = {
                     "count": latency.count,
@@ -125,10 +129,11 @@ class Telemetry:
                     name, GaugeMetricFamily(f"lwd_{name}", name, labels=[*names, *(k for k, _ in extra)])
                 )
                 gauge.add_metric([*values, *(v for _, v in extra)], value)  # pyright: ignore[reportAttributeAccessIssue]
-            for name, value in self._counters.items():
-                counter = CounterMetricFamily(f"lwd_{name}", name, labels=names)
-                counter.add_metric(values, value)
-                families[name] = counter
+            for (name, extra), value in self._counters.items():
+                counter = families.setdefault(
+                    name, CounterMetricFamily(f"lwd_{name}", name, labels=[*names, *(k for k, _ in extra)])
+                )
+                counter.add_metric([*values, *(v for _, v in extra)], value)  # pyright: ignore[reportAttributeAccessIssue]
             for name, latency in self._latencies.items():
                 histogram = HistogramMetricFamily(f"lwd_{name}", name, labels=names)
                 buckets = [(str(b), float(c)) for b, c in zip(BUCKETS_S, latency.counts, strict=True)]

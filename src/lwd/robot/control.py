@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from lwd.episode import Source, Verdict
 from lwd.errors import ConfigError, RobotError, UnknownNameError
 from lwd.robot.environment import Environment, Sensed
+from lwd.robot.guard import Guard, Guarded
+from lwd.robot.guard_limits import GuardLimits
 from lwd.robot.operator import GatingOperator, Operator, TakeoverRule
 from lwd.spec import RobotSpec, TaskSpec
 
@@ -82,12 +85,34 @@ class ControlLoop:
     The operator takes over at the very control step at which the rule says so, or wants to if it is a `GatingOperator`, in
     the middle of a chunk if need be, and commands at least to the end of the round, so that every chunk of the policy begins
     at a multiple of H.
+
+    Args:
+        environment: the robot.
+        operators: who can command it, by key.
+        guard: limits between whoever commands and the robot; what they let through is what is executed and reported. None
+            for none but the [-1, 1] of every action.
+
+    Raises:
+        ConfigError: the limits are not of this robot.
     """
 
-    def __init__(self, environment: Environment, operators: Mapping[str, Operator]) -> None:
+    def __init__(
+        self, environment: Environment, operators: Mapping[str, Operator], guard: GuardLimits | None = None
+    ) -> None:
         self._env, self._operators = environment, operators
         self._gating = {name: o for name, o in operators.items() if isinstance(o, GatingOperator)}
         self._spec = environment.spec
+        self._guard = None if guard is None else Guard(guard, environment)
+
+    @property
+    def guarded(self) -> Sequence[Guarded]:
+        """The control steps of the episode so far that the guard changed or refused."""
+        return () if self._guard is None else tuple(self._guard.events)
+
+    @property
+    def given_up(self) -> str | None:
+        """Why the guard ended the episode; None if it did not."""
+        return None if self._guard is None else self._guard.stopped
 
     @property
     def robot(self) -> tuple[RobotSpec, dict[str, TaskSpec]]:
@@ -95,14 +120,18 @@ class ControlLoop:
         return self._spec, dict(self._env.tasks)
 
     def begin(self, assignment: Assignment) -> Round:
-        """Reset for an assignment.
+        """Reset for an assignment, after the end of an episode that still ran.
 
         Raises:
             UnknownNameError: no such task or operator.
         """
         if assignment.operator_name is not None and assignment.operator not in self._operators:
             raise UnknownNameError("operator", assignment.operator, self._operators)
+        self.end()
+        if self._guard is not None:
+            self._guard.begin()
         self._sensed = self._env.reset(assignment.task, assignment.seed)
+        self._sensed_at = _time_of(self._sensed)
         self._assignment = assignment
         self._noise = np.random.default_rng([assignment.seed, _NOISE_STREAM])
         self._milestones = self._env.milestones_reached()
@@ -117,26 +146,54 @@ class ControlLoop:
     def run(self, chunk: NDArray[np.float32] | None) -> Round:
         """Execute one round: the policy's chunk [H, A], or the operator's commands where one is in charge.
 
+        A guard that gives the episode up ends the round early, and the next one raises. Whatever is raised, the guard holds
+        the robot.
+
         Raises:
             RobotError: the chunk, or what an operator commands, is not of the robot's shape or not finite. No part of it has
-                reached the robot.
+                reached the robot. Or the guard has given the episode up.
         """
+        if self._guard is None:
+            return self._round(chunk)
+        self._guard.check_runs()
+        try:
+            done = self._round(chunk)
+        except BaseException:
+            self.end()
+            raise
+        if done.verdict is not None or self.given_up is not None:
+            self._guard.end(judged=done.verdict is not None)
+        return done
+
+    def end(self) -> None:
+        """The episode is over, with or without a verdict; a guarded robot without one is held. May be called again."""
+        if self._guard is not None:
+            self._guard.end(judged=False)
+
+    def _round(self, chunk: NDArray[np.float32] | None) -> Round:
         if chunk is not None:
-            _check("a policy's chunk", chunk, (self._spec.chunk_steps, self._spec.action_dim))
+            self._check("a policy's chunk", chunk, (self._spec.chunk_steps, self._spec.action_dim))
         sensed: list[Sensed] = []
         actions: list[NDArray[np.float32]] = []
         operated: list[bool] = []
+        stale = False
         for i in range(self._spec.chunk_steps):
             if not self._operating and self._is_due():
                 self._takeovers += 1
                 self._take_over()
             action = self._action(chunk, i)
+            if self._guard is not None:
+                # So is the rest of the chunk: it was made from what is too old, or goes on from where the robot is not.
+                stale = not self._operating and (stale or self._guard.is_stale(self._sensed_at))
+                action = self._guard.command(action, stale=stale, operated=self._operating)
             sensed.append(self._sensed)
             actions.append(action)
             operated.append(self._operating)
             self._sensed = self._env.apply(action)
             self._count()
-            if self._env.outcome() is not None:
+            if self._guard is not None:
+                self._sensed_at = _time_of(self._sensed)
+            if self._env.outcome() is not None or self.given_up is not None:
                 break
         if self._hand_back:
             self._operating, self._hand_back, self._stalled = False, False, 0
@@ -145,7 +202,7 @@ class ControlLoop:
     def _action(self, chunk: NDArray[np.float32] | None, i: int) -> NDArray[np.float32]:
         if self._operating:
             command = np.asarray(self._operators[self._assignment.operator].act())
-            _check("an operator's action", command, (self._spec.action_dim,))
+            self._check("an operator's action", command, (self._spec.action_dim,))
             return np.clip(command, -1.0, 1.0).astype(np.float32)
         if chunk is None:
             raise ConfigError("ControlLoop.run: the policy drives this robot, so the round needs a chunk.")
@@ -197,15 +254,19 @@ class ControlLoop:
             images=tuple(s.images for s in (*sensed, self._sensed)) if self._spec.cameras else (),
             last=np.array(self._sensed.proprio, np.float32),
             verdict=verdict,
-            wants_chunk=verdict is None and not self._operating,
+            wants_chunk=verdict is None and not self._operating and self.given_up is None,
             takeovers=self._takeovers,
         )
 
+    def _check(self, what: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+        """Motors must not get what is no number: clipping lets NaN through."""
+        if values.shape != shape or not np.isfinite(values).all():
+            why = (
+                f"{what} has shape {values.shape} and {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
+                f"expected shape {shape} and finite values. It was not executed."
+            )
+            raise RobotError(why) if self._guard is None else self._guard.refuse("refused", why)
 
-def _check(what: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Motors must not get what is no number: clipping lets NaN through."""
-    if values.shape != shape or not np.isfinite(values).all():
-        raise RobotError(
-            f"{what} has shape {values.shape} and {np.count_nonzero(~np.isfinite(values))} values that are not finite; "
-            f"expected shape {shape} and finite values. It was not executed."
-        )
+
+def _time_of(sensed: Sensed) -> float:
+    return time.monotonic() if sensed.at is None else sensed.at

@@ -20,10 +20,13 @@ class Sensed:
     Attributes:
         proprio: float32 [P].
         images: camera name -> JPEG bytes; empty in state tasks.
+        at: when the oldest part of it was sensed, by `time.monotonic()` of this computer; None: when it was returned. Only an
+            action guard with `GuardLimits.stale_s` looks at it.
     """
 
     proprio: NDArray[np.float32]
     images: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    at: float | None = None
 
 
 @runtime_checkable
@@ -62,4 +65,16 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Release the robot or simulator."""
+        ...
+
+
+@runtime_checkable
+class HoldingEnvironment(Environment, Protocol):
+    """A robot that can be told to stop and stay, whatever its control loop is doing; an action guard calls it."""
+
+    def hold(self) -> None:
+        """Stop, and stay until the next `reset`; called from another thread too, while `apply` runs. Must not wait for it.
+
+        The guard sends no further command in the episode. An exception is logged.
+        """
         ...

@@ -11,15 +11,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import toy_fleet
+from log_cases import open_fleet
 
+from lwd.episode import Outcome
 from lwd.errors import ConfigError, RobotError, StoreError
 from lwd.fleet.registry import robot_config
 from lwd.fleet.robot import Robot, RobotOptions, _build, configuration
 from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.service import ServiceContext
+from lwd.log import codec
 from lwd.log.calls import LocalCalls
 from lwd.log.robots import RobotNotActiveError
 from lwd.log.writer import EdgeClient
+from lwd.robot.guard_limits import GuardLimits
 from lwd.robot.memory import MemoryRecorder
 from lwd.robot.operator import TakeoverRule
 from lwd.spec import CameraSpec
@@ -250,3 +254,93 @@ def test_a_robot_of_ones_own_is_made_with_the_fleets_settings(caplog):
 def test_a_robot_without_one_of_the_fleets_tasks_is_refused():
     with pytest.raises(ConfigError, match=r"no task far, .* it has near"):
         _build(CONFIG, f"{__name__}:other_tasks")
+
+
+class Pushes(Still):
+    """A policy that wants more than it may."""
+
+    def chunk(self, view, seed, index):
+        return super().chunk(view, seed, index) + 1
+
+
+class Held(toy_fleet.Line):
+    """Keeps what reached it in each episode, and when it was held."""
+
+    def __init__(self):
+        self.told, self.held = [], []
+
+    def reset(self, task, seed):
+        self.told.append([])
+        return super().reset(task, seed)
+
+    def apply(self, action):
+        self.told[-1].append(action.copy())
+        return super().apply(action)
+
+    def hold(self):
+        self.held.append(len(self.told))
+
+
+def test_an_episode_that_the_guard_gives_up_keeps_what_was_executed_and_says_why(caplog, tmp_path):
+    context, line = ServiceContext("line-00", "robot"), Held()
+    options = RobotOptions(folder=tmp_path, guard=GuardLimits(high=0.25, hold=0.0, patience_s=0.6))
+    with open_fleet(tmp_path) as fleet, fleet.client("line-00") as client, caplog.at_level(logging.INFO):
+        robot = Robot(context, "line-00", CONFIG, client, Pushes(), line, {}, options)
+        thread = threading.Thread(target=robot.run)
+        thread.start()
+        deadline = time.monotonic() + 60
+        while "episodes_failed_total" not in context.telemetry.summary() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        context.stopping.set()
+        thread.join(20)
+    numbers = context.telemetry.summary()
+    assert numbers["episodes_failed_total"] == len(line.told)
+    assert numbers["guarded_steps_total.bounds"] == 6 * len(line.told)
+    assert "episodes_total" not in numbers
+    assert line.held == list(range(1, len(line.told) + 1))
+    files = sorted((tmp_path / "spool" / "line-00").glob("*.mcap"))
+    assert len(files) == len(line.told)
+    episode = codec.decode(files[0].read_bytes())
+    assert episode.verdict.outcome is Outcome.UNJUDGED
+    assert len(line.told[0]) == 6
+    # Of the last one a file that was cut off has no state after it.
+    np.testing.assert_array_equal(episode.actions, np.array(line.told[0])[:5])
+    assert (
+        f"guarded episode={episode.header.episode_id} reasons=bounds:6 first_step=0 last_step=5 given_up='the guard"
+        in caplog.text
+    )
+    assert "gives the episode up at control step 5" in caplog.text
+
+
+def test_a_robot_that_is_told_to_stop_is_held_and_one_that_succeeded_is_not(tmp_path):
+    context, recorder, line = ServiceContext("line-00", "robot"), Recorder(), Held()
+    options = RobotOptions(folder=tmp_path, guard=GuardLimits(hold=0.0, rate_per_s=5.0, patience_s=None))
+    robot = Robot(context, "line-00", CONFIG, recorder, Pushes(), line, {}, options)
+    run_until_an_episode(robot, context, recorder)
+    for episode, told in zip(recorder.episodes, line.told, strict=False):
+        np.testing.assert_array_equal(episode.actions, np.array(told))
+        np.testing.assert_allclose(episode.actions[:2, 0], [0.5, 1.0])
+    assert len(line.held) == len(line.told) - len(recorder.episodes), "those that were cut off"
+    commanded = [
+        told for told in line.told if told
+    ]  # the last one may have been stopped before its first command
+    assert context.telemetry.summary()["guarded_steps_total.rate"] == len(commanded)
+
+
+def test_limits_of_another_robot_are_refused_before_the_first_episode(tmp_path):
+    context, line = ServiceContext("line-00", "robot"), Held()
+    options = RobotOptions(folder=tmp_path, guard=GuardLimits(high=(0.5, 0.5, 0.5), hold=0.0))
+    with pytest.raises(ConfigError, match="high has 3 numbers, the actions of robot 'line' 2"):
+        Robot(context, "line-00", CONFIG, Recorder(), Still(), line, {}, options)
+    assert line.told == []
+
+
+def test_no_message_of_a_fleet_changes_the_guard(tmp_path):
+    message = {**CONFIG.to_json(), "guard": {"high": 1.0, "hold": 0.0}}
+    config = RobotConfig.from_json(json.loads(json.dumps(message)))
+    assert config == RobotConfig.from_json(json.loads(json.dumps(CONFIG.to_json())))
+    context, recorder, line = ServiceContext("line-00", "robot"), Recorder(), Held()
+    options = RobotOptions(folder=tmp_path, guard=GuardLimits(high=0.5, hold=0.0, patience_s=None))
+    robot = Robot(context, "line-00", config, recorder, Pushes(), line, {}, options)
+    run_until_an_episode(robot, context, recorder)
+    assert max(action.max() for told in line.told for action in told) == 0.5

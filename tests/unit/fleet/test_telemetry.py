@@ -76,6 +76,9 @@ def test_gauges_and_counters_over_http(telemetry: Telemetry) -> None:
     telemetry.gauge("learner_step", 20.0)
     telemetry.count("episodes_total")
     telemetry.count("episodes_total", 4.0)
+    telemetry.count("guarded_steps_total", 3, reason="rate")
+    telemetry.count("guarded_steps_total", 2, reason="stale")
+    telemetry.count("guarded_steps_total", 1, reason="rate")
     labels = (("process", "learner"), ("role", "learner"))
     with served(telemetry) as url:
         found = scrape(url)
@@ -86,6 +89,9 @@ def test_gauges_and_counters_over_http(telemetry: Telemetry) -> None:
     assert found["lwd_success_average", labels] == 0.75
     assert found["lwd_learner_step", labels] == 20
     assert found["lwd_episodes_total", labels] == 5
+    for reason, count in (("rate", 4), ("stale", 2)):
+        assert found["lwd_guarded_steps_total", tuple(sorted((("reason", reason), *labels)))] == count
+        assert telemetry.summary()[f"guarded_steps_total.{reason}"] == count
     assert later["lwd_learner_step", labels] == 30
 
 
