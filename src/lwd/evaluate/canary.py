@@ -157,7 +157,7 @@ def _strata(candidate: Sequence[Trial], stable: Sequence[Trial], takeovers: bool
 
 
 def score(strata: Sequence[Stratum], shift: float) -> float:
-    """z of "the candidate's share minus the stable one's is `shift`"; 0 where nothing can be compared."""
+    """Z of "the candidate's share minus the stable one's is `shift`"; 0 where nothing can be compared."""
     above, variance = 0.0, 0.0
     for x, n, y, m in strata:
         if n == 0 or m == 0:

@@ -1,4 +1,4 @@
-"""Releases over the broker: it keeps the newest one of each kind of robot, robots hear theirs live and when they (re)connect."""
+"""Releases over the broker: it keeps the newest one of each kind of robot, robots hear theirs live and late."""
 
 from __future__ import annotations
 

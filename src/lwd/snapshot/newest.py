@@ -172,7 +172,11 @@ class NewestChannel(ABC, Generic[T]):
                 if own is self._own and own is not None:
                     self._stored.set()
             except (LwdError, nats.errors.Error, OSError, TimeoutError) as error:
-                self._say(f"{self._topic.what}_channel_waits", type(error).__name__, f"{error or type(error).__name__}")
+                self._say(
+                    f"{self._topic.what}_channel_waits",
+                    type(error).__name__,
+                    f"{error or type(error).__name__}",
+                )
                 pause = RETRY_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)

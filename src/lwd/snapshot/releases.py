@@ -80,7 +80,9 @@ class ReleaseStore:
             StoreError: the catalogue refused.
         """
         if self._private is None:
-            raise SnapshotError("a release needs the private key that signs snapshots; here is the public one.")
+            raise SnapshotError(
+                "a release needs the private key that signs snapshots; here is the public one."
+            )
         held = after.edition if after else 0
         made = replace(release, edition=max(held, above or 0) + 1, created_at=time.time())
         made = sign(made, self._private)
@@ -102,7 +104,10 @@ class ReleaseStore:
         log.info(
             "release_issued edition=%d kind=%s stable=%d candidate=%s canaries=%s pins=%s reason=%r",
             *(made.edition, made.kind, made.stable, made.candidate, ",".join(made.canaries) or None),
-            *(",".join(f"{robot}:{number}" for robot, number in sorted(made.pins.items())) or None, made.reason),
+            *(
+                ",".join(f"{robot}:{number}" for robot, number in sorted(made.pins.items())) or None,
+                made.reason,
+            ),
         )
         return made
 
