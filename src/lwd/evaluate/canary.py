@@ -96,13 +96,16 @@ class Judgement:
     reason: str
 
 
-def judge(candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan) -> Judgement:
+def judge(
+    candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, *, only_worse: bool = False
+) -> Judgement:
     """What the first look finds that finds anything.
 
     Args:
         candidate: its episodes; at a look, those up to its number count.
         stable: those it is compared with; at a look, those that were catalogued by then.
         plan: the test.
+        only_worse: look at each look whether it is worse, and find nothing else: for what is promoted already.
     """
     ordered = sorted(candidate, key=lambda trial: trial.seq)
     counts = plan.counts()
@@ -112,7 +115,7 @@ def judge(candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan) 
         seen = ordered[:count]
         by_then = [trial for trial in stable if trial.seq <= seen[-1].seq]
         share = (2 * k - 1) / len(counts) ** 2
-        finding = _look(seen, by_then, plan, share)
+        finding = _look(seen, by_then, plan, share, only_worse)
         if finding is not Finding.OPEN:
             return Judgement(finding, described(seen, by_then))
     return Judgement(
@@ -120,12 +123,16 @@ def judge(candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan) 
     )
 
 
-def _look(candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, share: float) -> Finding:
+def _look(
+    candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, share: float, only_worse: bool
+) -> Finding:
     """One look that may spend this share of the errors. Worse counts first: it is the one that costs."""
     tables = [_strata(candidate, stable, takeovers) for takeovers in (False, True)]
     worse = _quantile(share * plan.reject_error / 2)
     if any(score(strata, 0.0) <= -worse for strata in tables):
         return Finding.WORSE
+    if only_worse:
+        return Finding.OPEN
     enough = _quantile(share * plan.promote_error)
     if all(score(strata, -plan.margin) >= enough for strata in tables):
         return Finding.NOT_WORSE

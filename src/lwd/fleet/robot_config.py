@@ -21,6 +21,7 @@ RELEASES_VERSION = 2
 """Of an answer that says to follow releases. A robot that does not know them must not run whatever is announced instead."""
 Follow = Literal["newest", "releases"]
 NEWEST, RELEASES = "newest", "releases"
+_FOLLOWS: Mapping[int, Follow] = {CONFIG_VERSION: NEWEST, RELEASES_VERSION: RELEASES}
 SIMULATED = ("scene", "metaworld")
 """Tiers that may be named over the network. Code of one's own is named on the robot's command line only."""
 
@@ -79,7 +80,7 @@ class RobotConfig:
         Raises:
             ConfigError: another version, or fields that do not fit.
         """
-        follow = {CONFIG_VERSION: NEWEST, RELEASES_VERSION: RELEASES}.get(_version(found))
+        follow = _FOLLOWS.get(_version(found))
         if follow is None or found.get("follow", follow) != follow:
             raise ConfigError(
                 f"the coordinator's configuration has version {found.get('version')!r:.20}, this robot reads "
