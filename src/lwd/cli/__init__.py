@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "doctor": fleet.Doctor,
     "coordinator": services.CoordinatorCommand,
     "learner": services.LearnerCommand,
-    "promoter": services.PromoterCommand,
+    "promoter": promotion.PromoterCommand,
     "evaluator": services.EvaluatorCommand,
     "serve": services.ServeCommand,
     "robot join": services.RobotJoin,

@@ -1,4 +1,4 @@
-"""Commands about releases: which robot may run which policy, by hand. `lwd promoter` makes them by itself."""
+"""Commands about releases, which say which robot may run which policy: the process that makes them, and making them by hand."""
 
 from __future__ import annotations
 
@@ -10,12 +10,70 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lwd.cli.options import Read, Stored, check_limit, print_rows
+from lwd.cli.options import Read, Stored, check_limit, experiment, print_rows
+from lwd.cli.services import Service, serving
 
 if TYPE_CHECKING:
     from lwd.fleet.folder import Services
     from lwd.fleet.releasing import Change
     from lwd.snapshot.promotion import Release
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoterCommand(Service):
+    """The promoter: tests new snapshots on a few robots before all run them, and goes back if they do worse. One per kind.
+
+    For robots that follow releases (`lwd coordinator --follow releases`). It runs where the key that signs snapshots is
+    (OUT/keys/snapshot.pem).
+
+    Attributes:
+        canaries: how many robots run a candidate.
+        named: the robots that may be canaries; all by default.
+        least: episodes of a candidate at the first look.
+        most: at the last one. Who is not found as good by then is rejected.
+        looks: how many there are.
+        margin: how much smaller a candidate's share of successes without help may be, and larger that of takeovers.
+        error: probability that a candidate that is worse by the margin is promoted, and that one as good is found worse.
+        distance: largest RMS of a candidate's chunks minus the stable policy's.
+        saturated_more: how much larger its share of action coordinates at the end of their range may be.
+        patience_s: seconds after which a test ends with a rejection, and a watch without.
+    """
+
+    canaries: int = 2
+    named: tuple[str, ...] = ()
+    least: int = 20
+    most: int = 200
+    looks: int = 5
+    margin: float = 0.1
+    error: float = 0.05
+    distance: float = 0.5
+    saturated_more: float = 0.2
+    patience_s: float = 86400.0
+
+    def run(self) -> None:
+        """Run it."""
+        from lwd.evaluate.canary import TrialPlan
+        from lwd.fleet.gates import GateLimits
+        from lwd.fleet.promoter import PromoterOptions, run_promoter
+
+        plan = TrialPlan(
+            least=self.least,
+            most=self.most,
+            looks=self.looks,
+            margin=self.margin,
+            promote_error=self.error,
+            reject_error=self.error,
+        )
+        options = PromoterOptions(
+            canaries=self.canaries,
+            named=self.named,
+            plan=plan,
+            gates=GateLimits(distance=self.distance, saturated_more=self.saturated_more),
+            patience_s=self.patience_s,
+        )
+        chosen = experiment(self)
+        with serving(self, "promoter") as (context, run_folder):
+            run_promoter(context, chosen, run_folder, options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,8 +58,8 @@ class CoordinatorCommand(Service):
     Attributes:
         also: further recipes, for a fleet of several kinds of robots.
         public_objects: http(s)://host:port under which robots reach the object store, if not at its endpoint.
-        follow: which snapshots robots run: the newest that is announced, or what a release allows them (`lwd promoter`). A robot
-            asks when it starts.
+        follow: which snapshots robots run: the newest that is announced, or what a release allows them (`lwd promoter`).
+            Robots ask when they start.
     """
 
     also: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class CoordinatorCommand(Service):
         from lwd.recipes import recipe
 
         experiments = [recipe(name, self.seed) for name in (self.recipe, *self.also)]
-        with _serving(self, "coordinator") as (context, run_folder):
+        with serving(self, "coordinator") as (context, run_folder):
             run_coordinator(context, experiments, run_folder, self.public_objects, follow=self.follow)
 
 
@@ -94,7 +94,7 @@ class LearnerCommand(JobOptions, Service):
         x = experiment(self)
         with (
             joined(self) as team,
-            _serving(self, "learner", self.process_id or 0) as (context, run_folder),
+            serving(self, "learner", self.process_id or 0) as (context, run_folder),
         ):
             if x.online.rounds:
                 run_learner_in_rounds(context, x, run_folder, team)
@@ -119,65 +119,8 @@ class EvaluatorCommand(Service):
         from lwd.fleet.evaluator import run_evaluator
 
         chosen = experiment(self)
-        with _serving(self, "evaluator") as (context, run_folder):
+        with serving(self, "evaluator") as (context, run_folder):
             run_evaluator(context, chosen, run_folder, self.every_s, self.episodes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromoterCommand(Service):
-    """The promoter: tests new snapshots on a few robots before all run them, and goes back if they do worse. One per kind.
-
-    For robots that follow releases (`lwd coordinator --follow releases`). It runs where the key that signs snapshots is
-    (OUT/keys/snapshot.pem).
-
-    Attributes:
-        canaries: how many robots run a candidate.
-        named: the robots that may be canaries; all by default.
-        least: episodes of a candidate at the first look.
-        most: at the last one. Who is not found as good by then is rejected.
-        looks: how many there are.
-        margin: how much smaller a candidate's share of successes without help may be, and larger that of takeovers.
-        error: probability that a candidate that is worse by the margin is promoted, and that one that is as good is found worse.
-        distance: largest RMS of a candidate's chunks minus the stable policy's.
-        saturated_more: how much larger its share of action coordinates at the end of their range may be.
-        patience_s: seconds after which a test ends with a rejection, and a watch without.
-    """
-
-    canaries: int = 2
-    named: tuple[str, ...] = ()
-    least: int = 20
-    most: int = 200
-    looks: int = 5
-    margin: float = 0.1
-    error: float = 0.05
-    distance: float = 0.5
-    saturated_more: float = 0.2
-    patience_s: float = 86400.0
-
-    def run(self) -> None:
-        """Run it."""
-        from lwd.evaluate.canary import TrialPlan
-        from lwd.fleet.gates import GateLimits
-        from lwd.fleet.promoter import PromoterOptions, run_promoter
-
-        plan = TrialPlan(
-            least=self.least,
-            most=self.most,
-            looks=self.looks,
-            margin=self.margin,
-            promote_error=self.error,
-            reject_error=self.error,
-        )
-        options = PromoterOptions(
-            canaries=self.canaries,
-            named=self.named,
-            plan=plan,
-            gates=GateLimits(distance=self.distance, saturated_more=self.saturated_more),
-            patience_s=self.patience_s,
-        )
-        chosen = experiment(self)
-        with _serving(self, "promoter") as (context, run_folder):
-            run_promoter(context, chosen, run_folder, options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +176,7 @@ class ServeCommand(Service):
             room=self.room,
         )
         chosen = experiment(self)
-        with _serving(self, "server", alone=True) as (context, run_folder):
+        with serving(self, "server", alone=True) as (context, run_folder):
             run_serve(context, chosen, run_folder, options)
 
 
@@ -328,7 +271,7 @@ def _server_settings(options: ServeCommand, batch: BatchSettings) -> ServerSetti
 
 
 @contextmanager
-def _serving(
+def serving(
     options: Service, role: str, number: int = 0, *, alone: bool = False
 ) -> Generator[tuple[ServiceContext, RunFolder]]:
     """What every service does around its work: folder, signals, status, metrics.

@@ -50,8 +50,8 @@ class SnapshotLs(Read):
 class SnapshotRollback(Stored):
     """Send an earlier policy to the robots again, as the newest snapshot. Shows what it would do; does it with --yes.
 
-    For when what the learner published does worse, where robots follow the newest snapshot. Stop the learner first: it would publish over it. It runs where the learner
-    does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
+    For when what the learner published does worse, where robots follow the newest snapshot. Stop the learner first: it would
+    publish over it. It runs where the learner does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
 
     Attributes:
         number: of the snapshot to go back to; `lwd snapshot ls` lists them.

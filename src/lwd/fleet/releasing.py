@@ -63,7 +63,7 @@ def promoted(services: Services, number: int) -> Change:
 
 
 def pinned(services: Services, robot: str, number: int) -> Change:
-    """This robot runs this snapshot whatever else is released.
+    """A robot runs one snapshot, whatever else is released.
 
     Raises:
         SnapshotError: there is no such snapshot, or it is not intact.
@@ -89,7 +89,7 @@ def pinned(services: Services, robot: str, number: int) -> Change:
 
 
 def unpinned(services: Services, robot: str) -> Change:
-    """This robot, which may be revoked by now, runs what a release allows it; ConfigError if it is not pinned."""
+    """A robot, also one that is revoked by now, runs what all others do again; ConfigError if it is not pinned."""
     for held in holding(services.catalogue):
         if robot in held.pins:
             pins = {name: pin for name, pin in held.pins.items() if name != robot}

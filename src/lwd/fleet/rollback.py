@@ -42,8 +42,8 @@ def earlier(services: Services, number: int, *, newest_followed: bool = False) -
 
     Raises:
         SnapshotError: there is none of this number.
-        ConfigError: robots of its kind follow releases, so that no number helps; it is the newest of its kind, so that there is nothing to go back from; or a learner is at work, which
-            would publish over it with its next snapshot.
+        ConfigError: robots of its kind follow releases, where no number helps; it is the newest of its kind, so that there is
+            nothing to go back from; or a learner is at work, which would publish over it with its next snapshot.
     """
     wanted = services.snapshots.read(number)
     kind = str(wanted.meta.get(KIND))
