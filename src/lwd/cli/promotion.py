@@ -104,13 +104,13 @@ class ByHand(Stored):
         check_key(where)
         with open_services(where) as services:
             change = plan(services)
-            print(f"now:   {in_words(change.before)}")
+            print(f"now:   {_in_words(change.before)}")
             if self.yes:
-                print(f"since: {in_words(carry_out(services, change))}")
+                print(f"since: {_in_words(carry_out(services, change))}")
                 if services.link is None:
                     print("a promoter that runs tells the robots", file=sys.stderr)
             else:
-                print(f"then:  {in_words(change.after)}")
+                print(f"then:  {_in_words(change.after)}")
         if not self.yes:
             print("nothing was done; add --yes to do it", file=sys.stderr)
 
@@ -194,17 +194,8 @@ class SnapshotReleases(Read):
         print_rows(rows, columns, self.json)
 
 
-def in_words(release: Release | None) -> str:
-    """A release as a line."""
-    if release is None:
-        return "no release"
-    test = ""
-    if release.candidate is not None:
-        test = f", {release.candidate} on {', '.join(release.canaries)}"
-    pins = "".join(f", {number} pinned on {robot}" for robot, number in sorted(release.pins.items()))
-    return (
-        f"robots of kind {release.kind} run snapshot {release.stable}{test}{pins} (release {release.edition})"
-    )
+def _in_words(release: Release | None) -> str:
+    return "no release" if release is None else release.in_words()
 
 
 def _row(release: Release) -> dict[str, Any]:

@@ -70,6 +70,12 @@ class Release:
         some = () if self.candidate is None else (self.candidate,)
         return frozenset((self.stable, *some, *self.pins.values()))
 
+    def in_words(self) -> str:
+        """As a line."""
+        test = "" if self.candidate is None else f", {self.candidate} on {', '.join(self.canaries)}"
+        pins = "".join(f", {number} pinned on {robot}" for robot, number in sorted(self.pins.items()))
+        return f"robots of kind {self.kind} run snapshot {self.stable}{test}{pins} (release {self.edition})"
+
     def body(self) -> str:
         """What the signature covers, as JSON."""
         fields = {name: value for name, value in vars(self).items() if name != "signature"}
