@@ -101,8 +101,16 @@ def test_a_watch_looks_for_what_is_worse_only():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"least": 0}, {"least": 9, "most": 8}, {"looks": 0}, {"margin": 0.0}, {"margin": 1.0}, {"promote_error": 0.5}, {"reject_error": 0.0}],
-)  # fmt: skip
+    [
+        {"least": 0},
+        {"least": 9, "most": 8},
+        {"looks": 0},
+        {"margin": 0.0},
+        {"margin": 1.0},
+        {"promote_error": 0.5},
+        {"reject_error": 0.0},
+    ],
+)
 def test_a_plan_that_cannot_work_is_refused(changes):
     with pytest.raises(ConfigError):
         TrialPlan(**changes)
