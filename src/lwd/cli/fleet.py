@@ -48,13 +48,13 @@ class FleetUp(StageOptions):
 
     def run(self) -> None:
         """Run it."""
+        if self.promote_with is not None and self.broker is None and not self.bus:
+            raise ConfigError("--promote-with needs a fleet of processes: give --broker or --bus too.")
         chosen = experiment(self)
         self.check_catalogue()
         if self.broker is not None or self.bus:
             self._supervise(chosen)
             return
-        if self.promote_with is not None:
-            raise ConfigError("--promote-with needs a fleet of processes: give --broker or --bus too.")
         from lwd.fleet.online import online
 
         snapshot = online(chosen, self.run_folder, Console())

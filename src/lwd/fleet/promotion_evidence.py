@@ -36,11 +36,11 @@ class Evidence:
 
         Args:
             snapshot: its number.
-            after: only those that were catalogued later, seconds since the epoch.
+            after: only those that began later, seconds since the epoch, by the robot's clock, and were catalogued later.
             limit: the newest so many, with those that are not judged.
         """
         rows = self._rows(snapshot, limit=limit)
-        return [trial_of(row) for row in rows if row.catalogued_at > after]
+        return [trial_of(row) for row in rows if min(row.started_at, row.catalogued_at) > after]
 
     def beside(self, stable: int, candidate: Sequence[Trial]) -> list[Trial]:
         """The stable policy's trials since the candidate's first one, and the newest before that."""
