@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lwd.errors import ConfigError, StoreError
 from lwd.fleet.folder import Services
@@ -22,7 +23,7 @@ class Change:
 
     Attributes:
         before: the release that holds, None without one.
-        after: the one that would, before it has its edition and signature.
+        after: the one that would, not signed yet.
         rejected: snapshots that would be marked so, and why.
     """
 
@@ -56,7 +57,7 @@ def promoted(services: Services, number: int) -> Change:
         )
     back = held.stable > number
     why = f"{number} promoted by hand" + f", back from {held.stable}" * back
-    after = replace(held, stable=number, previous=None, candidate=None, canaries=(), reason=why)
+    after = _next(held, stable=number, previous=None, candidate=None, canaries=(), reason=why)
     return Change(
         before=held, after=after, rejected={held.stable: f"left by hand for {number}"} if back else {}
     )
@@ -84,7 +85,7 @@ def pinned(services: Services, robot: str, number: int) -> Change:
             f"snapshot {number} is for robots of kind {wanted.meta.get(KIND)!r:.80}, {robot} is a {kind!r:.80}; nothing was "
             "done."
         )
-    after = replace(held, pins={**held.pins, robot: number}, reason=f"{robot} pinned to {number}")
+    after = _next(held, pins={**held.pins, robot: number}, reason=f"{robot} pinned to {number}")
     return Change(before=held, after=after)
 
 
@@ -93,8 +94,12 @@ def unpinned(services: Services, robot: str) -> Change:
     for held in holding(services.catalogue):
         if robot in held.pins:
             pins = {name: pin for name, pin in held.pins.items() if name != robot}
-            return Change(before=held, after=replace(held, pins=pins, reason=f"{robot} unpinned"))
+            return Change(before=held, after=_next(held, pins=pins, reason=f"{robot} unpinned"))
     raise ConfigError(f"{robot} is not pinned; lwd snapshot releases shows who is. Nothing was done.")
+
+
+def _next(held: Release, **changes: Any) -> Release:
+    return replace(held, edition=held.edition + 1, **changes)
 
 
 def carry_out(services: Services, change: Change) -> Release:

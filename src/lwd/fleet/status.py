@@ -38,7 +38,7 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
         `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
         (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest of
         its kind, `troubles` what keeps it from working ("silent", "waits", "no link", "clock off"), `said` whatever else it
-        reported), `releases` (sentences: what robots that follow releases run), `stalls` (sentences, empty when nothing
+        reported), `releases` (lines: what robots run that follow releases), `stalls` (sentences, empty when nothing
         stalls).
     """
     now = time.time()

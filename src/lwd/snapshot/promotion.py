@@ -74,7 +74,7 @@ class Release:
         """As a line."""
         test = "" if self.candidate is None else f", {self.candidate} on {', '.join(self.canaries)}"
         pins = "".join(f", {number} pinned on {robot}" for robot, number in sorted(self.pins.items()))
-        return f"robots of kind {self.kind} run snapshot {self.stable}{test}{pins} (release {self.edition})"
+        return f"release {self.edition} for robots of kind {self.kind}: snapshot {self.stable}{test}{pins}"
 
     def body(self) -> str:
         """What the signature covers, as JSON."""

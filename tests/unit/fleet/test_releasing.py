@@ -48,20 +48,20 @@ def test_the_commands_show_then_do(services, lwd):
     shown = lwd("snapshot", "promote", "2")
     assert shown.out.splitlines() == [
         "now:   no release",
-        "then:  robots of kind line run snapshot 2 (release 1)",
+        "then:  release 1 for robots of kind line: snapshot 2",
     ]
     assert "nothing was done" in shown.err
     assert newest_release(services.catalogue, KIND) is None
     done = lwd("snapshot", "promote", "2", "--yes")
-    assert "since: robots of kind line run snapshot 2 (release 1)" in done.out
+    assert "since: release 1 for robots of kind line: snapshot 2" in done.out
     assert "a promoter that runs tells the robots" in done.err
     lwd("snapshot", "pin", "line-01", "1", "--yes")
     lwd("snapshot", "promote", "3", "--yes")
     assert newest_release(services.catalogue, KIND).in_words() == (
-        "robots of kind line run snapshot 3, 1 pinned on line-01 (release 3)"
+        "release 3 for robots of kind line: snapshot 3, 1 pinned on line-01"
     )
     assert fleet_status(services.catalogue)["releases"] == [
-        "robots of kind line run snapshot 3, 1 pinned on line-01 (release 3)"
+        "release 3 for robots of kind line: snapshot 3, 1 pinned on line-01"
     ]
     assert "1 pinned on line-01" in lwd("status").out
     robots.revoke(services.catalogue, "line-01")

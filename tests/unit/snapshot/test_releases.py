@@ -58,7 +58,7 @@ def test_a_pin_counts_before_the_candidate_and_that_before_the_stable_one():
     assert found.numbers == {2, 3, 5, 8}
     assert release(5, canaries=("r1",)).allowed("r1") == 5, "no candidate"
     assert found.in_words() == (
-        "robots of kind arm run snapshot 5, 8 on r1, r2, 3 pinned on r2, 2 pinned on r4 (release 1)"
+        "release 1 for robots of kind arm: snapshot 5, 8 on r1, r2, 3 pinned on r2, 2 pinned on r4"
     )
 
 
@@ -236,6 +236,21 @@ def test_a_catalogue_of_version_4_is_brought_up(tmp_path):
         store = SnapshotStore(_NoObjects(), migrated, KEY)
         assert (store.read(1).status, store.read(1).reason) == ("published", "")
         assert ReleaseStore(migrated, store, KEY).issue(release(1), after=None).edition == 1
+
+
+def test_postgres_holds_releases_too(fleet: Fleet, postgres_server):
+    with Catalogue(postgres_server.create_database("releases")) as catalogue:
+        snapshots = SnapshotStore(fleet.objects, catalogue, KEY)
+        for number in (1, 2):
+            snapshots.publish({"w": np.full(3, number, np.float32)}, number, 1, {"robot_spec": "arm"})
+        store = ReleaseStore(catalogue, snapshots, KEY)
+        first = store.issue(release(1, reason="größer"), after=None)
+        changes = {"candidate": 2, "canaries": ("r1",), "pins": {"r2": 1}}
+        second = store.issue(dataclasses.replace(first, **changes), after=first, rejected={2: "no"})
+        assert store.newest("arm") == second
+        assert (holding(catalogue), releases(catalogue)) == ([second], [first, second])
+        assert snapshots.read(2).status == "rejected"
+        assert catalogue.episodes(snapshot=2) == []
 
 
 class _NoObjects:
