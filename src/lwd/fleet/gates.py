@@ -104,11 +104,14 @@ def examine(
         policy = _policy(candidate, spec, encoder)
     except SnapshotError as error:
         return Report(str(error), "whether it loads")
-    chunks = chunks_of(policy, encoder, seen)
-    before = None
+    before, said = None, f"its chunks on {len(seen)} recorded observations"
     if stable is not None and stable[1].meta.get("model") == MODEL:
         before = chunks_of(_policy(stable, spec, encoder), encoder, seen)
-    return Report(refusal(chunks, before, limits), f"its chunks on {len(seen)} recorded observations")
+    try:
+        chunks = chunks_of(policy, encoder, seen)
+    except Exception as error:  # whatever it is, on a robot it would be the same
+        return Report(f"it fails on recorded observations: {type(error).__name__}: {error!s:.200}", said)
+    return Report(refusal(chunks, before, limits), said)
 
 
 def refusal(candidate: Chunks, stable: Chunks | None, limits: GateLimits) -> str | None:

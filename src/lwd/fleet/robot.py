@@ -110,11 +110,6 @@ def run_robot(context: ServiceContext, credential: Credential, options: RobotOpt
         if config is None:
             return
         if options.remote is not None:
-            if config.follow == RELEASES:
-                raise ConfigError(
-                    "this fleet's robots follow releases, a policy server serves the newest snapshot. Leave out "
-                    "--policy-server, or start the coordinator with --follow newest."
-                )
             policies = _remote(context, options.remote, config)
         else:
             policies = _local(context, credential, link, objects, options, config, stack)
@@ -322,7 +317,12 @@ def _local(
 
 
 def _remote(context: ServiceContext, options: RemoteOptions, config: RobotConfig) -> PolicySource:
-    """Policies of a server."""
+    """Policies of a server; ConfigError where robots follow releases, of which it knows nothing."""
+    if config.follow == RELEASES:
+        raise ConfigError(
+            "this fleet's robots follow releases, a policy server serves the newest snapshot. Leave out --policy-server, or "
+            "start the coordinator with --follow newest."
+        )
 
     def say(waits_for: str | None) -> None:
         context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)

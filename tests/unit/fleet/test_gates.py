@@ -82,6 +82,18 @@ def test_what_does_not_load_as_a_robot_loads_it_is_refused(gates):
     assert "shape (3,)" in gates((short, meta)).refused
 
 
+def test_what_fails_when_it_is_asked_is_refused(gates, monkeypatch):
+    def fails(self, proprio, instruction, seed, index):
+        if self._steps == 2:
+            raise MemoryError("too many flow steps")
+        return np.zeros((4, 2), np.float32)
+
+    monkeypatch.setattr(StatePolicy, "chunk", fails)
+    arrays, meta = walking(0.5)
+    found = gates((arrays, {**meta, "flow_steps": 2}))
+    assert found.refused == "it fails on recorded observations: MemoryError: too many flow steps"
+
+
 def test_a_policy_that_this_computer_does_not_run_is_let_through_and_that_is_said(gates, services):
     arrays, meta = walking(0.5)
     found = gates((arrays, {**meta, "model": "vla"}))
