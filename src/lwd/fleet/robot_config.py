@@ -81,7 +81,7 @@ class RobotConfig:
             ConfigError: another version, or fields that do not fit.
         """
         follow = _FOLLOWS.get(_version(found))
-        if follow is None or found.get("follow", follow) != follow:
+        if follow is None or found.get("follow", NEWEST) != follow:
             raise ConfigError(
                 f"the coordinator's configuration has version {found.get('version')!r:.20}, this robot reads "
                 f"{CONFIG_VERSION} and {RELEASES_VERSION}. Install the same lwd on both ({found.get('software')!r:.40} runs "
