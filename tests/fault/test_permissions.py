@@ -23,9 +23,12 @@ from lwd.log.nats_bus import NatsBus
 from lwd.log.nats_client import TlsIdentity
 from lwd.log.nats_link import NatsLink
 from lwd.snapshot.nats_channel import SNAPSHOT_SUBJECT, NatsChannel
+from lwd.snapshot.nats_releases import NatsReleases
+from lwd.snapshot.promotion import Notice, Release, sign
 from lwd.snapshot.store import Snapshot
 
 KEY = Ed25519PrivateKey.generate()
+RELEASE = Release(edition=1, kind="arm", stable=1, reason="", created_at=1.5)
 NUMBERS = itertools.count(1)
 """Of snapshots: the tests share one broker, in any order."""
 QUICK = (0.05, 0.3)
@@ -118,6 +121,12 @@ def test_everybody_can_do_their_part(fleet: Guarded):
     assert channel.flush(TIMEOUT_S)
     for name in ("r2", "evaluator", "operator"):
         assert NatsChannel(fleet.links[name], KEY.public_key(), first_wait_s=TIMEOUT_S).newest() == number
+    releases = NatsReleases(fleet.links["promoter"], KEY.public_key(), "arm")
+    notice = Notice(sign(RELEASE, KEY), {number: make(number) for number in RELEASE.numbers})
+    releases.announce(notice)
+    assert releases.flush(TIMEOUT_S)
+    robot_hears = NatsReleases(fleet.links["r2"], KEY.public_key(), "arm", first_wait_s=TIMEOUT_S)
+    assert robot_hears.newest() == RELEASE.edition
     state = fleet.links["operator"].request("$JS.API.STREAM.INFO.EPISODES", b"", TIMEOUT_S)
     assert json.loads(state.data)["state"]["messages"] == 0
 
@@ -134,6 +143,7 @@ ROBOT_MUST_NOT = [
     "episodes.r1",
     "episodes.r1.x.y",
     "snapshot.newest",
+    "release.arm",
     "status.r2",
     "calls.r2.who",
     "_INBOX.r2.x",
@@ -147,6 +157,9 @@ ROBOT_MUST_NOT = [
     "$JS.API.STREAM.MSG.GET.EPISODES",
     "$JS.API.STREAM.MSG.DELETE.EPISODES",
     "$JS.API.STREAM.DELETE.SNAPSHOT",
+    "$JS.API.STREAM.CREATE.RELEASE",
+    "$JS.API.STREAM.PURGE.RELEASE",
+    "$JS.API.DIRECT.GET.RELEASE",
     "$JS.API.DIRECT.GET.EPISODES",
     "$JS.API.DIRECT.GET.SNAPSHOT",
     "$JS.API.CONSUMER.CREATE.EPISODES",
@@ -175,6 +188,16 @@ def test_a_robot_cannot_speak_for_others_nor_touch_the_queue(fleet: Guarded):
         ("learner", "$JS.API.STREAM.CREATE.EPISODES"),
         ("learner", "$JS.API.STREAM.PURGE.SNAPSHOT"),
         ("learner", "$JS.API.CONSUMER.MSG.NEXT.EPISODES.x"),
+        ("learner", "release.arm"),
+        ("learner", "$JS.API.STREAM.CREATE.RELEASE"),
+        ("promoter", "snapshot.newest"),
+        ("promoter", "episodes.promoter.x"),
+        ("promoter", "$JS.API.STREAM.PURGE.RELEASE"),
+        ("promoter", "$JS.API.STREAM.CREATE.SNAPSHOT"),
+        ("evaluator", "release.arm"),
+        ("server", "release.arm"),
+        ("operator", "release.arm"),
+        ("coordinator", "release.arm"),
         ("coordinator", "snapshot.newest"),
         ("coordinator", "$JS.API.STREAM.DELETE.EPISODES"),
         ("coordinator", "$JS.API.STREAM.PURGE.EPISODES"),

@@ -20,7 +20,17 @@ OPTIONS = {
     "train sft": ["--recipe", "--seed", "--out", "--catalogue", "--objects"],
     "train offline": ["--recipe", "--seed", "--out", "--catalogue", "--objects"],
     "train consolidated": ["--recipe", "--seed", "--out", "--catalogue", "--objects"],
-    "fleet up": ["--recipe", "--seed", "--out", "--broker", "--bus", "--robots", "--evaluator", "--pace"],
+    "fleet up": [
+        "--recipe",
+        "--seed",
+        "--out",
+        "--broker",
+        "--bus",
+        "--robots",
+        "--evaluator",
+        "--promote-with",
+        "--pace",
+    ],
     "serve": ["--out", "--credential", "--host", "--port", "--token-file", "--new-token", "--room"],
     "evaluate": [
         "--recipe",
@@ -81,6 +91,7 @@ OPTIONS = {
         "--objects",
         "--also",
         "--public-objects",
+        "--follow",
         "--metrics-port",
     ],
     "learner": ["--credential", "--bus", "--catalogue", "--objects", "--recipe", "--out"],
@@ -98,7 +109,30 @@ OPTIONS = {
         "--policy-server",
         "--token-file",
     ],
-    "snapshot rollback": ["NUMBER", "--out", "--catalogue", "--objects", "--credential", "--bus", "--yes"],
+    "promoter": [
+        "--credential",
+        "--bus",
+        "--recipe",
+        "--canaries",
+        "--named",
+        "--least",
+        "--margin",
+        "--distance",
+    ],
+    "snapshot rollback": [
+        "NUMBER",
+        "--out",
+        "--catalogue",
+        "--objects",
+        "--credential",
+        "--bus",
+        "--newest",
+        "--yes",
+    ],
+    "snapshot promote": ["NUMBER", "--out", "--catalogue", "--objects", "--credential", "--bus", "--yes"],
+    "snapshot pin": ["ROBOT", "NUMBER", "--out", "--credential", "--bus", "--yes"],
+    "snapshot unpin": ["ROBOT", "--out", "--credential", "--bus", "--yes"],
+    "snapshot releases": ["--out", "--json", "--limit"],
     "snapshot ls": ["--out", "--json", "--limit"],
     "snapshot retain": ["--out", "--json", "--keep", "--also", "--yes"],
     "weights import": ["SOURCE", "OUT", "--proprio-dim", "--sizes"],
@@ -155,7 +189,7 @@ def test_every_option_says_what_it_is(command):
         (("log",), ["ls", "show", "verify", "import", "export", "delete", "backup", "restore", "migrate"]),
         (("fleet",), ["up", "init", "invite", "revoke"]),
         (("robot",), ["join"]),
-        (("snapshot",), ["ls", "rollback", "retain"]),
+        (("snapshot",), ["ls", "rollback", "promote", "pin", "unpin", "releases", "retain"]),
         (("results",), ["run", "together", "status", "table", "figures"]),
     ],
 )
@@ -298,7 +332,7 @@ def test_reading_makes_no_keys(lwd, run_folder):
     assert sorted(path.name for path in run_folder.rglob("*.pem")) == before
 
 
-@pytest.mark.parametrize("service", ["coordinator", "learner", "evaluator"])
+@pytest.mark.parametrize("service", ["coordinator", "learner", "promoter", "evaluator"])
 def test_a_service_without_a_bus_says_what_it_needs(lwd, service):
     code, _, err = lwd(service)
     assert code == 2

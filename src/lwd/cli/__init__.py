@@ -12,7 +12,19 @@ from typing import Any
 
 import tyro
 
-from lwd.cli import evidence, fleet, interchange, log, plan, services, snapshots, stages, upkeep, weights
+from lwd.cli import (
+    evidence,
+    fleet,
+    interchange,
+    log,
+    plan,
+    promotion,
+    services,
+    snapshots,
+    stages,
+    upkeep,
+    weights,
+)
 from lwd.errors import LwdError
 
 COMMANDS: Mapping[str, type[Any]] = {
@@ -30,6 +42,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "doctor": fleet.Doctor,
     "coordinator": services.CoordinatorCommand,
     "learner": services.LearnerCommand,
+    "promoter": promotion.PromoterCommand,
     "evaluator": services.EvaluatorCommand,
     "serve": services.ServeCommand,
     "robot join": services.RobotJoin,
@@ -50,6 +63,10 @@ COMMANDS: Mapping[str, type[Any]] = {
     "log migrate": upkeep.LogMigrate,
     "snapshot ls": snapshots.SnapshotLs,
     "snapshot rollback": snapshots.SnapshotRollback,
+    "snapshot promote": promotion.SnapshotPromote,
+    "snapshot pin": promotion.SnapshotPin,
+    "snapshot unpin": promotion.SnapshotUnpin,
+    "snapshot releases": promotion.SnapshotReleases,
     "snapshot retain": snapshots.SnapshotRetain,
     "weights import": weights.WeightsImport,
     "weights import-critic": weights.WeightsImportCritic,

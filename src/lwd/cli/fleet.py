@@ -32,19 +32,24 @@ class FleetUp(StageOptions):
         bus: instead: the fleet's broker runs elsewhere, and this folder holds the fleet (`lwd fleet init`).
         robots: how many simulated robots run here; the recipe's number by default, 0 where all are elsewhere.
         evaluator: whether to evaluate new snapshots meanwhile.
+        promote_with: how many robots test a new snapshot before all run it (`lwd promoter`); without it all take the newest.
         pace: of the simulated robots; 1 is the robot's control rate, 0 as fast as it goes.
-        metrics_port: Prometheus port of the coordinator; the learner's is the next, then the evaluator's. 0 for none.
+        metrics_port: Prometheus port of the coordinator; the learner's is the next, then the evaluator's and the promoter's. 0
+            for none.
     """
 
     broker: str | None = None
     bus: bool = False
     robots: int | None = None
     evaluator: bool = False
+    promote_with: int | None = None
     pace: float = 0.0
     metrics_port: int = 0
 
     def run(self) -> None:
         """Run it."""
+        if self.promote_with is not None and self.broker is None and not self.bus:
+            raise ConfigError("--promote-with needs a fleet of processes: give --broker or --bus too.")
         chosen = experiment(self)
         self.check_catalogue()
         if self.broker is not None or self.bus:
@@ -70,6 +75,7 @@ class FleetUp(StageOptions):
             objects=self.objects,
             robots=self.robots,
             evaluator=self.evaluator,
+            promote_with=self.promote_with,
             pace=self.pace,
             metrics_port=self.metrics_port,
         )
@@ -124,7 +130,7 @@ class FleetInvite:
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    role: Literal["robot", "coordinator", "learner", "evaluator", "server", "operator"] = "robot"
+    role: Literal["robot", "coordinator", "learner", "promoter", "evaluator", "server", "operator"] = "robot"
     spec: str = "scene"
     file: Path | None = None
     replace: bool = False

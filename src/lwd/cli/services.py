@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -58,10 +58,13 @@ class CoordinatorCommand(Service):
     Attributes:
         also: further recipes, for a fleet of several kinds of robots.
         public_objects: http(s)://host:port under which robots reach the object store, if not at its endpoint.
+        follow: which snapshots robots run: the newest that is announced, or what a release allows them (`lwd promoter`).
+            Robots ask when they start.
     """
 
     also: tuple[str, ...] = ()
     public_objects: str | None = None
+    follow: Literal["newest", "releases"] = "newest"
 
     def run(self) -> None:
         """Run it."""
@@ -69,8 +72,8 @@ class CoordinatorCommand(Service):
         from lwd.recipes import recipe
 
         experiments = [recipe(name, self.seed) for name in (self.recipe, *self.also)]
-        with _serving(self, "coordinator") as (context, run_folder):
-            run_coordinator(context, experiments, run_folder, self.public_objects)
+        with serving(self, "coordinator") as (context, run_folder):
+            run_coordinator(context, experiments, run_folder, self.public_objects, follow=self.follow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class LearnerCommand(JobOptions, Service):
         x = experiment(self)
         with (
             joined(self) as team,
-            _serving(self, "learner", self.process_id or 0) as (context, run_folder),
+            serving(self, "learner", self.process_id or 0) as (context, run_folder),
         ):
             if x.online.rounds:
                 run_learner_in_rounds(context, x, run_folder, team)
@@ -116,7 +119,7 @@ class EvaluatorCommand(Service):
         from lwd.fleet.evaluator import run_evaluator
 
         chosen = experiment(self)
-        with _serving(self, "evaluator") as (context, run_folder):
+        with serving(self, "evaluator") as (context, run_folder):
             run_evaluator(context, chosen, run_folder, self.every_s, self.episodes)
 
 
@@ -173,7 +176,7 @@ class ServeCommand(Service):
             room=self.room,
         )
         chosen = experiment(self)
-        with _serving(self, "server", alone=True) as (context, run_folder):
+        with serving(self, "server", alone=True) as (context, run_folder):
             run_serve(context, chosen, run_folder, options)
 
 
@@ -273,7 +276,7 @@ def _server_settings(options: ServeCommand, batch: BatchSettings) -> ServerSetti
 
 
 @contextmanager
-def _serving(
+def serving(
     options: Service, role: str, number: int = 0, *, alone: bool = False
 ) -> Generator[tuple[ServiceContext, RunFolder]]:
     """What every service does around its work: folder, signals, status, metrics.

@@ -32,7 +32,17 @@ class SnapshotLs(Read):
                 asdict(s) | {"stage": s.meta.get("stage"), "sha256": s.sha256[:12]}
                 for s in snapshots(catalogue, limit=self.limit)
             ]
-        columns = ["number", "stage", "parent", "learner_step", "manifest", "sha256", "size", "status"]
+        columns = [
+            "number",
+            "stage",
+            "parent",
+            "learner_step",
+            "manifest",
+            "sha256",
+            "size",
+            "status",
+            "reason",
+        ]
         print_rows(rows, columns, self.json)
 
 
@@ -40,19 +50,21 @@ class SnapshotLs(Read):
 class SnapshotRollback(Stored):
     """Send an earlier policy to the robots again, as the newest snapshot. Shows what it would do; does it with --yes.
 
-    For when what the learner published does worse. Stop the learner first: it would publish over it. It runs where the learner
-    does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
+    For when what the learner published does worse, where robots follow the newest snapshot. Stop the learner first: it would
+    publish over it. It runs where the learner does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
 
     Attributes:
         number: of the snapshot to go back to; `lwd snapshot ls` lists them.
         credential: the learner's credential file, in a networked fleet; it names the broker that tells the robots.
         bus: address of a broker without credentials (nats://host:port), for a closed network.
+        newest: the robots follow the newest snapshot, although there are releases from before (`lwd snapshot releases`).
         yes: do it.
     """
 
     number: Annotated[tyro.conf.Positional[int], tyro.conf.arg(metavar="NUMBER")]
     credential: Path | None = None
     bus: str | None = None
+    newest: bool = False
     yes: bool = False
 
     def run(self) -> None:
@@ -66,12 +78,12 @@ class SnapshotRollback(Stored):
         )
         check_key(where)
         with open_services(where) as services:
-            wanted, newest = earlier(services, self.number)
+            wanted, newest = earlier(services, self.number, newest_followed=self.newest)
             print(
                 f"robots load snapshot {newest.number} (learner step {newest.learner_step}, manifest {newest.manifest})"
             )
             if self.yes:
-                done = roll_back(services, self.number)
+                done = roll_back(services, self.number, newest_followed=self.newest)
                 print(f"now snapshot {done.number}, which is snapshot {self.number} again")
             else:
                 print(
@@ -85,8 +97,8 @@ class SnapshotRollback(Stored):
 class SnapshotRetain(Read):
     """Keep the newest snapshots and remove the bytes of others. Shows what stays and why; removes the others with --yes.
 
-    Besides the newest stay the newest of each stage and kind of robot, what a process last said that it drives, serves or
-    evaluates, and what is named. The row of a removed one stays, with status "removed".
+    Besides the newest stay the newest of each stage and kind of robot, what a release names, what a process last said that it
+    drives, serves or evaluates, and what is named. The row of a removed one stays, with status "removed".
 
     Attributes:
         keep: how many of the newest stay. More than are published while the slowest robot downloads one.

@@ -135,7 +135,7 @@ class Authority:
 
         Args:
             name: the robot's or service's name, one in the fleet.
-            role: "robot", "coordinator", "learner", "evaluator", "server" or "operator".
+            role: "robot", "coordinator", "learner", "promoter", "evaluator", "server" or "operator".
             days: until it expires.
             replace_old: revoke what this name holds; without it a name that holds a valid credential is refused.
 

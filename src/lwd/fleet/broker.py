@@ -2,10 +2,11 @@
 
 | who         | may publish                                              | may hear                                  |
 |-------------|----------------------------------------------------------|-------------------------------------------|
-| robot       | its episodes, its status, its calls                      | its inbox, the newest snapshot            |
+| robot       | its episodes, its status, its calls                      | its inbox, newest snapshot and releases   |
 | evaluator   | as a robot                                               | as a robot                                |
 | coordinator | answers to calls; makes, reads and empties the queue     | calls and status of all                   |
 | learner     | the newest snapshot, its status, its calls               | its inbox, the newest snapshot            |
+| promoter    | the releases, its status, its calls                      | its inbox, newest snapshot and releases   |
 | operator    | questions about streams, its calls                       | status of all, the newest snapshot        |
 
 What is not listed is refused. Nobody may delete or purge a stream, or read another's episodes.
@@ -28,6 +29,7 @@ from lwd.fleet.authority import Authority, Member, identity_uri, server_address
 from lwd.fleet.credential import write_private
 from lwd.log.nats_bus import EPISODES_STREAM
 from lwd.snapshot.nats_channel import SNAPSHOT_GET, SNAPSHOT_STREAM, SNAPSHOT_SUBJECT
+from lwd.snapshot.nats_releases import RELEASE_GET, RELEASE_STREAM, RELEASE_SUBJECTS
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 TLS_TIMEOUT_S = 10
@@ -196,8 +198,8 @@ def permissions(member: Member) -> dict[str, Any]:
     inbox = f"_INBOX.{name}.>"
     own = [f"status.{name}", f"calls.{name}.>"]
     if member.role in ("robot", "evaluator"):
-        publish = [f"episodes.{name}.*", *own, SNAPSHOT_GET]
-        subscribe = [inbox, SNAPSHOT_SUBJECT]
+        publish = [f"episodes.{name}.*", *own, SNAPSHOT_GET, RELEASE_GET]
+        subscribe = [inbox, SNAPSHOT_SUBJECT, RELEASE_SUBJECTS]
     elif member.role == "coordinator":
         queue = EPISODES_STREAM
         publish = [
@@ -215,6 +217,15 @@ def permissions(member: Member) -> dict[str, Any]:
     elif member.role == "learner":
         publish = [f"{api}.STREAM.CREATE.{SNAPSHOT_STREAM}", SNAPSHOT_GET, SNAPSHOT_SUBJECT, *own]
         subscribe = [inbox, SNAPSHOT_SUBJECT]
+    elif member.role == "promoter":
+        publish = [
+            f"{api}.STREAM.CREATE.{RELEASE_STREAM}",
+            RELEASE_GET,
+            RELEASE_SUBJECTS,
+            SNAPSHOT_GET,
+            *own,
+        ]
+        subscribe = [inbox, SNAPSHOT_SUBJECT, RELEASE_SUBJECTS]
     elif member.role == "server":
         publish = [*own, SNAPSHOT_GET]
         subscribe = [inbox, SNAPSHOT_SUBJECT]

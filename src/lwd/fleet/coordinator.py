@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from lwd.config import Experiment
 from lwd.errors import StoreError
 from lwd.fleet.folder import RunFolder, Services, open_services
+from lwd.fleet.robot_config import NEWEST, Follow
 from lwd.fleet.service import Context
 from lwd.fleet.services import make_coordinator
 from lwd.fleet.telemetry import Telemetry
@@ -24,6 +25,8 @@ def run_coordinator(
     experiment: Experiment | Sequence[Experiment],
     folder: RunFolder,
     public_objects_url: str | None = None,
+    *,
+    follow: Follow = NEWEST,
 ) -> None:
     """Until told to stop; the last thing it does is to commit what is there.
 
@@ -32,6 +35,7 @@ def run_coordinator(
         experiment: the fleet's; several for a fleet of several kinds of robots.
         folder: log and snapshots.
         public_objects_url: see `lwd.fleet.registry.registry`.
+        follow: as well.
     """
     stop = threading.Event()
     context.stop_sets(stop)
@@ -47,7 +51,14 @@ def run_coordinator(
         telemetry = context.telemetry
         with (
             watching(services, telemetry),
-            registry(services, services.link, experiments, telemetry, public_objects_url=public_objects_url),
+            registry(
+                services,
+                services.link,
+                experiments,
+                telemetry,
+                public_objects_url=public_objects_url,
+                follow=follow,
+            ),
         ):
             coordinator.run(stop, commit_every_s=COMMIT_EVERY_S)
 

@@ -23,7 +23,7 @@ from lwd.log.nats_link import NatsLink
 CREDENTIAL_VERSION = 1
 MAX_CREDENTIAL_BYTES = 64 * 1024
 
-ROLES = ("robot", "coordinator", "learner", "evaluator", "server", "operator")
+ROLES = ("robot", "coordinator", "learner", "promoter", "evaluator", "server", "operator")
 
 
 @dataclass(frozen=True, kw_only=True)

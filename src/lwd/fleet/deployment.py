@@ -123,7 +123,7 @@ def invite(
     Args:
         folder: of the fleet.
         name: of the robot or service.
-        role: "robot", "coordinator", "learner", "evaluator", "server" or "operator".
+        role: "robot", "coordinator", "learner", "promoter", "evaluator", "server" or "operator".
         spec: kind of robot; robots only.
         path: where the file goes.
         replace: revoke what this name holds and make a new one; a robot that has delivered nothing may change its kind.

@@ -33,6 +33,7 @@ class LocalFleet:
     objects: str | None = None
     robots: int | None = None
     evaluator: bool = False
+    promote_with: int | None = None
     pace: float = 0.0
     metrics_port: int = 0
     learner: bool = True
@@ -47,8 +48,10 @@ class LocalFleet:
 
         Raises:
             ConfigError: no fleet in the folder and no broker to found one for, a broker at another address than the
-                fleet's, a number of robots below 0, or nats-server is missing.
+                fleet's, a number of robots below 0 or of canaries below 1, or nats-server is missing.
         """
+        if self.promote_with is not None and self.promote_with < 1:
+            raise ConfigError(f"--promote-with {self.promote_with}: expected 1 robot or more.")
         spec, _ = fleet_description(self.experiment)
         run = RunFolder(self.out, self.catalogue, self.objects)
         fleet = FleetFolder(
@@ -61,6 +64,8 @@ class LocalFleet:
             roles["learner"] = "learner"
         if self.evaluator:
             roles["evaluator"] = "evaluator"
+        if self.promote_with is not None:
+            roles["promoter"] = "promoter"
         for name, role in [*roles.items(), *((name, "robot") for name in names)]:
             if not fleet.credential(name).exists():
                 invite(fleet, name, role, spec.name, replace=True)
@@ -106,6 +111,12 @@ class LocalFleet:
         options += ["--credential", str(fleet.credential(role)), *self._urls()]
         if self.metrics_port:
             options += ["--metrics-port", str(self.metrics_port + number)]
+        if self.promote_with is not None:
+            more = {
+                "coordinator": ["--follow", "releases"],
+                "promoter": ["--canaries", str(self.promote_with)],
+            }
+            options += more.get(role, [])
         stage = 1 if role == "coordinator" else 2
         return Managed(name=role, command=[*_lwd(), role, *options], environment=ONE_THREAD, stage=stage)
 

@@ -16,7 +16,7 @@ from lwd.episode import Source
 from lwd.errors import LwdError, StoreError
 from lwd.fleet.collect import SEEDS_PER_RUN, first_seed
 from lwd.fleet.folder import Services
-from lwd.fleet.robot_config import RobotConfig
+from lwd.fleet.robot_config import NEWEST, Follow, RobotConfig
 from lwd.fleet.services import fleet_description
 from lwd.fleet.telemetry import Telemetry
 from lwd.log.calls import NatsCalls
@@ -44,6 +44,7 @@ def registry(
     telemetry: Telemetry,
     *,
     public_objects_url: str | None = None,
+    follow: Follow = NEWEST,
 ) -> Generator[None]:
     """Answer and listen until the block ends.
 
@@ -53,6 +54,7 @@ def registry(
         experiments: one per kind of robot.
         telemetry: gets the robots' lag behind the newest snapshot.
         public_objects_url: where robots reach the object store, if not at its endpoint.
+        follow: which snapshots the robots run; see `RobotConfig`.
     """
     calls = NatsCalls(link)
     configs = {config.spec.name: config for config in map(robot_config, experiments)}
@@ -61,7 +63,8 @@ def registry(
         robot = subject.split(".")[1]
         try:
             config = configs_for(services, configs, robot)
-            return replace(config, snapshot=services.snapshots.latest(config.spec.name)).to_json()
+            newest = services.snapshots.latest(config.spec.name)
+            return replace(config, snapshot=newest, follow=follow).to_json()
         except NotAllowedError:
             raise
         except LwdError as error:  # its text names servers that robots need not know

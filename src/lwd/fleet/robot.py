@@ -24,8 +24,9 @@ from lwd import __version__
 from lwd.episode import EpisodeHeader, Source
 from lwd.errors import ConfigError, LwdError
 from lwd.fleet.credential import Credential, write_private
-from lwd.fleet.robot_config import RobotConfig
+from lwd.fleet.robot_config import RELEASES, RobotConfig
 from lwd.fleet.robot_policy import Driving, PolicyFollower, PolicySource, SnapshotCache, View
+from lwd.fleet.robot_release import Allowed, kept_release
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.service import ServiceContext
 from lwd.instruction import InstructionEncoder
@@ -43,6 +44,7 @@ from lwd.robot.guard_limits import GuardLimits
 from lwd.robot.operator import Operator
 from lwd.robot.recorder import record_round
 from lwd.snapshot.nats_channel import NatsChannel
+from lwd.snapshot.nats_releases import NatsReleases
 from lwd.snapshot.site_cache import CachedObjects
 
 log = logging.getLogger(__name__)
@@ -317,17 +319,30 @@ def _local(
     source = objects if options.site_cache is None else CachedObjects(options.site_cache, objects)
     key, kind = credential.snapshot_public_key(), config.spec.name
     cache = SnapshotCache(options.folder / "snapshots", source, key, kind)
+    encoder = InstructionEncoder(dim=config.instruction_dim)
+    if config.follow == RELEASES:
+        path = options.folder / "release.json"
+        releases = NatsReleases(link, key, kind, told=kept_release(path))
+        stack.callback(releases.close)
+        allowed = Allowed(releases, credential.name, path, lambda edition: context.say(edition=edition))
+        return PolicyFollower(
+            allowed.snapshot, cache, key, config.spec, encoder, context.telemetry, released=allowed.files
+        )
     kept = cache.newest()
     channel = NatsChannel(
         link, key, at_least=None if kept is None else kept.number, kind=kind, told=config.snapshot
     )
     stack.callback(channel.close)
-    encoder = InstructionEncoder(dim=config.instruction_dim)
     return PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)
 
 
 def _remote(context: ServiceContext, options: RemoteOptions, config: RobotConfig) -> PolicySource:
-    """Policies of a server."""
+    """Policies of a server; ConfigError where robots follow releases, of which it knows nothing."""
+    if config.follow == RELEASES:
+        raise ConfigError(
+            "this fleet's robots follow releases, a policy server serves the newest snapshot. Leave out --policy-server, or "
+            "start the coordinator with --follow newest."
+        )
 
     def say(waits_for: str | None) -> None:
         context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from lwd.errors import ConfigError, SnapshotError
 from lwd.robot.operator import TakeoverRule
@@ -17,6 +17,11 @@ from lwd.snapshot.store import Snapshot
 from lwd.spec import CameraSpec, RobotSpec, TaskSpec
 
 CONFIG_VERSION = 1
+RELEASES_VERSION = 2
+"""Of an answer that says to follow releases. A robot that does not know them must not run whatever is announced instead."""
+Follow = Literal["newest", "releases"]
+NEWEST, RELEASES = "newest", "releases"
+_FOLLOWS: Mapping[int, Follow] = {CONFIG_VERSION: NEWEST, RELEASES_VERSION: RELEASES}
 SIMULATED = ("scene", "metaworld")
 """Tiers that may be named over the network. Code of one's own is named on the robot's command line only."""
 
@@ -34,6 +39,7 @@ class RobotConfig:
         software: version of the coordinator.
         snapshot: the row of the newest snapshot of its kind, without metadata and not verified; None before the first. The
             broker keeps one announcement for all kinds, so a robot that joins may find another kind's there.
+        follow: which snapshot it runs: "newest", the newest that is announced, or "releases", what a release allows it.
     """
 
     spec: RobotSpec
@@ -45,11 +51,17 @@ class RobotConfig:
     last_seed: int
     software: str
     snapshot: Snapshot | None = None
+    follow: Follow = NEWEST
 
     def to_json(self) -> dict[str, Any]:
         """As a message, or a file."""
+        version = (
+            {"version": CONFIG_VERSION}
+            if self.follow == NEWEST
+            else {"version": RELEASES_VERSION, "follow": self.follow}
+        )
         return {
-            "version": CONFIG_VERSION,
+            **version,
             "spec": asdict(self.spec),
             "tasks": [asdict(task) for task in self.tasks.values()],
             "fleet": asdict(self.fleet),
@@ -68,10 +80,12 @@ class RobotConfig:
         Raises:
             ConfigError: another version, or fields that do not fit.
         """
-        if found.get("version") != CONFIG_VERSION:
+        follow = _FOLLOWS.get(_version(found))
+        if follow is None or found.get("follow", NEWEST) != follow:
             raise ConfigError(
                 f"the coordinator's configuration has version {found.get('version')!r:.20}, this robot reads "
-                f"{CONFIG_VERSION}. Install the same lwd on both ({found.get('software')!r:.40} runs there)."
+                f"{CONFIG_VERSION} and {RELEASES_VERSION}. Install the same lwd on both ({found.get('software')!r:.40} runs "
+                "there)."
             )
         try:
             spec = dict(found["spec"])
@@ -95,12 +109,19 @@ class RobotConfig:
                 last_seed=int(found["last_seed"]),
                 software=str(found["software"]),
                 snapshot=None if snapshot is None else parse_announcement(snapshot),
+                follow=follow,
             )
         except (KeyError, TypeError, ValueError, AttributeError, SnapshotError) as error:
             raise ConfigError(
                 f"the coordinator's configuration does not fit: {type(error).__name__}: {error}. "
                 "Install the same lwd on robot and coordinator."
             ) from error
+
+
+def _version(found: Mapping[str, Any]) -> int:
+    """The version of a message, 0 if it names none."""
+    version = found.get("version")
+    return version if isinstance(version, int) else 0
 
 
 def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -144,15 +144,18 @@ class SnapshotCache:
             write_private(path, data, replace=True)
         return data
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """Note the newest verified one, older files go; nothing happens if its file is not here (a full disk)."""
+    def keep(self, snapshot: Snapshot, also: Collection[str] = ()) -> None:
+        """Note the newest verified one, older files go; nothing happens if its file is not here (a full disk).
+
+        `also`: hashes of files that stay too.
+        """
         if not (self._folder / Path(snapshot.key).name).exists():
             return
         with contextlib.suppress(OSError, ConfigError):
             text = json.dumps(announcement(snapshot))
             write_private(self._folder / "newest.json", text.encode(), replace=True)
             for path in self._folder.glob("*.safetensors"):
-                if path.stem != snapshot.sha256:
+                if path.stem not in (snapshot.sha256, *also):
                     path.unlink(missing_ok=True)
 
     def refuse(self, snapshot: Snapshot) -> None:
@@ -176,6 +179,8 @@ class PolicyFollower:
         spec: this robot.
         encoder: its instruction encoder.
         telemetry: gets `snapshot_loaded_seconds`.
+        released: under releases: hashes of the files that stay on the disk, so that going back needs no network. `announced` is
+            then what the newest release allows this robot, which may be a lower number than the one before.
     """
 
     def __init__(
@@ -186,11 +191,14 @@ class PolicyFollower:
         spec: RobotSpec,
         encoder: InstructionEncoder,
         telemetry: Telemetry,
+        *,
+        released: Callable[[], Collection[str]] | None = None,
     ) -> None:
+        self._released = released
         self._announced, self._cache = announced, cache
         self._spec, self._encoder, self._telemetry = spec, encoder, telemetry
         self._wanted = self._kept = cache.newest()
-        self._follower = SnapshotFollower(lambda: self._wanted, cache, key)
+        self._follower = SnapshotFollower(lambda: self._wanted, cache, key, goes_back=released is not None)
         self._loaded: Loaded | None = None
         self._began = time.time()
         self._ended = threading.Event()
@@ -202,7 +210,7 @@ class PolicyFollower:
     @property
     def waits_for(self) -> str:
         """See `PolicySource.waits_for`."""
-        return "the first snapshot"
+        return "the first snapshot" if self._released is None else "the first release"
 
     def newest(self) -> Loaded | None:
         """The newest policy that is loaded, None before the first."""
@@ -222,7 +230,7 @@ class PolicyFollower:
         failed, pause, again_at = 0, RETRY_S[0], 0.0
         while not self._ended.wait(POLL_S):
             row = self._announced() or self._kept
-            if row is None or row.number <= (self._follower.number or 0):
+            if row is None or self._follower.holds(row.number):
                 continue
             self._wanted = row
             if row.number != failed:  # announced since: tried at once, whatever the last one's pause is
@@ -248,5 +256,5 @@ class PolicyFollower:
         if snapshot.created_at > self._began:  # older ones say nothing of the way here
             self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
         self._loaded = Loaded(snapshot, policy, self._encoder)
-        self._cache.keep(snapshot)
+        self._cache.keep(snapshot, () if self._released is None else self._released())
         return True

@@ -14,6 +14,7 @@ from lwd.fleet.folder import RunFolder, Services
 from lwd.fleet.status import SILENT_S
 from lwd.log.status import statuses
 from lwd.snapshot.nats_channel import NatsChannel
+from lwd.snapshot.releases import newest_release
 from lwd.snapshot.store import KIND, Snapshot
 
 log = logging.getLogger(__name__)
@@ -31,16 +32,29 @@ def check_key(folder: RunFolder) -> None:
         )
 
 
-def earlier(services: Services, number: int) -> tuple[Snapshot, Snapshot]:
+def earlier(services: Services, number: int, *, newest_followed: bool = False) -> tuple[Snapshot, Snapshot]:
     """The snapshot of this number, and the one that drives its kind of robot now.
+
+    Args:
+        services: catalogue and snapshots.
+        number: of the snapshot to go back to.
+        newest_followed: there are releases for this kind of robot, but its robots follow the newest snapshot all the same.
 
     Raises:
         SnapshotError: there is none of this number.
-        ConfigError: it is the newest of its kind, so that there is nothing to go back from; or a learner is at work, which
-            would publish over it with its next snapshot.
+        ConfigError: robots of its kind follow releases, where no number helps; it is the newest of its kind, so that there is
+            nothing to go back from; or a learner is at work, which would publish over it with its next snapshot.
     """
     wanted = services.snapshots.read(number)
-    newest = services.snapshots.latest(str(wanted.meta.get(KIND)))
+    kind = str(wanted.meta.get(KIND))
+    release = newest_release(services.catalogue, kind)
+    if release is not None and not newest_followed:
+        raise ConfigError(
+            f"robots of kind {kind!r:.80} follow releases (edition {release.edition}), where the newest number means nothing. "
+            f"Go back with: lwd snapshot promote {number}. Or add --newest if the coordinator has them follow the newest "
+            "snapshot again."
+        )
+    newest = services.snapshots.latest(kind)
     if newest is None or newest.sha256 == wanted.sha256:
         raise ConfigError(f"snapshot {number} is what the robots of its kind load already; nothing was done.")
     since = time.time() - SILENT_S
@@ -55,8 +69,8 @@ def earlier(services: Services, number: int) -> tuple[Snapshot, Snapshot]:
     return wanted, newest
 
 
-def roll_back(services: Services, number: int) -> Snapshot:
-    """Publish a snapshot's bytes as the newest one and announce it; robots load it at their next episode.
+def roll_back(services: Services, number: int, *, newest_followed: bool = False) -> Snapshot:
+    """Publish a snapshot's bytes as the newest one and announce it; robots load it at their next episode. See `earlier`.
 
     Raises:
         SnapshotError: it was removed, is not intact, or this machine has not the learner's key; nothing was published.
@@ -64,7 +78,7 @@ def roll_back(services: Services, number: int) -> Snapshot:
         StoreError: store or catalogue refused; or the broker did not take the announcement in time, in which case the snapshot
             is published and the learner announces it when it starts.
     """
-    _, newest = earlier(services, number)
+    _, newest = earlier(services, number, newest_followed=newest_followed)
     arrays, old = services.snapshots.load(number)
     known = services.channel.newest()  # more than the catalogue knows after a restore
     snapshot = services.snapshots.publish(arrays, old.learner_step, old.manifest, old.meta, above=known)

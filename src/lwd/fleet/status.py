@@ -16,6 +16,7 @@ from lwd.log.catalogue import Catalogue
 from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.log.robots import robots as register
 from lwd.log.status import StatusRow, statuses
+from lwd.snapshot.releases import holding
 from lwd.snapshot.store import Snapshot, latest
 
 SILENT_S = 15.0
@@ -37,7 +38,8 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
         `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
         (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest of
         its kind, `troubles` what keeps it from working ("silent", "waits", "no link", "clock off"), `said` whatever else it
-        reported), `stalls` (sentences, empty when nothing stalls).
+        reported), `releases` (lines: what robots run that follow releases), `stalls` (sentences, empty when nothing
+        stalls).
     """
     now = time.time()
     rows = statuses(catalogue)
@@ -66,6 +68,7 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
         },
         "robots": {"working": len(robots) - len(silent), "silent": silent},
         "processes": [_process(row, now, of_kind[kinds.get(row.name)]) for row in rows],
+        "releases": [release.in_words() for release in holding(catalogue)],
         "stalls": stalls(rows, now),
     }
 
@@ -122,6 +125,8 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
             escape(numbers),
         )
     console.print(table)
+    for sentence in found["releases"]:
+        console.print(escape(sentence), highlight=False)
     for sentence in found["stalls"]:
         console.print(f"[yellow]{escape(sentence)}", highlight=False)
 

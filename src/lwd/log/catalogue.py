@@ -154,10 +154,11 @@ class Catalogue:
         upto_seq: int | None = None,
         task: str | None = None,
         source: str | None = None,
+        snapshot: int | None = None,
         limit: int | None = None,
         newest: bool = False,
     ) -> list[EpisodeRow]:
-        """Catalogued episodes with after_seq < seq <= upto_seq, in seq order, filtered by task and source.
+        """Catalogued episodes with after_seq < seq <= upto_seq, in seq order, filtered by task, source and snapshot.
 
         `limit` keeps the first of them, with `newest` the last.
         """
@@ -169,6 +170,8 @@ class Catalogue:
             query = query.where(column.task == task)
         if source is not None:
             query = query.where(column.source == source)
+        if snapshot is not None:
+            query = query.where(column.snapshot == snapshot)
         with self.read() as connection:
             return [EpisodeRow(**row) for row in first_rows(connection, query, column.seq, limit, newest)]
 

@@ -87,7 +87,19 @@ def _indexes(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS = (Step(2, _fleet), Step(3, _statuses), Step(4, _indexes))
+def _releases(connection: sa.Connection) -> None:
+    """Version 5, for promotion by stages: releases, why a snapshot was rejected, the episodes of a snapshot by index."""
+    text = "TEXT NOT NULL"
+    for statement in (
+        f"CREATE TABLE releases (kind {text}, edition BIGINT NOT NULL, body {text}, signature {text}, "
+        "PRIMARY KEY (kind, edition))",
+        f"ALTER TABLE snapshots ADD COLUMN reason {text} DEFAULT ''",
+        "CREATE INDEX ix_episodes_snapshot ON episodes (snapshot)",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS = (Step(2, _fleet), Step(3, _statuses), Step(4, _indexes), Step(5, _releases))
 
 
 def prepare(database: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-CATALOGUE_VERSION = 4
+CATALOGUE_VERSION = 5
 """Version of these tables; a program refuses a catalogue of another version."""
 
 metadata = sa.MetaData()
@@ -29,7 +29,7 @@ episodes = sa.Table(
     sa.Column("robot", sa.Text, nullable=False),
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("control_hz", sa.Double, nullable=False),
-    sa.Column("snapshot", sa.BigInteger),
+    sa.Column("snapshot", sa.BigInteger, index=True),
     sa.Column("software", sa.Text, nullable=False),
     sa.Column("seed", sa.BigInteger),
     sa.Column("operator", sa.Text),
@@ -104,6 +104,17 @@ snapshots = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("meta", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+)
+
+# Which robot of a kind may run which policy: the row with the largest edition holds. `body` is the JSON that is signed.
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("edition", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("signature", sa.Text, nullable=False),
 )
 
 # The only rows that are ever updated besides events: pointers such as "manifest" and "snapshot".

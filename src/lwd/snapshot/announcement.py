@@ -23,6 +23,7 @@ _STATUS = re.compile(r"[a-z_-]{1,32}")
 def announcement(snapshot: Snapshot) -> dict[str, Any]:
     """The message that announces a snapshot: its whole row. Robots must not trust what the signature does not cover."""
     row = {**asdict(snapshot), "meta": dict(snapshot.meta)}
+    del row["reason"]  # for people with the catalogue
     if len(json.dumps(row["meta"])) > MAX_META_BYTES:
         row["meta"] = {}
     return row

@@ -5,6 +5,7 @@ What stays, for the first reason that holds:
 - the newest `keep`;
 - the newest of each stage and kind of robot: stages, `lwd evaluate` and the evaluator begin there, and the SFT policy is the
   learner's reference for as long as it learns;
+- what a release names: the stable one, the one before it, the candidate, pins;
 - what a process last said that it drives, serves or evaluates, also one that is silent now;
 - what is named.
 """
@@ -23,6 +24,7 @@ from lwd.log.catalogue import Catalogue
 from lwd.log.checks import integer_in
 from lwd.log.objects import ObjectStore
 from lwd.log.status import statuses
+from lwd.snapshot.releases import needed
 from lwd.snapshot.store import REMOVED, Snapshot, snapshots
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ def _needed(held: list[Snapshot], catalogue: Catalogue) -> dict[int, str]:
         number = integer_in(row.payload.get("snapshot"), 0)
         if number is not None:
             used[number] = f"{row.name} uses it"
+    used |= needed(catalogue)
     ends: dict[tuple[object, object], int] = {}
     for snapshot in held:
         ends[str(snapshot.meta.get("stage")), str(snapshot.meta.get("robot_spec"))] = snapshot.number

@@ -33,7 +33,7 @@ from lwd.snapshot.file import pack, unpack
 log = logging.getLogger(__name__)
 
 HEAD = "snapshot"
-PUBLISHED, REMOVED = "published", "removed"
+PUBLISHED, REJECTED, REMOVED = "published", "rejected", "removed"
 KIND = "robot_spec"
 """Where a snapshot's metadata names the kind of robot that it drives."""
 
@@ -53,8 +53,10 @@ class Snapshot:
         sha256, size, key: hex digest, bytes and object key of the file.
         signature: Ed25519, in hex.
         created_at: seconds since the epoch.
-        status: "published", or "removed" once its bytes are gone (`lwd.snapshot.retention`); promotion may add others.
+        status: "published"; "rejected" if the promoter, or who went back from it, judged it so; "removed" once its bytes are
+            gone (`lwd.snapshot.retention`).
         meta: what the learner said about it, such as network sizes, text encoder, robot spec, statistics.
+        reason: why it was rejected; never announced.
     """
 
     number: int
@@ -68,6 +70,7 @@ class Snapshot:
     created_at: float
     status: str
     meta: Mapping[str, Any]
+    reason: str = ""
 
     def signed_bytes(self) -> bytes:
         """What the signature covers."""

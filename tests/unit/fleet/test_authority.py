@@ -204,9 +204,10 @@ def test_the_configuration_lists_who_is_valid_and_the_server_accepts_it(authorit
                 "status.robot-1",
                 "calls.robot-1.>",
                 "$JS.API.DIRECT.GET.SNAPSHOT.snapshot.newest",
+                "$JS.API.DIRECT.GET.RELEASE.release.*",
             ]
         },
-        "subscribe": {"allow": ["_INBOX.robot-1.>", "snapshot.newest"]},
+        "subscribe": {"allow": ["_INBOX.robot-1.>", "snapshot.newest", "release.*"]},
     }
     checked = subprocess.run([NATS_SERVER, "-t", "-c", path], capture_output=True, text=True, timeout=60)
     assert checked.returncode == 0, checked.stderr

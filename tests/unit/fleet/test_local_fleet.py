@@ -3,6 +3,7 @@
 import pytest
 import toy_fleet
 
+from lwd.cli import parse
 from lwd.errors import ConfigError
 from lwd.fleet.deployment import FleetFolder, revoke
 from lwd.fleet.folder import RunFolder
@@ -33,6 +34,30 @@ def test_as_many_robots_run_as_were_asked_for(prepare, asked, expected):
 def test_fewer_robots_than_none_are_refused(prepare):
     with pytest.raises(ConfigError, match="--robots -3"):
         prepare(robots=-3)
+
+
+def test_a_promoter_runs_where_it_is_asked_for_and_robots_follow_releases_then(tmp_path):
+    def commands(**options):
+        fleet = LocalFleet(
+            experiment=toy_fleet.experiment(), recipe="toy_fleet:experiment", out=tmp_path / "run", broker=ADDRESS,
+            robots=1, **options,
+        )  # fmt: skip
+        return {managed.name: list(managed.command) for managed in fleet.prepare()}
+
+    plain = commands()
+    assert "promoter" not in plain
+    assert "--follow" not in plain["coordinator"]
+    asked = commands(promote_with=2)
+    assert asked["promoter"][-2:] == ["--canaries", "2"]
+    assert asked["coordinator"][-2:] == ["--follow", "releases"]
+    for name in ("learner", "line-00"):
+        assert asked[name] == plain[name]
+    for name in ("coordinator", "promoter"):
+        parse(asked[name][3:])  # after `python -m lwd.cli`
+    with pytest.raises(ConfigError, match="--promote-with 0: expected 1 robot or more"):
+        commands(promote_with=0)
+    with pytest.raises(ConfigError, match="--promote-with needs a fleet of processes"):
+        parse(["fleet", "up", "--promote-with", "2", "--out", str(tmp_path / "other")]).run()
 
 
 def test_a_broker_at_another_address_than_the_fleets_is_refused(prepare):

@@ -182,6 +182,12 @@ def in_turns(seed: int = 0) -> Experiment:
     return replace(base, online=replace(base.online, control_steps=240, rounds=2, rate=rate))
 
 
+def unattended(seed: int = 0) -> Experiment:
+    """Nobody takes over."""
+    base = experiment(seed)
+    return replace(base, online=replace(base.online, takeover=None))
+
+
 # ---- mains of processes, for the tests of lwd.fleet.process ----------------------------------------------------------
 
 

@@ -1,0 +1,203 @@
+r"""Is a candidate's policy as good as the stable one? A test after every few dozen of its episodes, with stated error rates.
+
+Two shares are compared, task by task: of the episodes without success, or with a takeover; and of those with a takeover. With
+p the candidate's share of *good* episodes and q the stable one's, a test of "p - q = shift" within each task has
+
+    z = sum_t w_t (p_t - q_t - shift) / sqrt(sum_t w_t^2 v_t),   w_t = n_t m_t / (n_t + m_t)
+
+for n_t and m_t episodes. The variance v_t is that under the hypothesis, at its maximum likelihood (Miettinen and Nurminen,
+1985; Farrington and Manning, 1990), so that it is not 0 where all episodes succeed.
+
+- *not worse*: shift = -margin is refused from above, for both shares. Who is worse by the margin in one of them passes with
+  probability `promote_error` at most.
+- *worse*: shift = 0 is refused from below, for one of the two, at `reject_error / 2` each. Who is as good in both is
+  called worse with probability `reject_error` at most.
+
+The test is made at `looks` fixed numbers of the candidate's episodes. Look k of K may spend (2k - 1) / K^2 of an error, so
+that all of them together spend it once whatever they have in common. When it is made, and how often in between somebody
+looked, changes nothing: a judgement follows from the episodes in their order alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+
+from lwd.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One judged episode: its place in the catalogue's order, its task, and how it went.
+
+    Attributes:
+        success: it ended in success; takeover: a human commanded a part of it.
+    """
+
+    seq: int
+    task: str
+    success: bool
+    takeover: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """When it is looked, and how sure one must be.
+
+    Attributes:
+        least, most: episodes of the candidate at the first and at the last look; looks: how many there are.
+        margin: how much worse a share may be, such as 0.1 of all episodes.
+        promote_error: probability that a candidate that is worse by the margin is found not worse.
+        reject_error: probability that a candidate that is as good is found worse.
+    """
+
+    least: int = 20
+    most: int = 200
+    looks: int = 5
+    margin: float = 0.1
+    promote_error: float = 0.05
+    reject_error: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.least <= self.most and self.looks >= 1 and 0 < self.margin < 1):
+            raise ConfigError(
+                f"a test needs 1 <= least <= most, looks of 1 or more and a margin between 0 and 1, got {self}."
+            )
+        if not (0 < self.promote_error < 0.5 and 0 < self.reject_error < 0.5):
+            raise ConfigError(f"error rates must be above 0 and below 0.5, got {self}.")
+
+    def counts(self) -> list[int]:
+        """Episodes of the candidate at each look."""
+        gaps = max(self.looks - 1, 1)
+        return sorted(
+            {self.least + (self.most - self.least) * k // gaps for k in range(self.looks)} | {self.most}
+        )
+
+
+class Finding(StrEnum):
+    """What the episodes say so far."""
+
+    OPEN = "open"
+    NOT_WORSE = "not worse"
+    WORSE = "worse"
+    UNDECIDED = "undecided"
+    """All looks were made, and neither was found."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A finding, and for people what it rests on."""
+
+    finding: Finding
+    reason: str
+
+
+def judge(
+    candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, *, only_worse: bool = False
+) -> Judgement:
+    """What the first look finds that finds anything.
+
+    Args:
+        candidate: its episodes; at a look, those up to its number count.
+        stable: those it is compared with; at a look, those that were catalogued by then.
+        plan: the test.
+        only_worse: look at each look whether it is worse, and find nothing else: for what is promoted already.
+    """
+    ordered = sorted(candidate, key=lambda trial: trial.seq)
+    counts = plan.counts()
+    for k, count in enumerate(counts, start=1):
+        if len(ordered) < count:
+            return Judgement(Finding.OPEN, f"{len(ordered)} of {count} episodes until the next look")
+        seen = ordered[:count]
+        by_then = [trial for trial in stable if trial.seq <= seen[-1].seq]
+        share = (2 * k - 1) / len(counts) ** 2
+        finding = _look(seen, by_then, plan, share, only_worse)
+        if finding is not Finding.OPEN:
+            return Judgement(finding, described(seen, by_then))
+    return Judgement(
+        Finding.UNDECIDED, described(ordered, stable) + ", which leaves open whether it is worse"
+    )
+
+
+def _look(
+    candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, share: float, only_worse: bool
+) -> Finding:
+    """One look that may spend this share of the errors. Worse counts first: it is the one that costs."""
+    tables = [_strata(candidate, stable, takeovers) for takeovers in (False, True)]
+    worse = _quantile(share * plan.reject_error / 2)
+    if any(score(strata, 0.0) <= -worse for strata in tables):
+        return Finding.WORSE
+    if only_worse:
+        return Finding.OPEN
+    enough = _quantile(share * plan.promote_error)
+    if all(score(strata, -plan.margin) >= enough for strata in tables):
+        return Finding.NOT_WORSE
+    return Finding.OPEN
+
+
+def described(candidate: Sequence[Trial], stable: Sequence[Trial]) -> str:
+    """Both shares of both, in words."""
+    texts = [
+        f"{name} {sum(t.success and not t.takeover for t in trials)} of {len(trials)} without help, "
+        f"{sum(t.takeover for t in trials)} taken over"
+        for name, trials in (("candidate", candidate), ("stable", stable))
+    ]
+    return "; ".join(texts)
+
+
+Stratum = tuple[int, int, int, int]
+"""A task's good episodes and all of the candidate, then of the stable one."""
+
+
+def _strata(candidate: Sequence[Trial], stable: Sequence[Trial], takeovers: bool) -> list[Stratum]:
+    """Counts per task: good is "no takeover", or else "success without one"."""
+    good = [
+        Counter(t.task for t in trials if not t.takeover and (takeovers or t.success))
+        for trials in (candidate, stable)
+    ]
+    all_ = [Counter(t.task for t in trials) for trials in (candidate, stable)]
+    return [(good[0][task], all_[0][task], good[1][task], all_[1][task]) for task in sorted(all_[0])]
+
+
+def score(strata: Sequence[Stratum], shift: float) -> float:
+    """Z of "the candidate's share minus the stable one's is `shift`"; 0 where nothing can be compared."""
+    above, variance = 0.0, 0.0
+    for x, n, y, m in strata:
+        if n == 0 or m == 0:
+            continue
+        weight = n * m / (n + m)
+        p, q = restricted(x, n, y, m, shift)
+        above += weight * (x / n - y / m - shift)
+        # The small-sample factor of Miettinen and Nurminen, without which a task with few episodes counts for too much.
+        variance += weight**2 * (p * (1 - p) / n + q * (1 - q) / m) * (n + m) / (n + m - 1)
+    return above / math.sqrt(variance) if variance > 0 else 0.0
+
+
+def restricted(x: int, n: int, y: int, m: int, shift: float) -> tuple[float, float]:
+    """The two shares (p, q) of largest likelihood with p - q = shift, where x of n and y of m were good.
+
+    The root of a cubic in closed form, as in Farrington and Manning (1990).
+    """
+    if shift == 0:
+        both = (x + y) / (n + m)
+        return both, both
+    first, second, ratio = x / n, y / m, m / n
+    a = 1 + ratio
+    b = -(1 + ratio + first + ratio * second + shift * (ratio + 2))
+    c = shift**2 + shift * (2 * first + ratio + 1) + first + ratio * second
+    d = -first * shift * (1 + shift)
+    v = b**3 / (27 * a**3) - b * c / (6 * a**2) + d / (2 * a)
+    u = math.copysign(math.sqrt(max(b**2 / (9 * a**2) - c / (3 * a), 0.0)), v)
+    angle = math.acos(min(1.0, max(-1.0, v / u**3))) if u else 0.0
+    p = 2 * u * math.cos((math.pi + angle) / 3) - b / (3 * a)
+    p = min(max(p, max(0.0, shift)), min(1.0, 1.0 + shift))
+    return p, p - shift
+
+
+def _quantile(error: float) -> float:
+    """The z that a normal variable exceeds with this probability."""
+    return NormalDist().inv_cdf(1 - error)

@@ -1,0 +1,149 @@
+"""Is a candidate as good as the stable policy: numbers by hand, the likelihood by brute force, error rates by simulation."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+
+from lwd.errors import ConfigError
+from lwd.evaluate.canary import Finding, Trial, TrialPlan, judge, restricted, score
+
+PLAN = TrialPlan()
+
+
+def trials(outcomes, first: int = 1, task: str = "a") -> list[Trial]:
+    """One per letter: s a success, f a failure, h a success with help."""
+    return [
+        Trial(seq=first + i, task=task, success=letter in "sh", takeover=letter == "h")
+        for i, letter in enumerate(outcomes)
+    ]
+
+
+def test_score_by_hand():
+    # 12 of 20 against 18 of 20: pooled 0.75; (0.6 - 0.9) / sqrt(0.75 0.25 (1/20 + 1/20) 40/39)
+    assert score([(12, 20, 18, 20)], 0.0) == pytest.approx(-0.3 / math.sqrt(0.1875 * 0.1 * 40 / 39))
+    # Two tasks of the same size: differences and variances add up, z grows by sqrt(2).
+    assert score([(12, 20, 18, 20)] * 2, 0.0) == pytest.approx(math.sqrt(2) * score([(12, 20, 18, 20)], 0.0))
+    # All of 20 and all of 100, worse by 0.1 at most? Under the hypothesis q = 1 and p = 0.9 fit best.
+    assert restricted(20, 20, 100, 100, -0.1) == pytest.approx((0.9, 1.0))
+    assert score([(20, 20, 100, 100)], -0.1) == pytest.approx(0.1 / math.sqrt(0.09 / 20 * 120 / 119))
+    # A task that one of the two never had says nothing, and neither do shares that are 1 for both.
+    assert score([(0, 0, 3, 9), (5, 5, 0, 0)], -0.1) == 0.0
+    assert score([(5, 5, 9, 9)], 0.0) == 0.0
+
+
+def test_restricted_shares_have_the_largest_likelihood():
+    rng, grid = np.random.default_rng(0), np.linspace(0, 1, 20001)
+    for _ in range(60):
+        n, m = (int(v) for v in rng.integers(1, 60, 2))
+        x, y, shift = int(rng.integers(n + 1)), int(rng.integers(m + 1)), -float(rng.choice([0.02, 0.1, 0.4]))
+        p = grid[(grid >= 0) & (grid - shift <= 1)]
+        q = p - shift
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts = [(x, p), (n - x, 1 - p), (y, q), (m - y, 1 - q)]
+            likelihood = sum(np.where(k == 0, 0.0, k * np.log(v)) for k, v in parts)
+        found = restricted(x, n, y, m, shift)
+        assert found[0] == pytest.approx(p[np.nanargmax(likelihood)], abs=1e-3)
+        assert found[0] - found[1] == pytest.approx(shift)
+
+
+def test_looks_are_at_fixed_numbers_and_nothing_is_found_in_between():
+    assert PLAN.counts() == [20, 65, 110, 155, 200]
+    assert TrialPlan(least=5, most=5, looks=1).counts() == [5]
+    stable = trials("s" * 200)
+    assert judge([], stable, PLAN).finding is Finding.OPEN
+    found = judge(trials("f" * 19, 300), stable, PLAN)
+    assert (found.finding, found.reason) == (Finding.OPEN, "19 of 20 episodes until the next look")
+    found = judge(trials("f" * 20, 300), stable, PLAN)
+    assert found.finding is Finding.WORSE
+    assert found.reason == (
+        "candidate 0 of 20 without help, 0 taken over; stable 200 of 200 without help, 0 taken over"
+    )
+    # A judgement is the first one: what comes later, in whatever order it is read, does not change it.
+    later = trials("f" * 20, 300) + trials("s" * 180, 400)
+    assert judge(later[::-1], stable[::-1], PLAN) == found
+
+
+def test_what_is_as_good_passes_and_what_is_worse_by_takeovers_alone_does_not():
+    good = "ssssf" * 80
+    assert judge(trials(good[:200], 1000), trials(good), PLAN).finding is Finding.NOT_WORSE
+    # As many successes in the end, but half of them with help.
+    helped = "shshf" * 40
+    assert judge(trials(helped, 1000), trials(good), PLAN).finding is Finding.WORSE
+    # Takeovers count by themselves: as many episodes without success as before, but helped ones among them.
+    quiet, noisy = "sssff" * 80, "ssshh" * 40
+    assert judge(trials(noisy, 1000), trials(quiet), PLAN).finding is Finding.WORSE
+
+
+def test_an_easier_mixture_of_tasks_does_not_make_it_better():
+    hard, easy = "s" + "f" * 9, "s" * 10
+    stable = trials(easy * 10, 1, "easy") + trials(hard * 10, 101, "hard")
+    # The candidate had easy tasks mostly and fails half of them; its share of all is larger than the stable one's.
+    candidate = trials("sf" * 90, 1000, "easy") + trials(hard * 2, 2000, "hard")
+    assert sum(t.success for t in stable) / len(stable) > 0.5
+    assert judge(candidate, stable, PLAN).finding is Finding.WORSE
+
+
+def test_without_anything_to_compare_with_nothing_is_found_and_the_default_decides():
+    assert judge(trials("s" * 199), [], PLAN).finding is Finding.OPEN
+    found = judge(trials("s" * 200), [], PLAN)
+    assert found.finding is Finding.UNDECIDED
+    assert "leaves open whether it is worse" in found.reason
+
+
+def test_a_watch_looks_for_what_is_worse_only():
+    stable = trials("ssssf" * 80)
+    assert judge(trials("s" * 199, 1000), stable, PLAN, only_worse=True).finding is Finding.OPEN
+    assert judge(trials("s" * 200, 1000), stable, PLAN, only_worse=True).finding is Finding.UNDECIDED
+    assert judge(trials("sf" * 100, 1000), stable, PLAN, only_worse=True).finding is Finding.WORSE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"least": 0},
+        {"least": 9, "most": 8},
+        {"looks": 0},
+        {"margin": 0.0},
+        {"margin": 1.0},
+        {"promote_error": 0.5},
+        {"reject_error": 0.0},
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(changes):
+    with pytest.raises(ConfigError):
+        TrialPlan(**changes)
+
+
+@functools.cache
+def trial(seq: int, task: int, success: bool) -> Trial:
+    return Trial(seq=seq, task=str(task), success=success, takeover=False)
+
+
+def rates(p: float, q: float, tasks: int, repeats: int = 100) -> dict[Finding, float]:
+    """Shares of findings where candidate and stable succeed with probability p and q, both at work at the same time."""
+    rng, found = np.random.default_rng(7), []
+    during = range(1000, 1000 + 2 * PLAN.most, 2)
+    both = [(p, [*during]), (q, [*range(200), *(seq + 1 for seq in during)])]
+    for _ in range(repeats):
+        candidate, stable = (
+            list(map(trial, s, rng.integers(tasks, size=len(s)).tolist(), (rng.random(len(s)) < c).tolist()))
+            for c, s in both
+        )
+        found.append(judge(candidate, stable, PLAN).finding)
+    return {finding: found.count(finding) / repeats for finding in Finding}
+
+
+@pytest.mark.parametrize("tasks", [1, 8])
+@pytest.mark.parametrize("q", [0.95, 0.6])
+def test_error_rates_are_kept(q, tasks):
+    # Of 100 draws of 0.05 more than 11 are true with probability 0.004.
+    assert rates(q - PLAN.margin, q, tasks)[Finding.NOT_WORSE] <= 0.11
+    assert rates(q, q, tasks)[Finding.WORSE] <= 0.11
+
+
+def test_most_that_is_as_good_passes_and_all_that_is_far_worse_does_not():
+    assert rates(0.8, 0.8, 3)[Finding.NOT_WORSE] >= 0.5
+    assert rates(0.9, 0.8, 3)[Finding.NOT_WORSE] >= 0.97
+    assert rates(0.5, 0.8, 3)[Finding.WORSE] >= 0.98
