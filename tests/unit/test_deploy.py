@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lwd.cli import parse
+from lwd.cli.promotion import PromoterCommand
 from lwd.cli.services import CoordinatorCommand, EvaluatorCommand, LearnerCommand, RobotJoin
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -22,6 +23,7 @@ COMMANDS = {
     "coordinator": CoordinatorCommand,
     "learner": LearnerCommand,
     "evaluator": EvaluatorCommand,
+    "promoter": PromoterCommand,
     "robot": RobotJoin,
 }
 HARDENING = {
@@ -78,7 +80,7 @@ def test_unit_starts_what_it_says(path: Path) -> None:
         assert type(command) is COMMANDS[name]
         # A robot's computer has the base package alone, which brings no prometheus-client.
         assert (command.metrics_port > 0) == (name != "robot")
-    if name in ("coordinator", "learner", "evaluator"):
+    if name in ("coordinator", "learner", "evaluator", "promoter"):
         assert command.credential == command.out / "fleet" / "credentials" / f"{name}.json"
         assert command.catalogue.startswith("postgresql://")
         assert command.objects.startswith("s3://")
