@@ -36,7 +36,7 @@ TIMEOUT_S = 5.0
 HOUR_S, BIN_S, BINS = 3600.0, 300, 36
 """Rates are of the last hour, the picture is of the last three."""
 OLD_BEHIND = 20
-"""A robot that is further behind the newest snapshot is worth a look."""
+"""A robot that is further behind the newest snapshot, or release, is worth a look."""
 LEAST_EPISODES = 20
 """Of a point in the picture of the fleet's success: fewer say too little, so neighbouring snapshots share one."""
 
@@ -112,6 +112,7 @@ class Gathering:
             "at": now,
             **{name: status[name] for name in ("episodes", "quarantined", "manifest", "snapshot")},
             "stalls": [text(sentence, 300) for sentence in status["stalls"][:MAX_STALLS]],
+            "releases": [text(sentence, 300) for sentence in status["releases"][:MAX_STALLS]],
             "more_stalls": max(len(status["stalls"]) - MAX_STALLS, 0),
             "services": [_service(p) for p in status["processes"] if p["role"] != "robot"][:MAX_ROWS],
             "states": Counter(robot["state"] for robot in everybody),

@@ -16,6 +16,7 @@ from lwd.log.catalogue import Catalogue
 from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.log.robots import robots as register
 from lwd.log.status import StatusRow, statuses
+from lwd.snapshot.promotion import Release
 from lwd.snapshot.releases import holding
 from lwd.snapshot.store import Snapshot, latest
 
@@ -37,14 +38,15 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
     Returns:
         `episodes`, `quarantined`, `manifest` (number, episodes), `snapshot` (number, learner step, age in s), `robots`
         (working, silent), `processes` (a list; `behind` says how many numbers a robot's snapshot is behind the newest of
-        its kind, `troubles` what keeps it from working ("silent", "waits", "no link", "clock off"), `said` whatever else it
-        reported), `releases` (lines: what robots run that follow releases), `stalls` (sentences, empty when nothing
-        stalls).
+        its kind, or how many editions its release is, if it follows releases; `troubles` what keeps it from working
+        ("silent", "waits", "no link", "clock off"), `said` whatever else it reported), `releases` (lines: what robots run
+        that follow releases), `stalls` (sentences, empty when nothing stalls).
     """
     now = time.time()
     rows = statuses(catalogue)
     kinds = {robot.name: robot.spec for robot in register(catalogue)}
     of_kind = {kind: latest(catalogue, kind) for kind in {kinds.get(row.name) for row in rows}}
+    releases = {release.kind: release for release in holding(catalogue)}
     newest = manifest.latest(catalogue)
     with catalogue.read() as connection:
         count = sa.select(sa.func.count())
@@ -52,6 +54,11 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
         quarantined = connection.execute(count.select_from(tables.quarantine)).scalar_one()
         query = sa.select(tables.snapshots).order_by(tables.snapshots.c.number.desc()).limit(1)
         snapshot = connection.execute(query).mappings().first()
+
+    def behind(row: StatusRow) -> int | None:
+        kind = kinds.get(row.name)
+        return _behind(row, of_kind[kind], releases.get(kind or ""))
+
     robots = [row for row in rows if row.role == "robot"]
     silent = [row.name for row in robots if _silent(row, now)]
     return {
@@ -67,8 +74,8 @@ def fleet_status(catalogue: Catalogue) -> dict[str, Any]:
             "age_s": now - snapshot["created_at"],
         },
         "robots": {"working": len(robots) - len(silent), "silent": silent},
-        "processes": [_process(row, now, of_kind[kinds.get(row.name)]) for row in rows],
-        "releases": [release.in_words() for release in holding(catalogue)],
+        "processes": [_process(row, now, behind(row)) for row in rows],
+        "releases": [release.in_words() for release in releases.values()],
         "stalls": stalls(rows, now),
     }
 
@@ -131,9 +138,18 @@ def print_status(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"[yellow]{escape(sentence)}", highlight=False)
 
 
-def _process(row: StatusRow, now: float, newest: Snapshot | None) -> dict[str, Any]:
+def _behind(row: StatusRow, newest: Snapshot | None, release: Release | None) -> int | None:
+    """How far a robot is behind; the newest snapshot says nothing to one that follows releases."""
+    loaded, edition = (integer_in(row.payload.get(name), 0) for name in ("snapshot", "edition"))
+    if row.role != "robot" or loaded is None:
+        return None
+    if release is not None and edition is not None:
+        return release.edition - edition
+    return None if newest is None else newest.number - loaded
+
+
+def _process(row: StatusRow, now: float, behind: int | None) -> dict[str, Any]:
     payload, numbers = row.payload, row.payload.get("numbers")
-    loaded = integer_in(payload.get("snapshot"), 0)
     return {
         "name": row.name,
         "role": row.role,
@@ -142,8 +158,8 @@ def _process(row: StatusRow, now: float, newest: Snapshot | None) -> dict[str, A
         "stopping": bool(payload.get("stopping")),
         "troubles": list(_troubles(row, now)),
         "version": payload.get("version"),
-        "snapshot": loaded,
-        "behind": newest.number - loaded if row.role == "robot" and loaded is not None and newest else None,
+        "snapshot": integer_in(payload.get("snapshot"), 0),
+        "behind": behind,
         "waits_for": payload.get("waits_for"),
         "spool": payload.get("spool"),
         "clock_skew_s": row.clock_skew_s,

@@ -72,8 +72,8 @@ class Release:
 
     def in_words(self) -> str:
         """As a line."""
-        test = "" if self.candidate is None else f", {self.candidate} on {', '.join(self.canaries)}"
-        pins = "".join(f", {number} pinned on {robot}" for robot, number in sorted(self.pins.items()))
+        test = "" if self.candidate is None else f"; {self.candidate} on {', '.join(self.canaries)}"
+        pins = "".join(f"; {number} pinned on {robot}" for robot, number in sorted(self.pins.items()))
         return f"release {self.edition} for robots of kind {self.kind}: snapshot {self.stable}{test}{pins}"
 
     def body(self) -> str:

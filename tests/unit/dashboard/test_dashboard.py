@@ -119,8 +119,8 @@ def test_a_run_folder_is_shown_as_status_has_it(run_folder: Path) -> None:
     assert sorted(run_folder.rglob("*")) == files, "looking makes nothing"
     with Catalogue(folder.catalogue) as catalogue:
         status = fleet_status(catalogue)
-    assert [shown[name] for name in ("episodes", "quarantined", "manifest", "stalls")] == [
-        status[name] for name in ("episodes", "quarantined", "manifest", "stalls")
+    assert [shown[name] for name in ("episodes", "quarantined", "manifest", "stalls", "releases")] == [
+        status[name] for name in ("episodes", "quarantined", "manifest", "stalls", "releases")
     ]
     assert shown["snapshot"]["number"] == status["snapshot"]["number"] == 2
     assert [

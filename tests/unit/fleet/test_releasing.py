@@ -58,10 +58,10 @@ def test_the_commands_show_then_do(services, lwd):
     lwd("snapshot", "pin", "line-01", "1", "--yes")
     lwd("snapshot", "promote", "3", "--yes")
     assert newest_release(services.catalogue, KIND).in_words() == (
-        "release 3 for robots of kind line: snapshot 3, 1 pinned on line-01"
+        "release 3 for robots of kind line: snapshot 3; 1 pinned on line-01"
     )
     assert fleet_status(services.catalogue)["releases"] == [
-        "release 3 for robots of kind line: snapshot 3, 1 pinned on line-01"
+        "release 3 for robots of kind line: snapshot 3; 1 pinned on line-01"
     ]
     assert "1 pinned on line-01" in lwd("status").out
     robots.revoke(services.catalogue, "line-01")

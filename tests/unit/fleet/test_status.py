@@ -21,6 +21,9 @@ from lwd.fleet.telemetry import Telemetry
 from lwd.log import robots
 from lwd.log.catalogue import Catalogue
 from lwd.log.status import StatusRow, record_statuses, status_message, statuses
+from lwd.snapshot.keys import load_private_key
+from lwd.snapshot.promotion import Release
+from lwd.snapshot.releases import ReleaseStore
 
 
 @pytest.fixture
@@ -149,6 +152,29 @@ def test_lag_is_measured_within_a_kind_of_robots(services: Services) -> None:
     assert shown(telemetry)["lwd_snapshot_lag"] == {"r1": 1, "r2": 0}
     behind = {row["name"]: row["behind"] for row in fleet_status(services.catalogue)["processes"]}
     assert behind == {"r1": 1, "r2": 0, "r3": None}
+
+
+def test_robots_that_follow_releases_are_behind_by_editions(services: Services) -> None:
+    key = load_private_key(services.folder.snapshot_key)
+    store, held = ReleaseStore(services.catalogue, services.snapshots, key), None
+    for i in range(9):
+        services.snapshots.publish({"w": np.full(3, i, np.float32)}, i, None, {"robot_spec": "arm"})
+    for stable in (1, 2, 3):
+        wanted = Release(edition=stable, kind="arm", stable=stable, reason="promoted", created_at=0.0)
+        held = store.issue(wanted, after=held)
+    editions: dict[str, dict[str, Any]] = {
+        "r1": {"edition": 3},
+        "r2": {"edition": 1},
+        "r3": {},
+        "r4": {"edition": "x"},
+    }
+    for name, status in editions.items():
+        robots.invite(services.catalogue, name, "arm")
+        said(services.catalogue, name, "robot", snapshot=2, **status)
+    found = fleet_status(services.catalogue)
+    behind = {row["name"]: row["behind"] for row in found["processes"]}
+    assert behind == {"r1": 0, "r2": 2, "r3": 7, "r4": 7}, "r3 and r4 follow the newest of nine snapshots"
+    assert found["releases"] == ["release 3 for robots of kind arm: snapshot 3"]
 
 
 def test_numbers_of_who_is_gone_are_not_shown_for_ever(

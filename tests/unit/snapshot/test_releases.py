@@ -58,7 +58,7 @@ def test_a_pin_counts_before_the_candidate_and_that_before_the_stable_one():
     assert found.numbers == {2, 3, 5, 8}
     assert release(5, canaries=("r1",)).allowed("r1") == 5, "no candidate"
     assert found.in_words() == (
-        "release 1 for robots of kind arm: snapshot 5, 8 on r1, r2, 3 pinned on r2, 2 pinned on r4"
+        "release 1 for robots of kind arm: snapshot 5; 8 on r1, r2; 3 pinned on r2; 2 pinned on r4"
     )
 
 
