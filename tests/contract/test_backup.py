@@ -63,6 +63,8 @@ def fill(fleet: Fleet) -> None:
         connection.execute(
             sa.insert(tables.snapshots).values(**row, created_at=0.0, status="published", meta="{}")
         )
+        release = {"kind": "arm", "edition": 1, "body": "{}", "signature": "0"}
+        connection.execute(sa.insert(tables.releases).values(release))
         connection.execute(sa.insert(tables.claims).values(episode_id="x", robot="r", claimed_at=1.0))
     last = fleet.catalogue.episodes()[-1]
     delete(fleet.catalogue, fleet.objects, last.episode_id, reason="consent", deleted_by="me")
@@ -85,7 +87,7 @@ def test_everything_is_there_again(fleet: Fleet, urls: Urls, tmp_path: Path, eng
     report = backup(fleet.catalogue, saved)
     assert report.rows == {
         "claims": 1, "deletions": 1, "episodes": 4, "events": 1, "heads": 1, "manifests": 1, "quarantine": 1,
-        "robots": 1, "snapshots": 1,
+        "releases": 1, "robots": 1, "snapshots": 1,
     }  # fmt: skip
     assert report.heads == {"manifest": 1}
     assert [path.name for path in tmp_path.glob("backup.db*")] == ["backup.db"]
