@@ -12,7 +12,7 @@ from lwd.snapshot.store import Snapshot, SnapshotStore
 class SnapshotChannel(Protocol):
     """Announcements from the learner to the robots. Only the newest counts; robots skip what lies between."""
 
-    def announce(self, snapshot: Snapshot) -> None:
+    def announce(self, snapshot: Snapshot, /) -> None:
         """Tell the robots; called by the learner after `publish`."""
         ...
 
