@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lwd.episode import Outcome, Source
 from lwd.evaluate.canary import Trial
@@ -52,18 +52,16 @@ class Evidence:
 
     def candidate_since(self, held: Release) -> float:
         """When the present candidate became that; seconds since the epoch."""
-        began = held.created_at
-        for release in reversed(releases(self._catalogue, self._kind)):
-            if release.candidate != held.candidate:
-                break
-            began = release.created_at
-        return began
+        return self._since(held, lambda release: release.candidate)
 
     def stable_since(self, held: Release) -> float:
         """When the present stable snapshot became that; seconds since the epoch."""
+        return self._since(held, lambda release: release.stable)
+
+    def _since(self, held: Release, number: Callable[[Release], int | None]) -> float:
         began = held.created_at
         for release in reversed(releases(self._catalogue, self._kind)):
-            if release.stable != held.stable:
+            if number(release) != number(held):
                 break
             began = release.created_at
         return began
