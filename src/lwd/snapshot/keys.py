@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import os
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from lwd.errors import SnapshotError
 
@@ -104,3 +105,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SnapshotError(f"key {str(path)!r} cannot be read: {error.strerror or error}.") from error
+
+
+def is_signed(signature: str, signed: bytes, key: Ed25519PublicKey) -> bool:
+    """Whether a signature, in hex, of these bytes was made with the private key that belongs to this one."""
+    try:
+        key.verify(binascii.unhexlify(signature), signed)
+    except (InvalidSignature, ValueError):  # binascii's error is a ValueError
+        return False
+    return True

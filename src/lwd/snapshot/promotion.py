@@ -10,18 +10,17 @@ as JSON with sorted keys. An announcement brings the rows of the snapshots that 
 
 from __future__ import annotations
 
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from lwd.errors import SnapshotError
 from lwd.log.checks import LAST_TIME, integer_in, number_in
 from lwd.snapshot.announcement import announcement, parse_announcement
+from lwd.snapshot.keys import is_signed
 from lwd.snapshot.store import Snapshot, verify
 from lwd.spec import NAME, is_text
 
@@ -112,13 +111,11 @@ def sign(release: Release, key: Ed25519PrivateKey) -> Release:
 
 def verify_release(release: Release, key: Ed25519PublicKey) -> None:
     """Check a release's signature; SnapshotError if it is not this fleet's."""
-    try:
-        key.verify(binascii.unhexlify(release.signature), release.signed_bytes())
-    except (InvalidSignature, binascii.Error, ValueError) as error:
+    if not is_signed(release.signature, release.signed_bytes(), key):
         raise SnapshotError(
             f"release {release.edition} for {release.kind!r:.80}: its signature does not fit this fleet's public key; it is "
             "not followed. Either catalogue or broker was tampered with, or this computer holds another fleet's key."
-        ) from error
+        )
 
 
 def verify_notice(notice: Notice, key: Ed25519PublicKey) -> None:

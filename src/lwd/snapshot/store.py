@@ -10,7 +10,6 @@ catalogue can hand out an old policy as the newest one.
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import json
 import logging
@@ -20,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import sqlalchemy as sa
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import NDArray
 
@@ -29,6 +27,7 @@ from lwd.log import tables
 from lwd.log.catalogue import Catalogue, first_rows, move_head, read_head
 from lwd.log.objects import MissingObjectError, ObjectSink, ObjectSource, TooLargeError
 from lwd.snapshot.file import pack, unpack
+from lwd.snapshot.keys import is_signed
 
 log = logging.getLogger(__name__)
 
@@ -246,13 +245,11 @@ def latest(catalogue: Catalogue, kind: str | None = None) -> Snapshot | None:
 
 def verify(snapshot: Snapshot, key: Ed25519PublicKey) -> None:
     """Check a row's signature; SnapshotError if it is not this fleet's."""
-    try:
-        key.verify(binascii.unhexlify(snapshot.signature), snapshot.signed_bytes())
-    except (InvalidSignature, binascii.Error, ValueError) as error:
+    if not is_signed(snapshot.signature, snapshot.signed_bytes(), key):
         raise SnapshotError(
             f"snapshot {snapshot.number}: its signature does not fit this fleet's public key; it was not loaded. Either "
             "catalogue or broker was tampered with, or this robot holds another fleet's key."
-        ) from error
+        )
 
 
 def fetch(
