@@ -1,17 +1,19 @@
 r"""Is a candidate's policy as good as the stable one? A test after every few dozen of its episodes, with stated error rates.
 
-Two shares are compared, task by task: of the episodes without success, or with a takeover; and of those with a takeover. With
-p the candidate's share of *good* episodes and q the stable one's, a test of "p - q = shift" within each task has
+Two shares of *good* episodes are compared, task by task, the candidate's p and the stable policy's q: of episodes with success
+and no takeover, and of those without a takeover.
 
-    z = sum_t w_t (p_t - q_t - shift) / sqrt(sum_t w_t^2 v_t),   w_t = n_t m_t / (n_t + m_t)
+- *not worse*: p - q = -margin is refused from above, for both shares, by
 
-for n_t and m_t episodes. The variance v_t is that under the hypothesis, at its maximum likelihood (Miettinen and Nurminen,
-1985; Farrington and Manning, 1990), so that it is not 0 where all episodes succeed.
+      z = sum_t w_t (p_t - q_t + margin) / sqrt(sum_t w_t^2 v_t),   w_t = n_t m_t / (n_t + m_t)
 
-- *not worse*: shift = -margin is refused from above, for both shares. Who is worse by the margin in one of them passes with
-  probability `promote_error` at most.
-- *worse*: shift = 0 is refused from below, for one of the two, at `reject_error / 2` each. Who is as good in both is
-  called worse with probability `reject_error` at most.
+  for n_t and m_t episodes of task t. The variance v_t is that under the hypothesis, at its maximum likelihood (Miettinen and
+  Nurminen, 1985; Farrington and Manning, 1990), so that it is not 0 where all episodes succeed. Who is worse by the margin
+  in one share passes with probability `promote_error` at most.
+- *worse*: p = q is refused from below, for one share, over all tasks or on one of them. The test is exact (Fisher; Cochran,
+  Mantel and Haenszel): where nearly all episodes succeed, or a task has few, z is far from normal. All tasks together spend
+  half of `reject_error`, single ones the other half in equal parts; so who is as good on every task is called worse with
+  probability `reject_error` at most.
 
 The test is made at `looks` fixed numbers of the candidate's episodes. Look k of K may spend (2k - 1) / K^2 of an error, so
 that all of them together spend it once whatever they have in common. When it is made, and how often in between somebody
@@ -22,12 +24,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
 
+import numpy as np
+
 from lwd.errors import ConfigError
+
+Stratum = tuple[int, int, int, int]
+"""A task's good episodes and all of the candidate, then of the stable one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,7 @@ class TrialPlan:
         least, most: episodes of the candidate at the first and at the last look; looks: how many there are.
         margin: how much worse a share may be, such as 0.1 of all episodes.
         promote_error: probability that a candidate that is worse by the margin is found not worse.
-        reject_error: probability that a candidate that is as good is found worse.
+        reject_error: probability that a candidate that is as good on every task is found worse.
     """
 
     least: int = 20
@@ -115,9 +122,9 @@ def judge(
         seen = ordered[:count]
         by_then = [trial for trial in stable if trial.seq <= seen[-1].seq]
         share = (2 * k - 1) / len(counts) ** 2
-        finding = _look(seen, by_then, plan, share, only_worse)
+        finding, where = _look(seen, by_then, plan, share, only_worse)
         if finding is not Finding.OPEN:
-            return Judgement(finding, described(seen, by_then))
+            return Judgement(finding, described(seen, by_then) + where)
     return Judgement(
         Finding.UNDECIDED, described(ordered, stable) + ", which leaves open whether it is worse"
     )
@@ -125,18 +132,31 @@ def judge(
 
 def _look(
     candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, share: float, only_worse: bool
-) -> Finding:
-    """One look that may spend this share of the errors. Worse counts first: it is the one that costs."""
+) -> tuple[Finding, str]:
+    """One look that may spend this share of the errors, and in words where. Worse counts first: it is the one that costs."""
     tables = [_strata(candidate, stable, takeovers) for takeovers in (False, True)]
-    worse = _quantile(share * plan.reject_error / 2)
-    if any(score(strata, 0.0) <= -worse for strata in tables):
-        return Finding.WORSE
+    if (where := _worse(tables, share * plan.reject_error)) is not None:
+        return Finding.WORSE, where
     if only_worse:
-        return Finding.OPEN
-    enough = _quantile(share * plan.promote_error)
-    if all(score(strata, -plan.margin) >= enough for strata in tables):
-        return Finding.NOT_WORSE
-    return Finding.OPEN
+        return Finding.OPEN, ""
+    enough = NormalDist().inv_cdf(1 - share * plan.promote_error)
+    if all(score([*strata.values()], -plan.margin) >= enough for strata in tables):
+        return Finding.NOT_WORSE, ""
+    return Finding.OPEN, ""
+
+
+def _worse(tables: Sequence[Mapping[str, Stratum]], error: float) -> str | None:
+    """Where one of both shares is lower than chance explains: "" over all tasks, else the task in words; None for nowhere."""
+    tasks = len(tables[0])
+    half = error if tasks == 1 else error / 2  # one task is all tasks
+    if any(lower_tail([*strata.values()]) <= half / 2 for strata in tables):
+        return ""
+    for strata, good in zip(tables, ("without help", "not taken over"), strict=True):
+        for task, counts in strata.items():
+            if lower_tail([counts]) <= half / (2 * tasks):
+                x, n, y, m = counts
+                return f"; on task {task!r:.80} candidate {x} of {n} {good}, stable {y} of {m}"
+    return None
 
 
 def described(candidate: Sequence[Trial], stable: Sequence[Trial]) -> str:
@@ -149,18 +169,14 @@ def described(candidate: Sequence[Trial], stable: Sequence[Trial]) -> str:
     return "; ".join(texts)
 
 
-Stratum = tuple[int, int, int, int]
-"""A task's good episodes and all of the candidate, then of the stable one."""
-
-
-def _strata(candidate: Sequence[Trial], stable: Sequence[Trial], takeovers: bool) -> list[Stratum]:
+def _strata(candidate: Sequence[Trial], stable: Sequence[Trial], takeovers: bool) -> dict[str, Stratum]:
     """Counts per task: good is "no takeover", or else "success without one"."""
     good = [
         Counter(t.task for t in trials if not t.takeover and (takeovers or t.success))
         for trials in (candidate, stable)
     ]
     all_ = [Counter(t.task for t in trials) for trials in (candidate, stable)]
-    return [(good[0][task], all_[0][task], good[1][task], all_[1][task]) for task in sorted(all_[0])]
+    return {task: (good[0][task], all_[0][task], good[1][task], all_[1][task]) for task in sorted(all_[0])}
 
 
 def score(strata: Sequence[Stratum], shift: float) -> float:
@@ -175,6 +191,20 @@ def score(strata: Sequence[Stratum], shift: float) -> float:
         # The small-sample factor of Miettinen and Nurminen, without which a task with few episodes counts for too much.
         variance += weight**2 * (p * (1 - p) / n + q * (1 - q) / m) * (n + m) / (n + m - 1)
     return above / math.sqrt(variance) if variance > 0 else 0.0
+
+
+def lower_tail(strata: Sequence[Stratum]) -> float:
+    """Probability of as few good ones of the candidate if chance alone chose, task by task, which of the episodes are its.
+
+    Fisher's exact test; over several tasks the exact test of Cochran, Mantel and Haenszel. 1 where nothing can be compared.
+    """
+    some = [s for s in strata if s[1] and s[3]]
+    chances = np.ones(1)
+    for x, n, y, m in some:
+        good, ways = x + y, math.comb(n + m, n)
+        here = [math.comb(good, i) * math.comb(n + m - good, n - i) / ways for i in range(n + 1)]
+        chances = np.convolve(chances, here)
+    return min(1.0, float(chances[: sum(s[0] for s in some) + 1].sum()))
 
 
 def restricted(x: int, n: int, y: int, m: int, shift: float) -> tuple[float, float]:
@@ -196,8 +226,3 @@ def restricted(x: int, n: int, y: int, m: int, shift: float) -> tuple[float, flo
     p = 2 * u * math.cos((math.pi + angle) / 3) - b / (3 * a)
     p = min(max(p, max(0.0, shift)), min(1.0, 1.0 + shift))
     return p, p - shift
-
-
-def _quantile(error: float) -> float:
-    """The z that a normal variable exceeds with this probability."""
-    return NormalDist().inv_cdf(1 - error)

@@ -239,6 +239,11 @@ class Board:
         return BENCHMARKS[self.benchmark].superseded_by if self.benchmark in BENCHMARKS else ""
 
     @property
+    def ended(self) -> bool:
+        """Whether no more of its runs are wanted, though nothing took its place."""
+        return self.benchmark in BENCHMARKS and BENCHMARKS[self.benchmark].ended
+
+    @property
     def ablations(self) -> list[Ablation]:
         """The groups with the settings that this benchmark has rows for, where those are at least two."""
         own = (
@@ -274,11 +279,11 @@ class Board:
 
 
 def read_board(root: Path, benchmark: str) -> Board:
-    """A benchmark's board from its run files under `root`/results; of a superseded one, what has run is all that is wanted."""
+    """A benchmark's board from its run files under `root`/results; of one that has ended, what has run is what is wanted."""
     planned = {cell.id: cell for cell in plan(benchmark)}
     wanted = Counter(cell.method for cell in planned.values())
     runs = read_run_files(root / "results" / "runs" / benchmark)
-    if BENCHMARKS[benchmark].superseded_by:
+    if not BENCHMARKS[benchmark].wanted:
         wanted = {row: count for row in wanted if (count := sum(run.method == row for run in runs))}
     return Board(benchmark, wanted, [_completed(run, planned.get(run.id)) for run in runs])
 

@@ -80,9 +80,8 @@ def _claims_table(shown: Sequence[Claim]) -> str:
 
 def benchmark_page(board: Board) -> str:
     """Everything about one benchmark."""
-    superseded = f"Superseded by [{board.superseded_by}](#{board.superseded_by}); its runs stay, and no more are planned.\n"
     parts = [
-        (f"## {board.benchmark}", superseded if board.superseded_by else ""),
+        (f"## {board.benchmark}", _how_it_stands(board)),
         ("### Methods", table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
         ("### Claims", _claims_table(claims(board))),
         ("### Success per task", _per_task(board, board.methods)),
@@ -92,6 +91,17 @@ def benchmark_page(board: Board) -> str:
         ("### What ran", provenance(board)),
     ]
     return "\n".join(f"{title}\n\n{content}" if content else f"{title}\n" for title, content in parts)
+
+
+def _how_it_stands(board: Board) -> str:
+    if board.superseded_by:
+        return f"Superseded by [{board.superseded_by}](#{board.superseded_by}); its runs stay, and no more are planned.\n"
+    if board.ended:
+        more = f"`lwd results run --benchmark {board.benchmark}`"
+        return (
+            f"Ended with fewer training seeds than the others, for want of machine time; {more} adds them.\n"
+        )
+    return ""
 
 
 def _per_task(board: Board, names: Sequence[str]) -> str:

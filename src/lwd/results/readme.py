@@ -27,9 +27,9 @@ def readme_part(boards: Sequence[Board]) -> str:
         return NOTHING
     told = (
         "Success on held-out starts, mean over all and over long tasks, with 95 % intervals over training seeds and starts; a "
-        "small number where fewer training seeds are in than planned; in italics what is not the paper's. Runs that are in: "
-        f"{_progress(boards)}. Offline stages of the other methods, tasks, paired differences, ablations, figures, costs, and "
-        "who ran what: [results](docs/reference/results.md)."
+        "small number where fewer training seeds are in than planned, or than three; in italics what is not the paper's. Runs "
+        f"that are in: {_progress(boards)}. Offline stages of the other methods, tasks, paired differences, ablations, "
+        "figures, costs, and who ran what: [results](docs/reference/results.md)."
     )
     targets = f"The paper's claims, tried on LWD as published: {_targets(compared)}."
     return f"{_methods(compared)}\n{told}\n\n{_paired(compared)}{targets}\n"
@@ -112,7 +112,9 @@ def _cells(board: Board, row: str) -> list[str]:
     if row not in board.scores:
         return [MISSING, MISSING]
     means, seeds = board.scores[row].means, len(board.runs[row])
-    few = "" if seeds == board.wanted[row] else "".join(SEEDS[int(digit)] for digit in str(seeds))
+    few = (
+        "" if seeds >= max(board.wanted[row], ENOUGH) else "".join(SEEDS[int(digit)] for digit in str(seeds))
+    )
     return [_between(means["average"], few), _between(means["long"], few) if "long" in means else MISSING]
 
 

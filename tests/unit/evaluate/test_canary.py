@@ -1,13 +1,14 @@
 """Is a candidate as good as the stable policy: numbers by hand, the likelihood by brute force, error rates by simulation."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from lwd.errors import ConfigError
-from lwd.evaluate.canary import Finding, Trial, TrialPlan, judge, restricted, score
+from lwd.evaluate.canary import Finding, Trial, TrialPlan, judge, lower_tail, restricted, score
 
 PLAN = TrialPlan()
 
@@ -31,6 +32,46 @@ def test_score_by_hand():
     # A task that one of the two never had says nothing, and neither do shares that are 1 for both.
     assert score([(0, 0, 3, 9), (5, 5, 0, 0)], -0.1) == 0.0
     assert score([(5, 5, 9, 9)], 0.0) == 0.0
+
+
+def test_lower_tail_by_hand_and_by_counting():
+    # Of 2 + 3 episodes 1 + 3 are good: the bad one is among the first two in 2 of 5 cases.
+    assert lower_tail([(1, 2, 3, 3)]) == pytest.approx(2 / 5)
+    assert lower_tail([(2, 2, 2, 3)]) == pytest.approx(1.0)
+    # Twice that: at most 2 of 4 are good if both bad ones are among the first two, at most 3 but for none.
+    assert lower_tail([(1, 2, 3, 3)] * 2) == pytest.approx(4 / 25)
+    assert lower_tail([(1, 2, 3, 3), (2, 2, 2, 3)]) == pytest.approx(1 - 9 / 25)
+    assert lower_tail([(5, 5, 9, 9)]) == 1.0
+    assert lower_tail([(0, 0, 4, 9), (3, 4, 0, 0)]) == 1.0, "nothing to compare with"
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        n, m = (int(v) for v in rng.integers(1, 6, 2))
+        x, y = int(rng.integers(n + 1)), int(rng.integers(m + 1))
+        all_ = [True] * (x + y) + [False] * (n + m - x - y)
+        ways = [sum(chosen) for chosen in itertools.combinations(all_, n)]
+        assert lower_tail([(x, n, y, m)]) == pytest.approx(sum(good <= x for good in ways) / len(ways))
+
+
+def test_one_failure_beside_a_policy_that_never_failed_is_chance():
+    """It is among the candidate's 20 of 270 with probability 0.07; the normal distribution says 0.0002."""
+    assert lower_tail([(19, 20, 250, 250)]) == pytest.approx(20 / 270)
+    stable = trials("s" * 250)
+    assert judge(trials("f" + "s" * 64, 1000), stable, PLAN).finding is Finding.OPEN
+    assert judge(trials("f" * 4 + "s" * 16, 1000), stable, PLAN).finding is Finding.WORSE
+
+
+def test_one_broken_task_is_found_where_the_mean_over_all_is_as_good():
+    """Five tasks: the candidate fails one and does the four others better, so over all of them it is not worse."""
+    tasks = [str(task) for task in range(5)]
+    stable = [t for k, task in enumerate(tasks) for t in trials("sssss" * 8 + "f" * 10, 1 + 50 * k, task)]
+    candidate = [
+        Trial(seq=1000 + i, task=tasks[i % 5], success=i % 5 > 0, takeover=False) for i in range(200)
+    ]
+    assert lower_tail([(0, 40, 40, 50), *[(40, 40, 40, 50)] * 4]) > 0.3
+    found = judge(candidate, stable, PLAN)
+    assert found.finding is Finding.WORSE
+    assert found.reason.endswith("; on task '0' candidate 0 of 13 without help, stable 40 of 50")
+    assert judge(candidate, stable, PLAN, only_worse=True) == found, "the watch looks for it too"
 
 
 def test_restricted_shares_have_the_largest_likelihood():
@@ -136,7 +177,7 @@ def rates(p: float, q: float, tasks: int, repeats: int = 100) -> dict[Finding, f
 
 
 @pytest.mark.parametrize("tasks", [1, 8])
-@pytest.mark.parametrize("q", [0.95, 0.6])
+@pytest.mark.parametrize("q", [0.995, 0.95, 0.6])
 def test_error_rates_are_kept(q, tasks):
     # Of 100 draws of 0.05 more than 11 are true with probability 0.004.
     assert rates(q - PLAN.margin, q, tasks)[Finding.NOT_WORSE] <= 0.11

@@ -117,7 +117,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     )
     assert "| AWAC offline | 1 of 3 | 1.00" in eight
     assert "AWAC" not in fifty
-    assert "| LWD online | 1 of 3 | 1.00" in fifty
+    assert "| LWD online | 1 of 1 | 1.00" in fifty
     assert "RECAP" not in fifty, "no claim about what the benchmark does not run"
     assert "### Ablations" not in fifty
     assert "| far | 0.00 | - | - |" in eight, "one line for each task: SFT, LWD offline, LWD online"
@@ -125,7 +125,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | `metaworld` | long |\n" in readme, (
         "no column for what has not begun, nor for what compares no methods"
     )
-    assert "`scene_evidence` 0 of 66" in readme
+    assert "`scene_evidence` 0 of 63" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():
@@ -280,7 +280,6 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
         ("Value, offline (Table II)", ["lwd_offline", "iql_qam_offline"]),
         ("Value, online (Table II)", ["lwd_online", "iql_qam_online"]),
         ("Return window on short tasks, offline", ["lwd_offline", "n_step_10_short"]),
-        ("Return window on short tasks, online", ["lwd_online", "n_step_10_short_online"]),
         ("Temperature, offline", ["lwd_offline", "temperature_2x"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns"]),
@@ -300,6 +299,18 @@ def test_of_a_superseded_benchmark_what_has_run_is_all_that_is_wanted(tmp_path):
     assert "RECAP" not in part
     assert "after 5 s without a milestone, not 3" in part
     assert "scene_hours" not in (root / README).read_text()
+
+
+def test_of_a_benchmark_that_has_ended_what_has_run_is_all_and_few_seeds_are_told_all_the_same(tmp_path):
+    rows = ("sft", "lwd_online", "rft_online")
+    root = made_up.write(tmp_path, [made_up.run(row, 0, HALF, benchmark="metaworld_hours") for row in rows])
+    assert read_board(root, "metaworld_hours").wanted == dict.fromkeys(rows, 1)
+    write_pages(root)
+    page = (root / PAGE).read_text()
+    part = page[page.index("\n## metaworld_hours") :]
+    assert "Ended with fewer training seeds than the others" in part
+    assert "| LWD online | 1 of 1 |" in part
+    assert "| LWD online | 0.50¹ (" in (root / README).read_text()
 
 
 @pytest.mark.parametrize("benchmark", ["scene_evidence", "metaworld"])

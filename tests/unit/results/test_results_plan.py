@@ -127,16 +127,15 @@ def test_cells_come_seed_by_seed_with_parents_first():
 def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist_lwd_alone():
     scene, eight, fifty = (by_name(rows_of(name)) for name in ("scene_evidence", "metaworld", "metaworld50"))
     assert {f"{name}_online" for name in METHODS} < set(scene) - {"temperature_2x"} < set(eight)
-    on_both = {"takeover_fails", "takeover_fails_in_turns", "best_of_16_acting"}
-    on_both |= {"n_step_10_short", "n_step_10_short_online"}
+    on_both = {"takeover_fails", "takeover_fails_in_turns", "best_of_16_acting", "n_step_10_short"}
     beyond = {*ablations.BEYOND_THE_PAPER, *ONCE_MORE} - on_both
     of_lwd = {*ablations.OFFLINE_ABLATIONS, *ablations.ONLINE_ABLATIONS, *ablations.WIDE_WINDOWS}
     assert set(eight) - set(scene) == {*of_lwd, *beyond, AGAIN} - on_both
     assert set(scene) - set(eight) == {"temperature_2x"}
     assert {name: row.seeds for name, row in fifty.items()} == {
-        "sft": 3,
-        "lwd_offline": 3,
-        "lwd_online": 3,
+        "sft": 1,
+        "lwd_offline": 1,
+        "lwd_online": 1,
     }
     for of in (scene, eight):
         assert {name for name, row in of.items() if row.seeds == 5} == set(fifty)
@@ -147,6 +146,7 @@ def test_what_is_superseded_names_a_benchmark_that_is_not():
     old = {name: scope.superseded_by for name, scope in BENCHMARKS.items() if scope.superseded_by}
     assert old == {"scene_hours": "scene_evidence"}
     assert not BENCHMARKS["scene_evidence"].superseded_by
+    assert {name for name, scope in BENCHMARKS.items() if not scope.wanted} == {*old, "metaworld_hours"}
 
 
 def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
