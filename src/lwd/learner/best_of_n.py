@@ -1,6 +1,7 @@
 """Robots that draw several chunks and execute the one that the critic values most.
 
-An option of LWD beyond the paper (`BestOfNLwd`), and half of the baseline without QAM (`lwd.baselines.best_of_n`).
+An option of LWD beyond the paper (`BestOfNLwd`, `BestOfNRefitLwd`), and half of the baseline without QAM
+(`lwd.baselines.best_of_n`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from lwd.errors import ConfigError
 from lwd.learner.divl import pessimistic_q
 from lwd.learner.flow import draw_chunk
 from lwd.learner.method import Acting, ActorCritic, Lwd
-from lwd.learner.state import LearnerState
+from lwd.learner.refit import RefitLwd, RefitState
+from lwd.learner.state import LearnerConfig, LearnerState
 from lwd.models.normalizer import Normalizer
 from lwd.models.protocols import LearnedCritic, LearnedPolicy
 from lwd.models.vla.lora import merged
@@ -49,8 +51,8 @@ class BestOfNPolicy(eqx.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoosingRobots(ActorCritic):
-    """The part of a method whose robots choose among chunks.
+class Choosing(LearnerConfig):
+    """The setting of a method whose robots choose among chunks.
 
     Attributes:
         n: chunks to choose from. Robots carry the target critic as well as the policy.
@@ -63,11 +65,29 @@ class ChoosingRobots(ActorCritic):
         if self.n < 1:
             raise ConfigError(f"{type(self).__name__}.n must be at least 1, got {self.n}.")
 
-    def acting(self, state: LearnerState) -> Acting:
+    def chooser(self, state: LearnerState) -> BestOfNPolicy:
         """The averaged policy with the target critic beside it."""
         return BestOfNPolicy(merged(state.acting_policy), state.target, self.n)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoosingRobots(Choosing, ActorCritic):
+    """The part of a method on `LearnerState` whose robots choose among chunks."""
+
+    def acting(self, state: LearnerState) -> Acting:
+        """The averaged policy with the target critic beside it."""
+        return self.chooser(state)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestOfNLwd(ChoosingRobots, Lwd):
     """LWD whose robots choose among chunks of the trained policy. Decision record 0027."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfNRefitLwd(Choosing, RefitLwd):
+    """Both options: the reference is refitted, and robots choose among chunks of the policy. Decision record 0032."""
+
+    def acting(self, state: RefitState) -> Acting:
+        """As `BestOfNLwd`."""
+        return self.chooser(state.lwd)

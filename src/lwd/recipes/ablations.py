@@ -13,7 +13,7 @@ from functools import partial
 
 from lwd.config import Experiment
 from lwd.episode import Outcome
-from lwd.learner.best_of_n import BestOfNLwd
+from lwd.learner.best_of_n import BestOfNLwd, BestOfNRefitLwd
 from lwd.learner.divl import DivlConfig
 from lwd.learner.method import Lwd
 from lwd.learner.qam import QamConfig
@@ -214,6 +214,14 @@ def takeover_fails_in_turns(x: Experiment) -> Experiment:
     return takeover_fails(refit_in_turns(x))
 
 
+def choosing_in_turns(x: Experiment, n: int) -> Experiment:
+    """Robots and learner in turns, the reference refitted in each; from the second turn robots choose among chunks."""
+    x = refit_in_turns(x)
+    lwd = x.online.learner
+    assert isinstance(lwd, RefitLwd)
+    return replace(x, online=replace(x.online, learner=BestOfNRefitLwd(**vars(lwd), n=n)))
+
+
 OFFLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "constant_tau": constant_tau,
     "n_step_1": n_step_1,
@@ -256,6 +264,10 @@ WIDE_WINDOWS: Mapping[str, tuple[str, Callable[[Experiment], Experiment]]] = {
         "n_step_10_short",
         lambda x: best_of_n(n_step_10_short_online(x), n=16),
     ),
+    "n_step_10_short_choosing_in_turns": (
+        "n_step_10_short",
+        lambda x: choosing_in_turns(n_step_10_short_online(x), n=16),
+    ),
 }
 """Row -> the offline row that it goes on from, and the whole of its change."""
 
@@ -266,5 +278,6 @@ BEYOND_THE_PAPER: Mapping[str, Callable[[Experiment], Experiment]] = {
     "takeover_fails": takeover_fails,
     "takeover_fails_in_turns": takeover_fails_in_turns,
     "best_of_16_acting": partial(best_of_n, n=16),
+    "choosing_in_turns": partial(choosing_in_turns, n=16),
 }
 """What might beat LWD as published, else like the online ablations. Decision records 0021, 0022, 0027 and 0032."""

@@ -168,6 +168,7 @@ ABLATIONS = (
             ("three turns, the reference frozen", "frozen_in_turns"),
             ("three turns, refitted in each", "refitted_in_turns"),
             ("three turns, refitted in each, a takeover is a failure", "takeover_fails_in_turns"),
+            ("three turns, refitted in each, robots choose among 16 chunks", "choosing_in_turns"),
         ),
         "lwd_online",
     ),
@@ -185,6 +186,19 @@ ABLATIONS = (
         f"{BEYOND}chunks that the robot chooses from, with n = 10 on short tasks, online",
         (("1", "n_step_10_short_online"), ("16", "n_step_10_short_best_of_16")),
         "n_step_10_short_online",
+    ),
+    Ablation(
+        f"{BEYOND}chunks that the robot chooses from, in turns with the learner",
+        (("1", "refitted_in_turns"), ("16", "choosing_in_turns")),
+        "refitted_in_turns",
+    ),
+    Ablation(
+        f"{BEYOND}turns for robots that choose, with n = 10 on short tasks",
+        (
+            ("learner and robots at the same time", "n_step_10_short_best_of_16"),
+            ("three turns, refitted in each", "n_step_10_short_choosing_in_turns"),
+        ),
+        "n_step_10_short_best_of_16",
     ),
     Ablation(
         f"{BEYOND}learning once more when the fleet's hours are over",

@@ -69,7 +69,7 @@ SCENE = Scope(
     offline_ablations=SCENE_OFFLINE,
     online_ablations={
         name: BEYOND_THE_PAPER[name]
-        for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
+        for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting", "choosing_in_turns")
     },
 )
 """Every method, the options beyond the paper that promise most there, and what its short tasks may want."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lwd.errors import ConfigError
-from lwd.learner.best_of_n import BestOfNLwd, BestOfNPolicy
+from lwd.learner.best_of_n import BestOfNLwd, BestOfNPolicy, BestOfNRefitLwd
 from lwd.learner.clone import CloneConfig
 from lwd.learner.method import Lwd
 from lwd.learner.optimizers import OptimizerConfig
@@ -77,6 +77,24 @@ def test_robots_of_best_of_n_lwd_choose_among_the_trained_policys_chunks():
     assert isinstance(acting, BestOfNPolicy)
     assert acting.n == 3
     assert not same(acting.policy, REFERENCE)
+
+
+def test_both_options_act_with_the_trained_policy_and_lwds_critic_and_learn_as_without_the_choice():
+    method = BestOfNRefitLwd(**vars(METHOD), n=3)
+    state, plain = (one.start(REFERENCE, SIZES, KEY) for one in (method, METHOD))
+    batch = random_batch(4, 6)
+    after, _ = eqx.filter_jit(method.update(REFERENCE))(state, batch, KEY)
+    without, _ = eqx.filter_jit(METHOD.update(REFERENCE))(plain, batch, KEY)
+    assert same(after, without)
+    acting = method.acting(after)
+    assert isinstance(acting, BestOfNPolicy)
+    assert acting.n == 3
+    assert same(acting.policy, METHOD.acting(without))
+    assert same(acting.critic, after.lwd.target)
+    on = method.continued(REFERENCE, after.lwd)  # as after an offline stage of plain LWD
+    assert same(on.lwd.policy, after.lwd.policy)
+    with pytest.raises(ConfigError, match=r"BestOfNRefitLwd\.n must be at least 1"):
+        BestOfNRefitLwd(**vars(METHOD), n=0)
 
 
 def test_best_of_none_is_refused():

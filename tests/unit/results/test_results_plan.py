@@ -13,6 +13,7 @@ from lwd.config import stage_of_round
 from lwd.episode import Outcome
 from lwd.errors import ConfigError, UnknownNameError
 from lwd.fleet.rounds import collection_of
+from lwd.learner.best_of_n import BestOfNRefitLwd
 from lwd.learner.refit import RefitLwd
 from lwd.recipes import ablations, recipe
 from lwd.recipes.methods import METHODS
@@ -103,6 +104,20 @@ def test_turns_with_a_frozen_reference_are_those_with_a_refitted_one_but_for_the
     )
 
 
+def test_turns_with_robots_that_choose_differ_in_that_alone_and_combine_with_wide_windows():
+    x = plain("metaworld", 0)
+    refitted, choosing = (
+        ablations.BEYOND_THE_PAPER[f"{how}_in_turns"](x) for how in ("refitted", "choosing")
+    )
+    assert differences(refitted, choosing) == {"online.learner": "BestOfNRefitLwd (RefitLwd)"}
+    assert choosing.online.learner == BestOfNRefitLwd(**vars(refitted.online.learner), n=16)
+    found = by_name(rows_of("metaworld"))
+    assert found["choosing_in_turns"].parent == "lwd_offline"
+    wide = found["n_step_10_short_choosing_in_turns"]
+    assert wide.parent == "n_step_10_short"
+    assert differences(found["n_step_10_short_online"].change(x), wide.change(x)) == differences(x, choosing)
+
+
 def test_what_a_takeover_says_is_a_setting_of_the_online_stage():
     x = plain("scene_evidence", 0)
     fails = ablations.takeover_fails(x)
@@ -127,7 +142,8 @@ def test_cells_come_seed_by_seed_with_parents_first():
 def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist_lwd_alone():
     scene, eight, fifty = (by_name(rows_of(name)) for name in ("scene_evidence", "metaworld", "metaworld50"))
     assert {f"{name}_online" for name in METHODS} < set(scene) - {"temperature_2x"} < set(eight)
-    on_both = {"takeover_fails", "takeover_fails_in_turns", "best_of_16_acting", "n_step_10_short"}
+    on_both = {"takeover_fails", "takeover_fails_in_turns", "best_of_16_acting", "choosing_in_turns"}
+    on_both |= {"n_step_10_short"}
     beyond = {*ablations.BEYOND_THE_PAPER, *ONCE_MORE} - on_both
     of_lwd = {*ablations.OFFLINE_ABLATIONS, *ablations.ONLINE_ABLATIONS, *ablations.WIDE_WINDOWS}
     assert set(eight) - set(scene) == {*of_lwd, *beyond, AGAIN} - on_both
