@@ -25,7 +25,7 @@ OPTIONS: Mapping[str, str] = {
     "refitted_in_turns": "LWD in turns with the fleet, its reference refitted in each (beyond the paper)",
     "takeover_fails_in_turns": "LWD in turns, refitted in each, for which a takeover is a failure (beyond the paper)",
     "choosing_in_turns": "LWD in turns, refitted in each, whose robots choose among 16 chunks (beyond the paper)",
-    "n_step_10_short_choosing_in_turns": "LWD with all three: turns, ten chunks on short tasks, 16 to choose from (beyond the paper)",
+    "n_step_10_short_choosing_in_turns": "LWD with all three: turns, n = 10 on short tasks, 16 chunks (beyond the paper)",
     "refitted_in_six_turns": "LWD in six turns, with twice the robot-hours (beyond the paper)",
     "lwd_refitted_once_more": "LWD, then once more against a refitted reference (beyond the paper)",
 }
