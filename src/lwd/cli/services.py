@@ -137,6 +137,7 @@ class ServeCommand(Service):
         tls_certificate: PEM file; clients then use wss://.
         tls_key: PEM file of its key.
         snapshot: serve this one and no other.
+        follow: the newest snapshot; or what releases name, for robots that follow them (`lwd coordinator --follow releases`).
         max_batch: most requests of one policy call.
         collect_ms: longest time that a request waits for others while the policy is idle.
         room: most snapshots in memory at once.
@@ -149,6 +150,7 @@ class ServeCommand(Service):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     snapshot: int | None = None
+    follow: Literal["newest", "releases"] = "newest"
     max_batch: int = 16
     collect_ms: float = 3.0
     room: int = 4
@@ -173,6 +175,7 @@ class ServeCommand(Service):
             ),
             tokens=self.token_file,
             snapshot=self.snapshot,
+            follow=self.follow,
             room=self.room,
         )
         chosen = experiment(self)

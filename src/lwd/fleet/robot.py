@@ -114,7 +114,7 @@ def run_robot(context: ServiceContext, credential: Credential, options: RobotOpt
         if config is None:
             return
         if options.remote is not None:
-            policies = _remote(context, options.remote, config)
+            policies = _remote(context, credential, link, options, options.remote, config, stack)
         else:
             policies = _local(context, credential, link, objects, options, config, stack)
         stack.callback(policies.close)
@@ -321,10 +321,7 @@ def _local(
     cache = SnapshotCache(options.folder / "snapshots", source, key, kind)
     encoder = InstructionEncoder(dim=config.instruction_dim)
     if config.follow == RELEASES:
-        path = options.folder / "release.json"
-        releases = NatsReleases(link, key, kind, told=kept_release(path))
-        stack.callback(releases.close)
-        allowed = Allowed(releases, credential.name, path, lambda edition: context.say(edition=edition))
+        allowed = _allowed(context, credential, link, options, kind, stack)
         return PolicyFollower(
             allowed.snapshot, cache, key, config.spec, encoder, context.telemetry, released=allowed.files
         )
@@ -336,18 +333,39 @@ def _local(
     return PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)
 
 
-def _remote(context: ServiceContext, options: RemoteOptions, config: RobotConfig) -> PolicySource:
-    """Policies of a server; ConfigError where robots follow releases, of which it knows nothing."""
-    if config.follow == RELEASES:
-        raise ConfigError(
-            "this fleet's robots follow releases, a policy server serves the newest snapshot. Leave out --policy-server, or "
-            "start the coordinator with --follow newest."
-        )
+def _allowed(
+    context: ServiceContext,
+    credential: Credential,
+    link: NatsLink,
+    options: RobotOptions,
+    kind: str,
+    stack: ExitStack,
+) -> Allowed:
+    """What releases allow this robot."""
+    path = options.folder / "release.json"
+    releases = NatsReleases(link, credential.snapshot_public_key(), kind, told=kept_release(path))
+    stack.callback(releases.close)
+    return Allowed(releases, credential.name, path, lambda edition: context.say(edition=edition))
+
+
+def _remote(
+    context: ServiceContext,
+    credential: Credential,
+    link: NatsLink,
+    options: RobotOptions,
+    remote: RemoteOptions,
+    config: RobotConfig,
+    stack: ExitStack,
+) -> PolicySource:
+    """Policies of a server. Where robots follow releases, this one asks for what it is allowed, and for nothing else."""
 
     def say(waits_for: str | None) -> None:
         context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)
 
-    return RemotePolicies(options, config.spec, context.telemetry, say, context.should_stop)
+    follows = config.follow == RELEASES
+    allowed = _allowed(context, credential, link, options, config.spec.name, stack) if follows else None
+    choices = None if allowed is None else allowed.choices
+    return RemotePolicies(remote, config.spec, context.telemetry, say, context.should_stop, choices)
 
 
 def _build(config: RobotConfig, environment: str | None) -> tuple[Environment, Mapping[str, Operator]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from lwd.errors import ConfigError, LwdError
@@ -34,12 +34,13 @@ class Allowed:
 
     def snapshot(self) -> Snapshot | None:
         """The row of what it may run, None before the first release."""
-        notice = self._releases.held()
-        if notice is None:
-            return None
-        if notice.release.edition != self._edition:
-            self._follow(notice)
-        return notice.allowed(self._robot)
+        notice = self._notice()
+        return None if notice is None else notice.allowed(self._robot)
+
+    def choices(self) -> Sequence[int]:
+        """Numbers of what it may run, best first; none before the first release. See `Release.choices`."""
+        notice = self._notice()
+        return () if notice is None else notice.release.choices(self._robot)
 
     def files(self) -> Collection[str]:
         """Hashes of what it may run now, and of what it would go back to."""
@@ -48,6 +49,12 @@ class Allowed:
             return ()
         stable = notice.snapshots[notice.release.stable]
         return stable.sha256, notice.allowed(self._robot).sha256
+
+    def _notice(self) -> Notice | None:
+        notice = self._releases.held()
+        if notice is not None and notice.release.edition != self._edition:
+            self._follow(notice)
+        return notice
 
     def _follow(self, notice: Notice) -> None:
         release = notice.release

@@ -63,11 +63,21 @@ class Release:
             return self.pins[robot]
         return self.candidate if self.candidate is not None and robot in self.canaries else self.stable
 
+    def choices(self, robot: str) -> tuple[int, ...]:
+        """What this robot may run, best first: a canary that cannot have the candidate yet runs the stable one."""
+        best = self.allowed(robot)
+        return (best, self.stable) if robot not in self.pins and best != self.stable else (best,)
+
+    @property
+    def in_order(self) -> tuple[int, ...]:
+        """All snapshots that some robot may run: the stable one, the candidate, pins."""
+        some = () if self.candidate is None else (self.candidate,)
+        return tuple(dict.fromkeys((self.stable, *some, *sorted(self.pins.values()))))
+
     @property
     def numbers(self) -> frozenset[int]:
-        """All snapshots that some robot may run."""
-        some = () if self.candidate is None else (self.candidate,)
-        return frozenset((self.stable, *some, *self.pins.values()))
+        """The same as a set."""
+        return frozenset(self.in_order)
 
     def in_words(self) -> str:
         """As a line."""

@@ -99,6 +99,11 @@ class SnapshotStore:
         self._public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
         self._found: dict[str, tuple[int, int | None]] = {}
 
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """What the fleet's signatures are checked with."""
+        return self._public
+
     def publish(
         self,
         arrays: Mapping[str, NDArray[Any]],

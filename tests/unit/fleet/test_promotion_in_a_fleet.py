@@ -2,8 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import toy_fleet
@@ -12,7 +15,7 @@ from toy_policies import publish, walking
 
 from lwd.fleet.folder import RunFolder, open_services
 from lwd.fleet.local import LocalFleet
-from lwd.fleet.supervisor import Supervisor
+from lwd.fleet.supervisor import ONE_THREAD, Managed, Supervisor
 from lwd.log.status import statuses
 from lwd.log.verify import verify
 from lwd.snapshot.releases import newest_release, releases
@@ -36,35 +39,80 @@ def services(tmp_path):
         yield opened
 
 
-@pytest.fixture
-def fleet(services):
-    """Three robots, one of them a canary; no learner."""
+@contextmanager
+def running(services, robots, change=lambda managed: managed):
+    """So many robots, one of them a canary; no learner. `change`: from the processes to those that are run."""
     fleet = LocalFleet(
         experiment=toy_fleet.unattended(),
         recipe="toy_fleet:unattended",
         out=services.folder.path,
         broker=f"tls://127.0.0.1:{free_port()}",
-        robots=3,
+        robots=robots,
         promote_with=1,
         pace=10.0,  # what is recorded is delivered at once
         learner=False,
     )
-    supervisor, stop = Supervisor(fleet.prepare(), fleet.logs), threading.Event()
+    supervisor, stop = Supervisor(change(fleet.prepare()), fleet.logs), threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
-    yield supervisor
-    stop.set()
-    thread.join(120.0)
-    assert not thread.is_alive()
+    try:
+        yield supervisor
+    finally:
+        stop.set()
+        thread.join(120.0)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def robots_of(services):
+    """Robots that have delivered an episode under a snapshot."""
+
+    def found(snapshot, after=0):
+        return {row.robot for row in services.catalogue.episodes(snapshot=snapshot, after_seq=after)}
+
+    return found
+
+
+@pytest.fixture
+def fleet(services):
+    with running(services, robots=3) as supervisor:
+        yield supervisor
 
 
 @pytest.mark.timeout(600)
-def test_a_bad_candidate_is_rejected_and_a_good_one_promoted(services, fleet):
+def test_robots_of_a_policy_server_run_what_releases_allow_them(services, robots_of):
+    """The server loads stable and candidate; each robot asks it for what is its own."""
+    port, catalogue = free_port(), services.catalogue
+    serve = f"-m lwd.cli serve --recipe toy_fleet:unattended --out {services.folder.path} --port {port}"
+
+    def served(managed):
+        server = Managed(
+            name="server",
+            command=[sys.executable, *serve.split(), "--follow", "releases"],
+            environment=ONE_THREAD,
+            stage=2,
+        )
+        more = ("--policy-server", f"ws://127.0.0.1:{port}")
+        robots = [replace(m, command=[*m.command, *more]) for m in managed if m.stage == 3]
+        return [*(m for m in managed if m.stage < 3), server, *robots]
+
+    with running(services, 2, served):
+        until(lambda: len(robots_of(1)) == 2)
+        bad = publish(services, walking(BAD))
+        until(lambda: newest_release(catalogue, KIND).candidate == bad)
+        (canary,) = newest_release(catalogue, KIND).canaries
+        until(lambda: newest_release(catalogue, KIND).candidate is None)
+        assert robots_of(bad) == {canary}
+        assert "worse on canaries" in services.snapshots.read(bad).reason
+        seq = catalogue.newest_seq()
+        until(lambda: len(robots_of(1, after=seq)) == 2)
+        robots = ("line-00", "line-01")
+        until(lambda: {r.payload.get("edition") for r in statuses(catalogue) if r.name in robots} == {3})
+
+
+@pytest.mark.timeout(600)
+def test_a_bad_candidate_is_rejected_and_a_good_one_promoted(services, fleet, robots_of):
     catalogue = services.catalogue
-
-    def robots_of(snapshot, after=0):
-        return {row.robot for row in catalogue.episodes(snapshot=snapshot, after_seq=after)}
-
     until(lambda: len(robots_of(1)) == 3)
     assert newest_release(catalogue, KIND).edition == 1
 

@@ -16,9 +16,8 @@ from log_cases import open_fleet
 from lwd.episode import Outcome
 from lwd.errors import ConfigError, RobotError, StoreError
 from lwd.fleet.registry import robot_config
-from lwd.fleet.robot import Robot, RobotOptions, _build, _remote, configuration
+from lwd.fleet.robot import Robot, RobotOptions, _build, configuration
 from lwd.fleet.robot_config import RobotConfig
-from lwd.fleet.serve.client import RemoteOptions
 from lwd.fleet.service import ServiceContext
 from lwd.log import codec
 from lwd.log.calls import LocalCalls
@@ -89,12 +88,6 @@ def test_a_full_disk_does_not_cost_the_configuration_that_is_kept(tmp_path, monk
     assert configuration(context, calls, "line-00", path).last_seed == CONFIG.last_seed + 1
     assert path.read_bytes() == kept
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_policy_server_is_refused_where_robots_follow_releases():
-    options = RemoteOptions(url="ws://127.0.0.1:8000")
-    with pytest.raises(ConfigError, match="follow releases, a policy server serves the newest"):
-        _remote(ServiceContext("line-00", "robot"), options, replace(CONFIG, follow="releases"))
 
 
 class Loose(toy_fleet.Line):

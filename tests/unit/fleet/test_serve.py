@@ -272,6 +272,26 @@ def test_snapshots_are_dropped_when_nobody_needs_them_any_more():
     assert held.begin("another arm", "e", None) == 3
 
 
+def test_what_is_kept_stays_loaded_and_an_older_one_may_be_served_again():
+    runner = MarkedRunner()
+    held = HeldSnapshots(runner, room=3, linger_s=0.0)
+    held.keep((4, 5))
+    held.add(4, None)
+    held.add(5, None, serve=False)
+    assert [held.begin("arm", None, pinned) for pinned in (None, 5)] == [4, 5]
+    held.end(5)
+    held.serve(5)
+    assert held.begin("arm", None, None) == 5
+    held.end(5)
+    held.serve(4)  # 5 was rejected
+    held.keep((4,))
+    assert held.begin("arm", None, None) == 4
+    held.make_room()
+    assert runner.loaded == {4}
+    with pytest.raises(SnapshotGoneError, match=r"snapshot 5 is not loaded here \(it has \[4\]\)"):
+        held.begin("arm", None, 5)
+
+
 # ---- who may ask -----------------------------------------------------------------------------------------
 
 

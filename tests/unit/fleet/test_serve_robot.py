@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -26,7 +27,8 @@ from lwd.fleet.robot_config import RobotConfig
 from lwd.fleet.robot_policy import View
 from lwd.fleet.serve.batcher import BatchSettings
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
-from lwd.fleet.serve.policies import driver_runner
+from lwd.fleet.serve.held import HeldSnapshots
+from lwd.fleet.serve.policies import ServerFollower, Wanted, driver_runner
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.service import ServeOptions, run_serve
 from lwd.fleet.serve.tokens import TokenFile, new_token
@@ -37,6 +39,9 @@ from lwd.log.writer import EdgeClient
 from lwd.models.mlp import MlpPolicy, Normalizer
 from lwd.models.vla.networks import VlaModel
 from lwd.robot.memory import MemoryRecorder
+from lwd.snapshot.keys import load_private_key
+from lwd.snapshot.promotion import Release
+from lwd.snapshot.releases import ReleaseStore
 
 FAST = {"answer_s": 5.0, "patience_s": 20.0}
 
@@ -47,14 +52,14 @@ def policies():
     return [MlpPolicy.init(jax.random.key(i), config, Normalizer.identity(2)) for i in range(3)]
 
 
-def remote(url, context=None, **options):
+def remote(url, context=None, choices=None, **options):
     context = context or ServiceContext("line-00", "robot")
 
     def say(waits_for):
         context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)
 
     options = RemoteOptions(url=url, **(FAST | options))
-    return RemotePolicies(options, SPEC, context.telemetry, say, context.should_stop)
+    return RemotePolicies(options, SPEC, context.telemetry, say, context.should_stop, choices)
 
 
 # ---- the same chunks -------------------------------------------------------------------------------------
@@ -175,6 +180,58 @@ def test_the_server_follows_the_fleet_and_refuses_what_is_not_for_it(tmp_path, p
             until(lambda: context.status()["snapshot"] == last)
             assert client.ask(lwd_episode="d")["snapshot"] == last
         assert context.status()["numbers"]["snapshot_loaded_seconds"]["count"] == 3
+
+
+def test_a_server_that_follows_releases_has_all_that_one_names(tmp_path, policies, quick_compilation):
+    x, folder = toy_fleet.experiment(), RunFolder(tmp_path / "run")
+    options = ServeOptions(server=ServerSettings(port=0), follow="releases", room=3, linger_s=0.0)
+    with open_services(folder) as services, service(x, folder, options) as context:
+        store = ReleaseStore(
+            services.catalogue, services.snapshots, load_private_key(services.folder.snapshot_key)
+        )
+        for policy in policies:
+            publish(x, services, policy, stage="sft", learner_step=0, manifest=None)
+
+        def issue(stable, **more):
+            release = Release(edition=1, kind=SPEC.name, stable=stable, reason="", created_at=0.0, **more)
+            store.issue(release, after=store.newest(SPEC.name))
+
+        def has(snapshot, loaded):
+            found = context.status()
+            return (found["snapshot"], found["loaded"]) == (snapshot, loaded)
+
+        with Client(f"ws://127.0.0.1:{context.status()['port']}") as client:
+            assert client.metadata["follow"] == "releases"
+            assert client.ask(lwd_reset=True).startswith("waits: ")
+            issue(1)
+            until(lambda: has(1, 1))
+            issue(1, candidate=2, canaries=("line-00",))
+            until(lambda: has(1, 2))
+            assert client.ask(lwd_reset=True)["snapshot"] == 1, "who asks for none gets the stable one"
+            assert client.ask(lwd_reset=True, lwd_snapshot=2)["snapshot"] == 2
+            assert "snapshot 3 is not loaded here" in client.ask(lwd_reset=True, lwd_snapshot=3)
+            issue(2, previous=1, pins={"line-01": 3, "line-02": 1})
+            until(lambda: has(2, 3))
+            issue(1)  # back to a lower number
+            assert client.ask(lwd_reset=True, lwd_snapshot=1)["snapshot"] == 1
+            until(lambda: has(1, 1))
+            issue(1, pins={"line-00": 2, "line-01": 3, "line-02": 1})
+            until(lambda: has(1, 3))
+            assert context.status()["waits_for"] is None
+    with pytest.raises(ConfigError, match="one snapshot or follows releases"):
+        ServeOptions(snapshot=1, follow="releases")
+
+
+def test_a_server_says_when_a_release_names_more_than_it_has_room_for():
+    runner = MarkedRunner()
+    held = HeldSnapshots(runner, room=2)
+    row = SimpleNamespace(created_at=0.0, learner_step=0)
+    follower = ServerFollower(lambda: Wanted(5, (5, 7, 3)), lambda n: (None, row), held, Telemetry({}))
+    try:
+        until(lambda: follower.waits_for and "room for snapshot 3 (--room)" in follower.waits_for)
+        assert (held.newest, held.loaded()) == (5, [5, 7])
+    finally:
+        follower.close()
 
 
 def test_another_kinds_newest_does_not_keep_a_server_from_its_own(tmp_path, policies, quick_compilation):
@@ -334,6 +391,22 @@ def test_a_robot_works_under_the_servers_newest_snapshot():
     assert [e.header.snapshot for e in recorder.episodes] == sorted(
         e.header.snapshot for e in recorder.episodes
     )
+
+
+def test_a_robot_under_releases_asks_for_what_it_is_allowed_and_for_nothing_else():
+    allowed = []
+    with serving([4]) as s:
+        source = remote(s.url, choices=lambda: allowed)
+        assert source.newest() is None
+        assert source.waits_for == "the first release"
+        allowed[:] = [5, 4]  # a canary
+        assert source.newest().number == 4, "the candidate is not loaded yet"
+        s.held.add(5, None, serve=False)
+        assert source.newest().number == 5
+        allowed[:] = [6]  # a pin
+        assert source.newest() is None
+        assert "snapshot 6 is not loaded here (it has [4, 5])" in source.waits_for
+        source.close()
 
 
 def again(s, held=None, runner=None):

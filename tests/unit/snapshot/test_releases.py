@@ -55,7 +55,12 @@ def release(stable: int = 1, **changes) -> Release:
 def test_a_pin_counts_before_the_candidate_and_that_before_the_stable_one():
     found = release(5, candidate=8, canaries=("r1", "r2"), pins={"r2": 3, "r4": 2})
     assert [found.allowed(name) for name in ("r1", "r2", "r3", "r4")] == [8, 3, 5, 2]
+    assert found.in_order == (5, 8, 2, 3)
     assert found.numbers == {2, 3, 5, 8}
+    choices = [found.choices(name) for name in ("r1", "r2", "r3", "r4")]
+    assert choices == [(8, 5), (3,), (5,), (2,)], (
+        "a canary may do without its candidate, a pinned robot not without its pin"
+    )
     assert release(5, canaries=("r1",)).allowed("r1") == 5, "no candidate"
     assert found.in_words() == (
         "release 1 for robots of kind arm: snapshot 5; 8 on r1, r2; 3 pinned on r2; 2 pinned on r4"

@@ -10,7 +10,7 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -199,6 +199,7 @@ class RemotePolicies:
         telemetry: gets `chunk_answer_seconds`.
         say: told what is waited for, and None when it is over.
         should_stop: ends a wait.
+        choices: the snapshots that this robot may run, best first, none before the first release; None for any.
     """
 
     def __init__(
@@ -208,21 +209,37 @@ class RemotePolicies:
         telemetry: Telemetry,
         say: Callable[[str | None], None],
         should_stop: Callable[[], bool],
+        choices: Callable[[], Sequence[int]] | None = None,
     ) -> None:
-        self._options, self._spec, self._telemetry = options, spec, telemetry
+        self._options, self._spec, self._telemetry, self._choices = options, spec, telemetry, choices
         self._say, self._should_stop = say, should_stop
         self._connection = Connection(options)
         self.waits_for = f"the policy server {options.url}"
 
     def newest(self) -> RemoteEpisode | None:
-        """A new episode under the server's newest snapshot; None while the server is away, `waits_for` says why.
+        """A new episode under the server's newest snapshot, or the best that this robot may run and the server has.
+
+        None while the server is away or has none of these; `waits_for` says why.
 
         Raises:
             ConfigError: the server refuses this robot, or serves another kind of robot.
         """
+        if self._choices is None:
+            return self._begin({})
+        self.waits_for = "the first release"
+        for number in self._choices():
+            if (begun := self._begin({"lwd/snapshot": number})) is not None:
+                return begun
+        if self._connection.metadata.get("follow") == "newest":
+            self.waits_for += (
+                " The server follows the newest snapshot: start lwd serve with --follow releases."
+            )
+        return None
+
+    def _begin(self, which: Mapping[str, Any]) -> RemoteEpisode | None:
         name = secrets.token_hex(8)
         try:
-            answer = self._connection.ask({"lwd/begin": True, "lwd/episode": name})
+            answer = self._connection.ask({"lwd/begin": True, "lwd/episode": name, **which})
         except (ServerAwayError, RefusedError) as error:
             self.waits_for = str(error)
             return None

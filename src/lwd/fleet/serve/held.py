@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,7 +61,8 @@ class Runner(Protocol):
 
 
 class HeldSnapshots:
-    """The loaded snapshots. The newest, and those that an episode holds or has just let go of, stay; others are dropped.
+    """The loaded snapshots. What new episodes get, what is to be kept, and what an episode holds or has just let go of stays;
+    others are dropped.
 
     Args:
         runner: has the policies.
@@ -82,6 +83,7 @@ class HeldSnapshots:
         self._holds: dict[int, int] = {}
         self._let_go: dict[int, float] = {}
         self._newest: int | None = None
+        self._kept: frozenset[int] = frozenset()
         self._episodes: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     @property
@@ -106,14 +108,25 @@ class HeldSnapshots:
             self._runner.drop(number)
         return fits
 
-    def add(self, number: int, policy: Any) -> None:
-        """Load a snapshot; when it is ready, episodes that begin get it."""
+    def add(self, number: int, policy: Any, *, serve: bool = True) -> None:
+        """Load a snapshot; when it is ready, episodes that begin get it, or else those that ask for it."""
         self._runner.load(number, policy)
         with self._guard:
-            before, self._newest = self._newest, number
             self._holds.setdefault(number, 0)
-            if before is not None:
+        if serve:
+            self.serve(number)
+
+    def serve(self, number: int) -> None:
+        """Episodes that begin and ask for none in particular get this one, which is loaded."""
+        with self._guard:
+            before, self._newest = self._newest, number
+            if before is not None and before != number:
                 self._let_go.setdefault(before, self._clock())
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """These stay once they are loaded, in place of those that were named before."""
+        with self._guard:
+            self._kept = frozenset(numbers)
 
     def begin(self, client: str, episode: str | None, pinned: int | None, *, fresh: bool = False) -> int:
         """Hold a snapshot for an episode: the pinned one, the one that this episode had before, or the newest.
@@ -138,7 +151,7 @@ class HeldSnapshots:
             number = self._newest if wanted is None else wanted
             if number not in self._holds:
                 raise SnapshotGoneError(
-                    f"snapshot {number} is not loaded here (newest: {self._newest}). End the episode and begin a new one."
+                    f"snapshot {number} is not loaded here (it has {sorted(self._holds)}). End the episode and begin a new one."
                 )
             if episode is not None:
                 self._episodes[known] = number
@@ -155,6 +168,6 @@ class HeldSnapshots:
             self._let_go[number] = self._clock()
 
     def _unused(self, number: int) -> bool:
-        if number == self._newest or self._holds[number]:
+        if number == self._newest or number in self._kept or self._holds[number]:
             return False
         return self._clock() - self._let_go.get(number, -float("inf")) >= self._linger_s

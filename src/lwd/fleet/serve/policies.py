@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from lwd.fleet.serve.observation import Seen
 from lwd.fleet.services import fleet_description
 from lwd.fleet.telemetry import Telemetry
 from lwd.learner.method import Acting
+from lwd.snapshot.promotion import Release
 from lwd.snapshot.store import Snapshot
 from lwd.spec import RobotSpec
 
@@ -83,27 +85,50 @@ def loader(experiment: Experiment, services: Services) -> Load:
     return lambda number: load_policy(experiment, services, number)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a server is to have.
+
+    Attributes:
+        serving: the snapshot of episodes that begin and ask for none in particular.
+        numbers: all that are to be loaded, in this order.
+    """
+
+    serving: int
+    numbers: tuple[int, ...]
+
+
+def only(number: int) -> Wanted:
+    """One snapshot and no other."""
+    return Wanted(number, (number,))
+
+
+def released(release: Release | None) -> Wanted | None:
+    """What the robots of a release may ask for: the stable snapshot, the candidate, those that robots are pinned to."""
+    return None if release is None else Wanted(release.stable, release.in_order)
+
+
 class ServerFollower:
-    """Loads the newest snapshot while the server answers; requests never wait for it.
+    """Loads what is wanted while the server answers; requests never wait for it.
 
     A snapshot that is refused is said once and not tried again; those that were overtaken meanwhile are skipped. While all
-    room is taken by snapshots that running episodes hold, it waits, and says so.
+    room is taken by snapshots that are wanted, or that running episodes hold, it waits, and says so.
 
     Args:
-        newest: the newest number, None before the first; may raise LwdError while a service is away.
+        wanted: what is to be loaded, None before the first; may raise LwdError while a service is away.
         load: gets one.
         held: where it goes.
         telemetry: gets `snapshot_loaded_seconds` and `snapshots_refused_total`.
 
     Attributes:
-        waits_for: what it waits for, in words; None while the newest is loaded.
+        waits_for: what it waits for, in words; None while all that is wanted is loaded.
         refused: why, by number.
     """
 
     def __init__(
-        self, newest: Callable[[], int | None], load: Load, held: HeldSnapshots, telemetry: Telemetry
+        self, wanted: Callable[[], Wanted | None], load: Load, held: HeldSnapshots, telemetry: Telemetry
     ) -> None:
-        self._newest, self._load, self._held, self._telemetry = newest, load, held, telemetry
+        self._wanted, self._load, self._held, self._telemetry = wanted, load, held, telemetry
         self.refused: dict[int, SnapshotError] = {}
         self._ended = threading.Event()
         self._began = time.time()
@@ -133,16 +158,20 @@ class ServerFollower:
                 self._ended.wait(RETRY_S[1])
 
     def _step(self) -> None:
-        number, current = self._newest(), self._held.newest
-        fits = self._held.make_room()
-        if number is None or number in self.refused or (current is not None and number <= current):
-            self.waits_for = "the first snapshot" if current is None else None
-            return
-        if not fits:
-            self.waits_for = (
-                f"the end of episodes under snapshots {self._held.loaded()}: no room for {number}"
-            )
-            return
+        wanted = self._wanted()
+        self._held.keep(() if wanted is None else wanted.numbers)
+        fits, loaded = self._held.make_room(), self._held.loaded()
+        if wanted is not None and wanted.serving in loaded and wanted.serving != self._held.newest:
+            self._held.serve(wanted.serving)
+        missing = [n for n in wanted.numbers if n not in loaded and n not in self.refused] if wanted else []
+        if wanted is None or not missing:
+            self.waits_for = "the first snapshot" if self._held.newest is None else None
+        elif not fits:
+            self.waits_for = f"room for snapshot {missing[0]} (--room) or the end of episodes under {loaded}"
+        else:
+            self._load_one(missing[0], serve=missing[0] == wanted.serving)
+
+    def _load_one(self, number: int, *, serve: bool) -> None:
         try:
             policy, snapshot = self._load(number)
         except SnapshotError as error:
@@ -151,7 +180,7 @@ class ServerFollower:
             # A new one: the frames of this one hold the arrays.
             self.refused[number] = SnapshotError(str(error))
             return
-        self._held.add(number, policy)
+        self._held.add(number, policy, serve=serve)
         if snapshot.created_at > self._began:  # older ones say nothing of the way here
             self._telemetry.observe("snapshot_loaded_seconds", [time.time() - snapshot.created_at])
         log.info("snapshot_loaded snapshot=%d learner_step=%d", number, snapshot.learner_step)

@@ -12,15 +12,17 @@ from pathlib import Path
 from lwd import __version__
 from lwd.config import Experiment
 from lwd.errors import ConfigError, RobotError
-from lwd.fleet.folder import RunFolder, open_services
+from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.policies import newest_announced
+from lwd.fleet.robot_config import NEWEST, RELEASES, Follow
 from lwd.fleet.serve.held import HeldSnapshots, Runner
-from lwd.fleet.serve.policies import ServerFollower, driver_runner, loader
+from lwd.fleet.serve.policies import ServerFollower, Wanted, driver_runner, loader, only, released
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.tokens import TokenFile
 from lwd.fleet.service import Context
 from lwd.fleet.services import fleet_description
 from lwd.log.checks import LOOPBACK
+from lwd.snapshot.releases import ReleaseStore
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class ServeOptions:
     Attributes:
         server: where to listen, and limits.
         tokens: file of tokens; without it only this machine may ask.
-        snapshot: the only snapshot to serve, None to follow the newest.
+        snapshot: the only snapshot to serve, None to follow what is new.
+        follow: what is new: "newest", or "releases": all that a release names, for robots that follow releases.
         room: most snapshots that are loaded at once; each costs a policy's memory.
         linger_s: for how long a snapshot stays after its last episode.
     """
@@ -45,10 +48,13 @@ class ServeOptions:
     server: ServerSettings = field(default_factory=ServerSettings)
     tokens: Path | None = None
     snapshot: int | None = None
+    follow: Follow = NEWEST
     room: int = 4
     linger_s: float = 30.0
 
     def __post_init__(self) -> None:
+        if self.snapshot is not None and self.follow == RELEASES:
+            raise ConfigError("a policy server serves one snapshot or follows releases, not both.")
         if self.room < 2:
             raise ConfigError(
                 f"room must be at least 2 (the running snapshot and the next one), got {self.room}."
@@ -86,14 +92,13 @@ def run_serve(
     tokens = None if options.tokens is None else TokenFile(options.tokens)
     runner = make_runner(experiment, options.server.batch.max_batch)
     held = HeldSnapshots(runner, options.room, options.linger_s)
-    metadata = {"server": "lwd", "version": __version__, "recipe": experiment.name}
+    metadata = {"server": "lwd", "version": __version__, "recipe": experiment.name, "follow": options.follow}
     with ExitStack() as stack:
         services = stack.enter_context(open_services(folder))
         if options.snapshot is not None:
             services.snapshots.read(options.snapshot)  # else it would be waited for, for ever
-        pinned = options.snapshot is not None
-        newest = (lambda: options.snapshot) if pinned else (lambda: newest_announced(services, spec.name))
-        follower = ServerFollower(newest, loader(experiment, services), held, context.telemetry)
+        wanted = _wanted(options, services, spec.name, held)
+        follower = ServerFollower(wanted, loader(experiment, services), held, context.telemetry)
         stack.callback(follower.close)
         server = stack.enter_context(
             PolicyServer(
@@ -115,3 +120,21 @@ def run_serve(
                 **server.status(),
             )
             time.sleep(SAY_EVERY_S)
+
+
+def _wanted(
+    options: ServeOptions, services: Services, kind: str, held: HeldSnapshots
+) -> Callable[[], Wanted | None]:
+    """What is to be loaded; cheap enough to be asked ten times a second."""
+    if options.snapshot is not None:
+        one = only(options.snapshot)
+        return lambda: one
+    if options.follow == NEWEST:
+
+        def newest() -> Wanted | None:
+            number = max(newest_announced(services, kind) or 0, held.newest or 0)  # it never goes back
+            return only(number) if number else None
+
+        return newest
+    store = ReleaseStore(services.catalogue, services.snapshots, services.snapshots.public_key)
+    return lambda: released(store.newest(kind))
