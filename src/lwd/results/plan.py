@@ -43,6 +43,7 @@ class Scope:
             after an online stage for more of the fleet's hours.
         candidates: rows of the search, one seed each, up to the first stage in which they learn.
         main_seeds: training seeds of SFT and LWD.
+        first_look: rows that are wanted with one training seed: a look at what may pay.
         shown: whether it belongs into the committed tables.
         superseded_by: benchmark that took its place, "" for none; then its runs stay, and no more are wanted.
         ended: no more of its runs are wanted, though nothing took its place; whoever has the time can go on with it.
@@ -55,6 +56,7 @@ class Scope:
     online_after: Mapping[str, tuple[str, Change]] = field(default_factory=dict[str, tuple[str, Change]])
     candidates: Mapping[str, Change] = field(default_factory=dict[str, Change])
     main_seeds: int = MAIN_SEEDS
+    first_look: tuple[str, ...] = ()
     shown: bool = True
     superseded_by: str = ""
     ended: bool = False
@@ -71,8 +73,12 @@ SCENE = Scope(
         name: BEYOND_THE_PAPER[name]
         for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting", "choosing_in_turns")
     },
+    first_look=("takeover_fails_in_turns", "choosing_in_turns"),
 )
-"""Every method, the options beyond the paper that promise most there, and what its short tasks may want."""
+"""Every method, the options beyond the paper that promise most there, and what its short tasks may want.
+
+A run in turns takes longer than an hour of a core there; the fast tier has three training seeds of each.
+"""
 AGAIN = "lwd_offline_again"
 """LWD offline under its own settings, in another folder, with a clone of its own: what two runs of one thing differ by."""
 WHOLE = Scope(
@@ -227,7 +233,7 @@ def rows(make: Callable[[int], Experiment], scope: Scope = WHOLE) -> list[Row]:
         learns_offline = change(make(0)).offline.steps > 0
         stages: tuple[Stage, ...] = ("offline",) if learns_offline else ("offline", "online")
         found.append(Row(name=name, stages=stages, parent="sft", seeds=1, change=change))
-    return found
+    return [replace(row, seeds=1) if row.name in scope.first_look else row for row in found]
 
 
 def _method_rows(name: str, change: Change, plain: Experiment, seeds: int) -> list[Row]:

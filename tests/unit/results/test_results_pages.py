@@ -125,7 +125,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | `metaworld` | long |\n" in readme, (
         "no column for what has not begun, nor for what compares no methods"
     )
-    assert "`scene_evidence` 0 of 66" in readme
+    assert "`scene_evidence` 0 of 62" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():

@@ -155,6 +155,11 @@ def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist
     }
     for of in (scene, eight):
         assert {name for name, row in of.items() if row.seeds == 5} == set(fifty)
+    assert {name for name, row in scene.items() if row.seeds == 1} == {
+        "takeover_fails_in_turns",
+        "choosing_in_turns",
+    }
+    assert min(row.seeds for row in eight.values()) == 3
     assert {len(cell.experiment.fleet.deployed.tasks) for cell in plan("metaworld50")} == {50}
 
 
