@@ -388,7 +388,7 @@ def test_the_option_is_measured_by_the_same_targets_and_against_lwd_online():
     def one(row, success):
         return made_up.run(row, 0, success, benchmark="metaworld")
 
-    claimed = [text for text in words(fast()) if "16 chunks" in text]
+    claimed = [text for text in words(fast()) if "LWD whose robots choose among 16 chunks" in text]
     assert len(claimed) == 3
     found = words(fast(one("lwd_online", HALF), one("best_of_16_acting", ALL)))
     assert [found[text] for text in claimed] == ["yes", "yes", "yes"]
