@@ -71,13 +71,13 @@ SCENE = Scope(
     offline_ablations=SCENE_OFFLINE,
     online_ablations={
         name: BEYOND_THE_PAPER[name]
-        for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting", "choosing_in_turns")
+        for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
     },
-    first_look=("takeover_fails_in_turns", "choosing_in_turns"),
+    first_look=("takeover_fails_in_turns",),
 )
 """Every method, the options beyond the paper that promise most there, and what its short tasks may want.
 
-A run in turns takes longer than an hour of a core there; the fast tier has three training seeds of each.
+A run in turns takes longer than an hour of a core there.
 """
 AGAIN = "lwd_offline_again"
 """LWD offline under its own settings, in another folder, with a clone of its own: what two runs of one thing differ by."""
@@ -86,6 +86,7 @@ WHOLE = Scope(
     online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
     online_after=WIDE_WINDOWS,
     once_more=ONCE_MORE,
+    first_look=("n_step_10_short_choosing_in_turns",),
 )
 """The ablations too, and everything that goes beyond the paper."""
 HOURS = Scope(

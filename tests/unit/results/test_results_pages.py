@@ -125,7 +125,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     assert "| method | `metaworld` | long |\n" in readme, (
         "no column for what has not begun, nor for what compares no methods"
     )
-    assert "`scene_evidence` 0 of 62" in readme
+    assert "`scene_evidence` 0 of 61" in readme
 
 
 def test_a_run_file_of_an_unknown_row_is_refused():
@@ -282,7 +282,7 @@ def test_the_fast_tier_has_all_ablations_and_the_scene_those_of_its_own_rows():
         ("Return window on short tasks, offline", ["lwd_offline", "n_step_10_short"]),
         ("Temperature, offline", ["lwd_offline", "temperature_2x"]),
         ("Beyond the paper", ["lwd_online", "takeover_fails"]),
-        ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns", "choosing_in_turns"]),
+        ("Beyond the paper", ["lwd_online", "takeover_fails_in_turns"]),
         ("Beyond the paper", ["lwd_online", "best_of_16_acting"]),
     ]
     assert board(benchmark="metaworld50").ablations == []
