@@ -15,6 +15,7 @@ from lwd.errors import ConfigError, UnknownNameError
 from lwd.evaluate.jsonfile import ResultError
 from lwd.learner.checkpoint import Checkpoints
 from lwd.models.arrays import to_arrays
+from lwd.results.ogbench import play as play_module
 from lwd.results.ogbench import run as run_module
 from lwd.results.ogbench.data import DataSet, Rows, load, reward
 from lwd.results.ogbench.page import NONE, PAGE, page, tables
@@ -113,7 +114,7 @@ def test_rewards():
 def test_play_repeats_and_leaves_numpys_global_state_alone(play):
     np.random.seed(3)
     expected = np.random.get_state()[1].copy()
-    again = generate(PLAY, lambda _: None)
+    again = generate(PLAY)
     np.testing.assert_array_equal(np.random.get_state()[1], expected)
     with np.load(play, allow_pickle=False) as file:
         assert set(file.files) == {*again, "note"}
@@ -126,18 +127,42 @@ def test_play_repeats_and_leaves_numpys_global_state_alone(play):
     assert np.abs(again["actions"]).max() <= 1.0
     assert np.abs(again["actions"]).mean() > 0.05, "it does something"
     assert not np.array_equal(again["observations"][:40], again["observations"][40:])
-    alone = generate(replace(PLAY, episodes=1), lambda _: None)
+    alone = generate(replace(PLAY, episodes=1))
     np.testing.assert_array_equal(alone["actions"], again["actions"][:40])
-    assert not np.array_equal(
-        generate(replace(PLAY, episodes=1, seed=1), lambda _: None)["actions"], alone["actions"]
-    )
+    assert not np.array_equal(generate(replace(PLAY, episodes=1, seed=1))["actions"], alone["actions"])
 
 
 @pytest.mark.parametrize(("domain", "width"), [("scene", 40), ("cube-double", 37)])
 def test_the_other_domains_play_too(domain, width):
-    found = generate(PlaySettings(domain=domain, episodes=1, steps=30), lambda _: None)
+    found = generate(PlaySettings(domain=domain, episodes=1, steps=30))
     assert found["observations"].shape == (30, width)
     assert np.abs(np.diff(found["qpos"][:, :6], axis=0)).sum() > 0.1, "the arm moves"
+
+
+def test_play_that_was_cut_goes_on_and_ends_with_the_same_file(play, tmp_path, monkeypatch):
+    monkeypatch.setattr(play_module, "BLOCK", 1)
+    made = []
+
+    def one(settings, numbers=None):
+        if made == [0]:
+            raise KeyboardInterrupt
+        made.extend(numbers)
+        return generate(settings, numbers)
+
+    monkeypatch.setattr(play_module, "generate", one)
+    path, lines = tmp_path / "play.npz", []
+    with pytest.raises(KeyboardInterrupt):
+        write_play(PLAY, path, lines.append)
+    assert not path.exists()
+    made.append("cut")
+    write_play(PLAY, path, lines.append)
+    assert made == [0, "cut", 1]
+    assert lines[-2:] == [f"puzzle-3x3: {k} of 2 episodes of play" for k in (1, 2)]
+    with np.load(play, allow_pickle=False) as whole, np.load(path, allow_pickle=False) as found:
+        assert whole.files == found.files
+        for name in whole.files:
+            np.testing.assert_array_equal(found[name], whole[name])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_reach():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ _LARGEST_STACKING: Mapping[str, float] = {"cube-double": 0.25}
 _CUBE = slice(14, 17)
 """Position of the scene's cube in qpos."""
 _TRIES = 20
+BLOCK = 50
+"""Episodes that a cut generation loses at most."""
 _DTYPES: Mapping[str, Any] = {"terminals": bool, "button_states": np.int64}
 
 
@@ -65,17 +68,46 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def write_play(settings: PlaySettings, path: Path, say: Callable[[str], None] = print) -> None:
-    """Generate and write a data set in the published files' form; nothing appears under `path` before it is complete."""
-    arrays = generate(settings, say)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part.npz")  # two runs may both find it missing
+    """Generate and write a data set in the published files' form; nothing appears under `path` before it is complete.
+
+    What is done is kept beside it every `BLOCK` episodes: cut, it goes on from there, and ends with the same file.
+    """
+    parts = path.with_suffix(".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    blocks: list[Arrays] = []
+    for first in range(0, settings.episodes, BLOCK):
+        numbers = range(first, min(first + BLOCK, settings.episodes))
+        part = parts / f"{numbers[0]}-{numbers[-1]}-of-{settings.steps}.npz"
+        try:
+            with np.load(part, allow_pickle=False) as file:
+                blocks.append({name: file[name] for name in file.files})
+        except FileNotFoundError:
+            blocks.append(generate(settings, numbers))
+            _write(part, blocks[-1])
+        say(f"{settings.domain}: {numbers[-1] + 1} of {settings.episodes} episodes of play")
     note = np.array(json.dumps({"made_by": "lwd", **asdict(settings)}))
-    np.savez_compressed(part, **arrays, note=note)  # pyright: ignore
+    _write(path, {**_joined(blocks), "note": note})
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # another run may have ended, and cleared it away
+    part = path.with_name(f"{path.name}.{os.getpid()}.part.npz")  # two runs may both find it missing
+    np.savez_compressed(part, **arrays)  # pyright: ignore
     part.rename(path)
 
 
-def generate(settings: PlaySettings, say: Callable[[str], None] = print) -> Arrays:
-    """All episodes in a row: observations, actions, terminals, qpos, qvel, and button_states where there are buttons."""
+def _joined(several: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([arrays[name] for arrays in several]) for name in several[0]}
+
+
+def generate(settings: PlaySettings, numbers: Sequence[int] | None = None) -> Arrays:
+    """Episodes in a row: observations, actions, terminals, qpos, qvel, and button_states where there are buttons.
+
+    Args:
+        settings: how they are made.
+        numbers: which of the settings' episodes; all for None.
+    """
     env = make(
         f"{settings.domain}-v0",
         terminate_at_goal=False,
@@ -83,18 +115,12 @@ def generate(settings: PlaySettings, say: Callable[[str], None] = print) -> Arra
         max_episode_steps=settings.steps,
     )
     oracles = _oracles(settings.domain, env)
-    episodes: list[Arrays] = []
+    wanted = range(settings.episodes) if numbers is None else numbers
     try:
-        for number in range(settings.episodes):
-            episodes.append(_healthy_episode(settings, env, oracles, number))
-            if (number + 1) % max(1, settings.episodes // 20) == 0:
-                say(f"{settings.domain}: {number + 1} of {settings.episodes} episodes of play")
+        found = _joined([_healthy_episode(settings, env, oracles, number) for number in wanted])
     finally:
         env.close()
-    return {
-        name: np.concatenate([episode[name] for episode in episodes]).astype(_DTYPES.get(name, np.float32))
-        for name in episodes[0]
-    }
+    return {name: column.astype(_DTYPES.get(name, np.float32)) for name, column in found.items()}
 
 
 def _oracles(domain: str, env: Any) -> dict[str, Any]:
