@@ -122,7 +122,7 @@ BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": SCENE,
     "metaworld": WHOLE,
     "metaworld_hours": HOURS,
-    "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}, main_seeds=1),
+    "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}, main_seeds=OTHER_SEEDS),
     "scene_hours": SCENE_HOURS,
     "scene_evidence_quick": replace(SCENE, shown=False),
     "metaworld_quick": replace(WHOLE, shown=False),

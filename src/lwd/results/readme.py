@@ -32,7 +32,8 @@ def readme_part(boards: Sequence[Board]) -> str:
         "figures, costs, and who ran what: [results](docs/reference/results.md)."
     )
     targets = f"The paper's claims, tried on LWD as published: {_targets(compared)}."
-    return f"{_methods(compared)}\n{told}\n\n{_paired(compared)}{targets}\n"
+    alone = "".join(f"{_alone(board)}\n\n" for board in boards if board.scores and board not in compared)
+    return f"{_methods(compared)}\n{told}\n\n{_paired(compared)}{alone}{targets}\n"
 
 
 def _methods(compared: Sequence[Board]) -> str:
@@ -41,6 +42,14 @@ def _methods(compared: Sequence[Board]) -> str:
     head = ["method", *(name for board in compared for name in (_head(board), "long"))]
     lines = [[_name(row), *(cell for board in compared for cell in _cells(board, row))] for row in shown]
     return table(head, lines, left=len(head))
+
+
+def _alone(board: Board) -> str:
+    """One line about a benchmark that compares no methods."""
+    rows = [f"{label(row)} {_between(score.means['average'], '')}" for row, score in board.scores.items()]
+    seeds = sorted({len(board.runs[row]) for row in board.scores})
+    count = "one training seed" if seeds == [1] else f"{' to '.join(map(str, seeds))} training seeds"
+    return f"`{board.benchmark}`, {count}: {', '.join(rows)}."
 
 
 def _paired(compared: Sequence[Board]) -> str:

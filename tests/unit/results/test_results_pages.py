@@ -117,7 +117,8 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
     )
     assert "| AWAC offline | 1 of 3 | 1.00" in eight
     assert "AWAC" not in fifty
-    assert "| LWD online | 1 of 1 | 1.00" in fifty
+    assert "| LWD online | 1 of 3 | 1.00" in fifty
+    assert "`metaworld50`, one training seed: LWD online 1.00 (1.00-1.00).\n" in (root / README).read_text()
     assert "RECAP" not in fifty, "no claim about what the benchmark does not run"
     assert "### Ablations" not in fifty
     assert "| far | 0.00 | - | - |" in eight, "one line for each task: SFT, LWD offline, LWD online"

@@ -151,9 +151,9 @@ def test_the_fast_tier_runs_everything_the_scene_every_method_and_the_generalist
     assert set(eight) - set(scene) == {*of_lwd, *beyond, AGAIN} - on_both
     assert set(scene) - set(eight) == {"temperature_2x"}
     assert {name: row.seeds for name, row in fifty.items()} == {
-        "sft": 1,
-        "lwd_offline": 1,
-        "lwd_online": 1,
+        "sft": 3,
+        "lwd_offline": 3,
+        "lwd_online": 3,
     }
     for of in (scene, eight):
         assert {name for name, row in of.items() if row.seeds == 5} == set(fifty)
