@@ -86,7 +86,6 @@ WHOLE = Scope(
     online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
     online_after=WIDE_WINDOWS,
     once_more=ONCE_MORE,
-    first_look=("n_step_10_short_choosing_in_turns",),
 )
 """The ablations too, and everything that goes beyond the paper."""
 HOURS = Scope(
