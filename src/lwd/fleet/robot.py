@@ -113,10 +113,16 @@ def run_robot(context: ServiceContext, credential: Credential, options: RobotOpt
         config = configuration(context, calls, name, options.folder / "config.json")
         if config is None:
             return
+        allowed = None
+        if config.follow == RELEASES:
+            path, key = options.folder / "release.json", credential.snapshot_public_key()
+            releases = NatsReleases(link, key, config.spec.name, told=kept_release(path))
+            stack.callback(releases.close)
+            allowed = Allowed(releases, name, path, lambda edition: context.say(edition=edition))
         if options.remote is not None:
-            policies = _remote(context, credential, link, options, options.remote, config, stack)
+            policies = _remote(context, options.remote, config, allowed)
         else:
-            policies = _local(context, credential, link, objects, options, config, stack)
+            policies = _local(context, credential, link, objects, options, config, allowed, stack)
         stack.callback(policies.close)
         environment, operators = _build(config, options.environment)
         stack.callback(environment.close)
@@ -313,6 +319,7 @@ def _local(
     objects: GrantedObjects,
     options: RobotOptions,
     config: RobotConfig,
+    allowed: Allowed | None,
     stack: ExitStack,
 ) -> PolicySource:
     """Policies on this computer: downloaded in the background, verified, kept on disk."""
@@ -320,8 +327,7 @@ def _local(
     key, kind = credential.snapshot_public_key(), config.spec.name
     cache = SnapshotCache(options.folder / "snapshots", source, key, kind)
     encoder = InstructionEncoder(dim=config.instruction_dim)
-    if config.follow == RELEASES:
-        allowed = _allowed(context, credential, link, options, kind, stack)
+    if allowed is not None:
         return PolicyFollower(
             allowed.snapshot, cache, key, config.spec, encoder, context.telemetry, released=allowed.files
         )
@@ -333,39 +339,16 @@ def _local(
     return PolicyFollower(channel.snapshot, cache, key, config.spec, encoder, context.telemetry)
 
 
-def _allowed(
-    context: ServiceContext,
-    credential: Credential,
-    link: NatsLink,
-    options: RobotOptions,
-    kind: str,
-    stack: ExitStack,
-) -> Allowed:
-    """What releases allow this robot."""
-    path = options.folder / "release.json"
-    releases = NatsReleases(link, credential.snapshot_public_key(), kind, told=kept_release(path))
-    stack.callback(releases.close)
-    return Allowed(releases, credential.name, path, lambda edition: context.say(edition=edition))
-
-
 def _remote(
-    context: ServiceContext,
-    credential: Credential,
-    link: NatsLink,
-    options: RobotOptions,
-    remote: RemoteOptions,
-    config: RobotConfig,
-    stack: ExitStack,
+    context: ServiceContext, options: RemoteOptions, config: RobotConfig, allowed: Allowed | None
 ) -> PolicySource:
-    """Policies of a server. Where robots follow releases, this one asks for what it is allowed, and for nothing else."""
+    """Policies of a server. Under releases this robot asks for what it is allowed, and for nothing else."""
 
     def say(waits_for: str | None) -> None:
         context.say(state="runs" if waits_for is None else "waits", waits_for=waits_for)
 
-    follows = config.follow == RELEASES
-    allowed = _allowed(context, credential, link, options, config.spec.name, stack) if follows else None
     choices = None if allowed is None else allowed.choices
-    return RemotePolicies(remote, config.spec, context.telemetry, say, context.should_stop, choices)
+    return RemotePolicies(options, config.spec, context.telemetry, say, context.should_stop, choices)
 
 
 def _build(config: RobotConfig, environment: str | None) -> tuple[Environment, Mapping[str, Operator]]:
