@@ -80,7 +80,7 @@ class ResultsStatus(Evidence):
 
     def run(self) -> None:
         """Run it."""
-        from lwd.results.plan import Places, chosen, plan
+        from lwd.results.plan import BENCHMARKS, Places, chosen, plan
         from lwd.results.state import states
         from lwd.results.status import print_status, status_json
 
@@ -89,6 +89,8 @@ class ResultsStatus(Evidence):
             print_json(status_json(found))
         else:
             print_status(Console(), found, self.jobs)
+            if not BENCHMARKS[self.benchmark].wanted:
+                print(f"{self.benchmark} has ended: its tables want no more, lwd results run adds them all the same.")
 
 
 @dataclass(frozen=True, kw_only=True)
