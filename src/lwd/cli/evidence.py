@@ -90,7 +90,9 @@ class ResultsStatus(Evidence):
         else:
             print_status(Console(), found, self.jobs)
             if not BENCHMARKS[self.benchmark].wanted:
-                print(f"{self.benchmark} has ended: its tables want no more, lwd results run adds them all the same.")
+                print(
+                    f"{self.benchmark} has ended: its tables want no more, lwd results run adds them all the same."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
