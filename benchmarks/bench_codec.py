@@ -7,12 +7,12 @@ a robot, and reading begins its way into the replay; both are to be milliseconds
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.episodes import random_episode
+from benchmarks.processor_time import least_cpu_s
 from lwd.episode import Episode
 from lwd.log import codec
 from lwd.spec import RobotSpec, TaskSpec
@@ -42,12 +42,7 @@ def main() -> dict[str, float]:
 
 
 def _least_ms(work: Callable[[], object]) -> float:
-    times: list[float] = []
-    for _ in range(REPEATS):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return 1e3 * min(times)
+    return 1e3 * least_cpu_s(work, REPEATS)
 
 
 def _npz(episode: Episode) -> bytes:

@@ -6,12 +6,12 @@ changed. Beside it what a control step at 30 Hz has, and what the smallest usefu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.processor_time import least_cpu_s
 from lwd.episode import Outcome
 from lwd.robot.environment import Sensed
 from lwd.robot.guard import Guard
@@ -86,12 +86,7 @@ def _guarded_us(guard: Guard, commands: Commands) -> tuple[float, int]:
 
 
 def _least_us(work: Callable[[], object]) -> float:
-    times: list[float] = []
-    for _ in range(REPEATS):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return 1e6 * min(times) / STEPS
+    return 1e6 * least_cpu_s(work, REPEATS) / STEPS
 
 
 if __name__ == "__main__":

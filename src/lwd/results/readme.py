@@ -93,7 +93,7 @@ def _differences(boards: Sequence[Board], below: str, above: str) -> list[str]:
                 cells.append(MISSING)
                 continue
             success = found.means[part].success
-            few = SEEDS[seeds] if part == "average" and seeds < ENOUGH else ""
+            few = _few(seeds, ENOUGH) if part == "average" else ""
             between = f" ({success.low:+.2f} to {success.high:+.2f})" if part == "average" else ""
             text = f"{success.value:+.2f}{few}{between}"
             cells.append(f"**{text}**" if success.low > 0 or success.high < 0 else text)
@@ -121,10 +121,13 @@ def _cells(board: Board, row: str) -> list[str]:
     if row not in board.scores:
         return [MISSING, MISSING]
     means, seeds = board.scores[row].means, len(board.runs[row])
-    few = (
-        "" if seeds >= max(board.wanted[row], ENOUGH) else "".join(SEEDS[int(digit)] for digit in str(seeds))
-    )
+    few = _few(seeds, max(board.wanted[row], ENOUGH))
     return [_between(means["average"], few), _between(means["long"], few) if "long" in means else MISSING]
+
+
+def _few(seeds: int, enough: int) -> str:
+    """The number of training seeds, small, where it is less than enough."""
+    return "" if seeds >= enough else "".join(SEEDS[int(digit)] for digit in str(seeds))
 
 
 def _between(found: Measured, few: str) -> str:
