@@ -50,6 +50,15 @@ BEYOND = "Beyond the paper: "
 """Begins the titles of options that the paper does not have."""
 ABLATIONS = (
     Ablation(
+        "What deployment adds",
+        (
+            ("the offline policy", "lwd_offline"),
+            ("online, n = 10 on long tasks", "lwd_online"),
+            ("online, n = 1 (the paper's)", "n_step_1_online"),
+        ),
+        "lwd_offline",
+    ),
+    Ablation(
         "Value, offline (Table II)",
         (("DIVL", "lwd_offline"), ("scalar expectile", "iql_qam_offline")),
         "lwd_offline",
@@ -78,6 +87,11 @@ ABLATIONS = (
         "Return window on short tasks, offline",
         (("n = 1 (the paper's)", "lwd_offline"), ("n = 10", "n_step_10_short")),
         "lwd_offline",
+    ),
+    Ablation(
+        "Return window on short tasks, offline, from one clone",
+        (("n = 1 (the paper's)", "lwd_offline_again"), ("n = 10", "n_step_10_short")),
+        "lwd_offline_again",
     ),
     Ablation(
         "Return window on short tasks, online",
@@ -181,6 +195,11 @@ ABLATIONS = (
         f"{BEYOND}chunks that the robot chooses from, online",
         (("1", "lwd_online"), ("16", "best_of_16_acting")),
         "lwd_online",
+    ),
+    Ablation(
+        f"{BEYOND}whose 16 chunks the robot chooses from, online",
+        (("the frozen reference's (best of n)", "best_of_n_online"), ("the policy's", "best_of_16_acting")),
+        "best_of_n_online",
     ),
     Ablation(
         f"{BEYOND}chunks that the robot chooses from, with n = 10 on short tasks, online",

@@ -33,7 +33,7 @@ OPTIONS: Mapping[str, str] = {
 ONLINE_RIVALS = ("hg_dagger_online", "recap_online", "rft_online")
 
 
-Verdict = Literal["yes", "no", "not settled", "not measured"]
+Verdict = Literal["yes", "no", "not settled", "on one seed", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,21 @@ class Claim:
     """One claim.
 
     Attributes:
-        text: what is claimed; measured: the numbers, "" where there are none; holds: what they say about it.
+        text: what is claimed; measured: the numbers, "" where there are none; found: what their interval says about it.
         beside: the same by another measure, which decides nothing.
         seeds: training seeds that say so.
     """
 
     text: str
     measured: str = ""
-    holds: Verdict = "not measured"
+    found: Verdict = "not measured"
     beside: str = ""
     seeds: int = 0
+
+    @property
+    def holds(self) -> Verdict:
+        """What `found` is worth: an interval of one training seed shows no luck in training, so it settles nothing."""
+        return "on one seed" if self.seeds == 1 else self.found
 
 
 def claims(board: Board) -> list[Claim]:
@@ -60,7 +65,7 @@ def claims(board: Board) -> list[Claim]:
 
 
 def paper_claims(board: Board) -> list[Claim]:
-    """Those about LWD as published."""
+    """Those about LWD itself, at the recipe's settings."""
     return [
         *_levels(board, "lwd_online", "LWD online"),
         *_gains(board),
@@ -101,7 +106,10 @@ def _apart(board: Board, rival: str) -> Claim:
         return Claim(text)
     ours, theirs = (score.means["average"].success for score in scores)
     difference = board.paired(rival, "lwd_online")
-    beside = f"paired {show(difference.means['average'].success, sign=True)}" if difference else ""
+    beside = ""
+    if difference is not None:
+        paired = difference.means["average"]
+        beside = f"paired {show(paired.success, sign=True)}, by the paper's score {show(paired.paper_score, sign=True)}"
     apart, seeds = ours.low > theirs.high, len(scores[0].seeds)
     return Claim(text, f"{show(ours)} against {show(theirs)}", _word(apart, not apart), beside, seeds)
 

@@ -90,7 +90,7 @@ def paint(figure: Figure, shown: Sequence[Change]) -> None:
         axes.axvline(0, color=draw.MUTED, linewidth=0.8)
         for y, change in enumerate(shown):
             if part in change.means:
-                _paint_line(axes, y, change.means[part].success)
+                _paint_line(axes, y, change.means[part].success, change.seeds)
         axes.set_xlim(-_EDGE, _EDGE)
         axes.set_xticks((-0.2, -0.1, 0, 0.1, 0.2))
         axes.set_title(name, color=draw.INK, loc="left")
@@ -108,8 +108,8 @@ def _title(change: Change) -> str:
     return own[:1].upper() + own[1:]
 
 
-def _paint_line(axes: Axes, y: int, found: Estimate) -> None:
-    settled = found.low > 0 or found.high < 0
+def _paint_line(axes: Axes, y: int, found: Estimate, seeds: int) -> None:
+    settled = seeds > 1 and (found.low > 0 or found.high < 0)
     colour = draw.MUTED if not settled else draw.SUCCESS if found.value > 0 else draw.FAILURE
     if abs(found.value) > _EDGE:  # would press all others together
         side = 1 if found.value > 0 else -1

@@ -83,7 +83,8 @@ def _of_changes(board: Board) -> Iterator[Picture]:
         yield Picture(
             "differences",
             "Settings: what each one changes in LWD's success, paired with the row that it is compared with in the tables "
-            "below, with 95 % intervals; grey where the interval holds 0, an arrow with its number beyond the edge.",
+            "below, with 95 % intervals; grey where the interval holds 0 or there is one seed, an arrow with its number beyond the "
+            "edge.",
             lambda figure: paint(figure, shown),
             (9.6, 0.9 + 0.22 * len(shown)),
         )
@@ -99,6 +100,12 @@ def _of_success(board: Board) -> Iterator[Picture]:
             (8.4, 0.9 + 0.26 * len(measured)),
         )
     fleets = {row: [run for run in board.runs[row] if run.fleet] for row in measured}
+    without = [
+        _runs(len(board.runs[row]) - len(runs), row)
+        for row, runs in fleets.items()
+        if row.endswith("_online")
+    ]
+    missing = ", ".join(filter(None, without))
     fleets = {row: runs for row, runs in fleets.items() if runs}
     if fleets:
         yield Picture(
@@ -106,10 +113,16 @@ def _of_success(board: Board) -> Iterator[Picture]:
             "Figure 5 over robot-hours: share of the fleet's own online episodes that succeeded, and that succeeded while "
             "nobody took over. Where operators take over, it is after a while without a milestone, so the second leaves out "
             "slow episodes that the policy might have ended itself, and is no success rate of the policy. RFT and RECAP have "
-            "no operators. Mean over seeds, band from the least to the greatest seed.",
+            "no operators. Mean over seeds, band from the least to the greatest seed."
+            + (f" The order of episodes, and so the curve, was not kept of {missing}." if missing else ""),
             lambda figure: _fleet(figure, fleets),
             (8.4, 3.2),
         )
+
+
+def _runs(count: int, row: str) -> str:
+    """So many runs of a row in words, "" for none."""
+    return f"{count} run{'' if count == 1 else 's'} of {label(row)}" if count else ""
 
 
 def _of_training(board: Board) -> Iterator[Picture]:
@@ -127,12 +140,17 @@ def _of_training(board: Board) -> Iterator[Picture]:
 
 
 def _of_value(board: Board, number: int) -> Iterator[Picture]:
-    traces = next((run.traces for run in board.runs.get("lwd_offline", []) if run.traces), ())
+    run = next((run for run in board.runs.get("lwd_offline", []) if run.traces), None)
+    traces = () if run is None else run.traces
     pair = choose_pair(traces)
+    which = (
+        "" if run is None else f"One pair, the longest success that has a failure beside it, seed {run.seed}."
+    )
     if pair and number == 6:
         yield Picture(
             "figure_6",
-            "Figure 6: adaptive quantile value of LWD offline along a success and a failure of the same task.",
+            "Figure 6: adaptive quantile value of LWD offline along a success and a failure of the same task. "
+            f"{which} The paper's climbs from 0.4 to 1 in a success and stalls at 0.5 to 0.6 in a failure.",
             lambda figure: _value(figure, traces, pair),
             (5.2, 2.9),
         )
@@ -140,7 +158,7 @@ def _of_value(board: Board, number: int) -> Iterator[Picture]:
         yield Picture(
             "figure_9",
             "Figure 9: distribution of the value along the same two episodes; stronger is more probable, the line is the "
-            "adaptive quantile.",
+            f"adaptive quantile. {which}",
             lambda figure: _distribution(figure, pair),
             (4.2 * len(pair), 2.9),
         )

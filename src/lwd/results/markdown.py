@@ -32,10 +32,16 @@ How to read the numbers:
   folder. A row that was run later, on a machine that had neither any more, went on from a policy that the same command had
   trained anew on the same demonstrations, which is not the same bit for bit. *One clone* says for how many seeds the two rows
   have the same policy, a dash that their files, from before it was kept, do not tell; "what ran" names it. Other differences
-  hold the luck of two clones: two runs of one thing, each with its own, came out up to 0.04 apart (see "two runs of the
-  same").
+  hold the luck of two clones: two runs of one thing, each with its own, came out up to 0.04 apart on the fast tier (see "two
+  runs of the same") and 0.06 on the scene (decision 0025).
+- **Random numbers.** Until commit `f6f59f2` online stages, turns and learning once more drew the numbers of the offline stage
+  again. From before it are, on the scene, the online rows of seeds 0 to 2 but RFT's, AWAC's and seed 2 of HG-DAgger, RECAP and
+  IQL; all of `metaworld_hours` and `scene_hours`; of the fast tier all but the rows with n = 10 on short tasks, those of a
+  takeover as a failure, `frozen_in_turns`, `choosing_in_turns`, `lwd_refitted_once_more`, and seed 2 of `refitted_in_turns`.
+- **LWD** is the paper's algorithm at the recipe's settings. Online two of them are not the paper's: returns over n = 10 chunks
+  on long tasks, where it has 1, and `tau_base` 0.6, where it has 0.9; "what deployment adds" has n = 1.
 - **Claims** are answered by their interval: *yes* if all of it is on the claim's side, *no* if none of it is, else *not
-  settled*. Whether two intervals overlap is *yes* or *no* at once.
+  settled*. Whether two intervals overlap is *yes* or *no* at once. *On one seed* answers nothing.
 - **Robot-hours, interventions, operator minutes** are what the online stage took, mean over seeds.
 """
 
@@ -47,7 +53,7 @@ _MAIN_HEAD = (
 
 
 def _main_line(board: Board, row: str) -> list[str]:
-    seeds = f"{len(board.runs[row])} of {board.wanted[row]}"
+    seeds = str(len(board.runs[row])) + ("" if board.ended else f" of {board.wanted[row]}")
     if row not in board.scores:
         return [label(row), seeds, *[MISSING] * (len(_MAIN_HEAD) - 2)]
     score = board.scores[row]
@@ -185,7 +191,8 @@ def provenance(board: Board) -> str:
         return "No run is committed yet.\n"
     own = "settings of its own (the benchmark's)"
     head = ["row", "command", "commit", "hardware", "jax", "minutes per run", "SFT policy of each seed", own]
-    return table(head, lines, 8)
+    hours = sum(run.wall_s for runs in board.runs.values() for run in runs) / 3600
+    return f"{table(head, lines, 8)}\nAll runs together took {hours:.1f} hours of one core.\n"
 
 
 def _made_by(runs: Sequence[RunFile], benchmark: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lwd.results.board import Board, label
 from lwd.results.claims import OPTIONS, paper_claims
+from lwd.results.plan import plan
 from lwd.results.scores import Measured
 from lwd.results.text import MISSING, table
 
@@ -31,7 +32,7 @@ def readme_part(boards: Sequence[Board]) -> str:
         f"that are in: {_progress(boards)}. Offline stages of the other methods, tasks, paired differences, ablations, "
         "figures, costs, and who ran what: [results](docs/reference/results.md)."
     )
-    targets = f"The paper's claims, tried on LWD as published: {_targets(compared)}."
+    targets = f"The paper's claims, tried on LWD at the recipe's settings: {_targets(compared)}."
     alone = "".join(f"{_alone(board)}\n\n" for board in boards if board.scores and board not in compared)
     return f"{_methods(compared)}\n{told}\n\n{_paired(compared)}{alone}{targets}\n"
 
@@ -68,7 +69,8 @@ def _paired(compared: Sequence[Board]) -> str:
     ]
     told = (
         "Differences in success, attempt by attempt: same training seed, task and start. Bold where the 95 % interval, shown "
-        "for the mean over all tasks, leaves out zero; a small number where fewer than three seeds have both."
+        "for the mean over all tasks, leaves out zero and more than one seed has both; a small number where fewer than three "
+        "have."
     )
     return f"{told}\n\n{table(head, lines, left=len(head))}\n"
 
@@ -96,7 +98,8 @@ def _differences(boards: Sequence[Board], below: str, above: str) -> list[str]:
             few = _few(seeds, ENOUGH) if part == "average" else ""
             between = f" ({success.low:+.2f} to {success.high:+.2f})" if part == "average" else ""
             text = f"{success.value:+.2f}{few}{between}"
-            cells.append(f"**{text}**" if success.low > 0 or success.high < 0 else text)
+            settled = seeds > 1 and (success.low > 0 or success.high < 0)
+            cells.append(f"**{text}**" if settled else text)
     return cells
 
 
@@ -136,16 +139,21 @@ def _between(found: Measured, few: str) -> str:
 
 
 def _progress(boards: Sequence[Board]) -> str:
-    return ", ".join(
-        f"`{board.benchmark}` {sum(map(len, board.runs.values()))} of {sum(board.wanted.values())}"
-        for board in boards
-    )
+    """How many runs are in; of a benchmark that has ended, also how many were planned."""
+
+    def told(board: Board) -> str:
+        done = sum(map(len, board.runs.values()))
+        if board.ended:
+            return f"{done}, ended ({len(plan(board.benchmark))} were planned)"
+        return f"{done} of {sum(board.wanted.values())}"
+
+    return ", ".join(f"`{board.benchmark}` {told(board)}" for board in boards)
 
 
 def _targets(compared: Sequence[Board]) -> str:
     """How many of the claims hold, by benchmark."""
     counted = ((board, Counter(claim.holds for claim in paper_claims(board))) for board in compared)
-    words = ("yes", "no", "not settled", "not measured")
+    words = ("yes", "no", "not settled", "on one seed", "not measured")
     return "; ".join(
         f"`{board.benchmark}` " + ", ".join(f"{found[word]} {word}" for word in words if found[word])
         for board, found in counted

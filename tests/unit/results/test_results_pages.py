@@ -310,8 +310,10 @@ def test_of_a_benchmark_that_has_ended_what_has_run_is_all_and_few_seeds_are_tol
     page = (root / PAGE).read_text()
     part = page[page.index("\n## metaworld_hours") :]
     assert "Ended with fewer training seeds than the others" in part
-    assert "| LWD online | 1 of 1 |" in part
-    assert "| LWD online | 0.50¹ (" in (root / README).read_text()
+    assert "| LWD online | 1 | 0.50 (" in part
+    readme = (root / README).read_text()
+    assert "| LWD online | 0.50¹ (" in readme
+    assert "`metaworld_hours` 3, ended (30 were planned)" in readme
 
 
 @pytest.mark.parametrize("benchmark", ["scene_evidence", "metaworld"])
@@ -326,7 +328,7 @@ def test_every_ablation_row_is_planned_and_every_planned_row_is_shown(benchmark)
 
 
 def words(found):
-    return {claim.text: claim.holds for claim in claims(found)}
+    return {claim.text: claim.found for claim in claims(found)}
 
 
 def test_nothing_is_claimed_without_runs():
@@ -380,7 +382,7 @@ def test_two_rows_are_told_apart_on_the_seeds_that_both_have(easy, hard, measure
         )
     )
     (claim,) = (c for c in found if "above RFT online" in c.text)
-    assert (claim.measured, claim.holds) == (measured, holds)
+    assert (claim.measured, claim.found) == (measured, holds)
 
 
 def test_the_option_is_measured_by_the_same_targets_and_against_lwd_online():
@@ -409,9 +411,18 @@ def test_a_target_within_the_interval_is_not_settled(low, high, holds):
 
 def test_targets_that_are_missed_are_said_to_be_missed():
     found = claims(board(made_up.run("sft", 0, HALF), made_up.run("lwd_online", 0, HALF)))
-    assert [claim.holds for claim in found[:4]] == ["no"] * 4
+    assert [claim.found for claim in found[:4]] == ["no"] * 4
     assert found[0].measured == "0.50 (0.50 to 0.50)"
     assert found[0].beside == "by the paper's score 0.75 (0.75 to 0.75)"
+
+
+def test_one_training_seed_answers_nothing():
+    def told(seeds):
+        found = board(*(made_up.run(row, k, ALL) for row in ("sft", "lwd_online") for k in range(seeds)))
+        return [claim.holds for claim in claims(found)[:4]]
+
+    assert told(1) == ["on one seed"] * 4
+    assert told(2) == ["yes", "yes", "no", "no"]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
