@@ -83,8 +83,8 @@ def _of_changes(board: Board) -> Iterator[Picture]:
         yield Picture(
             "differences",
             "Settings: what each one changes in LWD's success, paired with the row that it is compared with in the tables "
-            "below, with 95 % intervals; grey where the interval holds 0 or there is one seed, an arrow with its number beyond the "
-            "edge.",
+            "below, with 95 % intervals; grey where the interval holds 0 or there is one seed, an arrow with its number "
+            "beyond the edge.",
             lambda figure: paint(figure, shown),
             (9.6, 0.9 + 0.22 * len(shown)),
         )
