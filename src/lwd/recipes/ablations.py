@@ -104,6 +104,11 @@ def tau_base_online(x: Experiment, tau_base: float) -> Experiment:
     return replace(x, online=replace(x.online, learner=learner))
 
 
+def as_the_paper_online(x: Experiment) -> Experiment:
+    """Both of the paper's settings of the online stage that the recipes have not: n = 1 and tau_base 0.9 (Eq 18, 19)."""
+    return tau_base_online(n_step_1_online(x), tau_base=0.9)
+
+
 def reference_paths(x: Experiment) -> Experiment:
     """QAM's paths follow the reference, as the paper's text has it, not the current policy."""
     return _with_offline(x, qam=replace(_offline(x).qam, paths_from="reference"))
@@ -250,6 +255,7 @@ SCENE_OFFLINE: Mapping[str, Callable[[Experiment], Experiment]] = {
 ONLINE_ABLATIONS: Mapping[str, Callable[[Experiment], Experiment]] = {
     "n_step_1_online": n_step_1_online,
     "tau_base_0.9_online": partial(tau_base_online, tau_base=0.9),
+    "as_the_paper_online": as_the_paper_online,
     "no_interventions": no_interventions,
     "fleet_1": partial(fleet_of, robots=1),
     "fleet_4": partial(fleet_of, robots=4),

@@ -55,6 +55,7 @@ ABLATIONS = (
             ("the offline policy", "lwd_offline"),
             ("online, n = 10 on long tasks", "lwd_online"),
             ("online, n = 1 (the paper's)", "n_step_1_online"),
+            ("online, n = 1 and tau_base 0.9 (both the paper's)", "as_the_paper_online"),
         ),
         "lwd_offline",
     ),

@@ -271,6 +271,11 @@ CHANGED = {
         "online.mixture.online.n_long": "1 (10)",
     },
     "tau_base_0.9_online": {"online.learner.divl.tau_base": "0.9 (0.6)"},
+    "as_the_paper_online": {
+        "online.mixture.offline.n_long": "1 (10)",
+        "online.mixture.online.n_long": "1 (10)",
+        "online.learner.divl.tau_base": "0.9 (0.6)",
+    },
     "no_interventions": {"online.takeover": "None (TakeoverRule)"},
     "fleet_1": {
         "fleet.robots": "1 (16)",
