@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lwd.results.board import Board, label
 from lwd.results.claims import OPTIONS, paper_claims
@@ -16,6 +16,8 @@ SEEDS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _PARTS = ("average", "short", "long")
 ENOUGH = 3
 """Training seeds that a comparison between methods is planned with."""
+AS_THE_PAPER: Mapping[str, str] = {"as_the_paper_online": "LWD online with the paper's n and tau_base"}
+"""LWD where LWD's own row has settings of ours, and what the README calls it."""
 RIVAL = "rft_online"
 """The row that a benchmark has where methods are compared."""
 
@@ -38,7 +40,9 @@ def readme_part(boards: Sequence[Board]) -> str:
 
 
 def _methods(compared: Sequence[Board]) -> str:
-    rows = {row for board in compared for row in (*board.methods, *OPTIONS) if row in board.scores}
+    rows = {
+        row for board in compared for row in (*board.methods, *AS_THE_PAPER, *OPTIONS) if row in board.scores
+    }
     shown = sorted((row for row in rows if _place(row) is not None), key=lambda row: (_place(row), row))
     head = ["method", *(name for board in compared for name in (_head(board), "long"))]
     lines = [[_name(row), *(cell for board in compared for cell in _cells(board, row))] for row in shown]
@@ -56,9 +60,9 @@ def _alone(board: Board) -> str:
 def _paired(compared: Sequence[Board]) -> str:
     """LWD online minus every other method, and every option minus LWD online, where the other methods have been run."""
     boards = [board for board in compared if len(_rivals(board)) > 1]
-    rivals = {row: None for board in boards for row in _rivals(board)}
+    rivals = {row: None for row in AS_THE_PAPER} | {row: None for board in boards for row in _rivals(board)}
     options = [row for row in OPTIONS if any(row in board.scores for board in boards)]
-    lines = [[f"minus {label(row)}", *_differences(boards, row, "lwd_online")] for row in rivals]
+    lines = [[f"minus {_name(row)}", *_differences(boards, row, "lwd_online")] for row in rivals]
     lines += [[f"{_name(row)} minus LWD online", *_differences(boards, "lwd_online", row)] for row in options]
     lines = [line for line in lines if set(line[1:]) != {MISSING}]
     if not lines:
@@ -105,13 +109,18 @@ def _differences(boards: Sequence[Board], below: str, above: str) -> list[str]:
 
 def _place(row: str) -> int | None:
     """SFT, LWD, what learned online besides, options; None for the rest, which the results page has."""
+    first = ["sft", "lwd_offline", "lwd_online", *AS_THE_PAPER]
+    if row in first:
+        return first.index(row)
     if row in OPTIONS:
-        return 4 + list(OPTIONS).index(row)
-    return {"sft": 0, "lwd_offline": 1, "lwd_online": 2}.get(row, 3 if row.endswith("_online") else None)
+        return len(first) + 1 + list(OPTIONS).index(row)
+    return len(first) if row.endswith("_online") else None
 
 
 def _name(row: str) -> str:
-    return f"*{OPTIONS[row].removesuffix(' (beyond the paper)')}*" if row in OPTIONS else label(row)
+    if row in OPTIONS:
+        return f"*{OPTIONS[row].removesuffix(' (beyond the paper)')}*"
+    return AS_THE_PAPER.get(row, label(row))
 
 
 def _head(board: Board) -> str:
