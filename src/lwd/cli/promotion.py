@@ -119,8 +119,9 @@ class ByHand(Stored):
 class SnapshotPromote(ByHand):
     """Have all robots of its kind run this snapshot, also an earlier one. Shows what it would do; does it with --yes.
 
-    For robots that follow releases. A test that goes on ends; pinned robots keep what they are pinned to. It runs where the
-    promoter does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
+    For robots that follow releases. A test that goes on ends, and its candidate is rejected unless it is this snapshot; pinned
+    robots keep what they are pinned to. It runs where the promoter does, since it needs the key that signs snapshots
+    (OUT/keys/snapshot.pem).
 
     Attributes:
         number: of the snapshot; `lwd snapshot ls` lists them.

@@ -369,6 +369,31 @@ def test_a_promotion_by_hand_ends_the_test_and_is_not_gone_back_from(tested):
     assert tested.step(3) == found
 
 
+def test_a_test_that_is_stopped_by_hand_stays_stopped(tested):
+    services = tested.services
+    change = promoted(services, 1)
+    assert change.rejected == {2: "left by hand for 1"}
+    carry_out(services, change)
+    found = tested.held
+    assert (found.stable, found.candidate, found.canaries) == (1, None, ())
+    assert tested.status(2) == ("rejected", "left by hand for 1")
+    assert tested.step(3) == found, "no other robots are asked to test it"
+    tested.publish()
+    assert tested.step().candidate == 3, "what is published since is tested"
+
+
+def test_a_way_back_in_the_middle_of_a_test_ends_it_for_good(tested):
+    services = tested.services
+    tested.episodes(2, "s" * 40)
+    tested.step()
+    tested.episodes(2, "ssssf" * 8)
+    tested.publish()
+    assert (tested.step().stable, tested.held.candidate) == (2, 3)
+    carry_out(services, promoted(services, 1))
+    assert [tested.status(number)[0] for number in (1, 2, 3)] == ["published", "rejected", "rejected"]
+    assert tested.step(3).candidate is None
+
+
 def test_what_is_left_for_an_older_one_is_not_tried_again(tested):
     services = tested.services
     tested.episodes(2, "s" * 40)
