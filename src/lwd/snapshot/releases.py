@@ -55,7 +55,7 @@ class ReleaseStore:
 
     def notice(self, release: Release) -> Notice:
         """The release with the rows that it names; SnapshotError if one does not exist."""
-        return Notice(release, {number: self._snapshots.read(number) for number in release.numbers})
+        return Notice(release, {number: self._snapshots.read(number) for number in release.named})
 
     def issue(
         self,
