@@ -29,10 +29,11 @@ class PromoterCommand(Service):
     Attributes:
         canaries: how many robots run a candidate.
         named: the robots that may be canaries; all by default.
-        least: episodes of a candidate at the first look.
+        least: episodes of a candidate at the first look, judged or not.
         most: at the last one. Who is not found as good by then is rejected.
         looks: how many there are.
-        margin: how much smaller a candidate's share of successes without help may be, and larger that of takeovers.
+        margin: how much smaller a candidate's shares of successes without help and of verdicts may be, and larger that of
+            takeovers.
         error: probability that a candidate that is worse by the margin is promoted, and that one as good is found worse.
         distance: largest RMS of a candidate's chunks minus the stable policy's.
         saturated_more: how much larger its share of action coordinates at the end of their range may be.

@@ -178,7 +178,7 @@ class Promoter:
             self._say(held, "rests", "nothing newer than the stable snapshot is left to test")
             return
         least = self._options.plan.least
-        known = len(self._evidence.trials(held.stable, limit=BEFORE))
+        known = sum(trial.judged for trial in self._evidence.trials(held.stable, limit=BEFORE))
         if known < least:
             self._say(held, "rests", f"{known} of {least} episodes of the stable snapshot to compare with")
             return

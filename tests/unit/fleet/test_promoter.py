@@ -196,6 +196,35 @@ def test_a_canary_whose_operator_takes_over_more_often_is_rejected(tested):
     assert "10 taken over" in tested.status(2)[1]
 
 
+def test_a_candidate_whose_attempts_die_on_one_task_is_rejected(tested):
+    tested.episodes(1, "ssssf" * 20, task="far")
+    for _ in range(20):
+        tested.episodes(2, "u", task="far")
+        tested.episodes(2, "s")
+    found = tested.step()
+    assert (found.stable, found.candidate) == (1, None)
+    status, why = tested.status(2)
+    assert status == "rejected"
+    assert why.startswith(
+        "worse on canaries: candidate 5 of 5 without help, 0 taken over, 5 without a verdict; "
+    )
+
+
+def test_what_operators_stop_under_both_policies_is_held_against_neither(tested):
+    tested.episodes(1, "u" * 40)  # of 240
+    tested.episodes(2, "sssssu" * 7)
+    assert tested.step().stable == 2
+
+
+def test_whose_attempts_die_after_the_promotion_is_gone_back_from(tested):
+    tested.episodes(2, "s" * 40)
+    assert tested.step().stable == 2
+    tested.episodes(2, "u" * 10)
+    found = tested.step()
+    assert (found.stable, found.previous) == (1, None)
+    assert tested.status(2)[1].startswith("worse after its promotion: candidate 0 of 0 without help")
+
+
 def test_who_does_worse_after_the_promotion_is_gone_back_from(tested):
     tested.episodes(2, "s" * 40)
     assert tested.step().stable == 2
