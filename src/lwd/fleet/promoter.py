@@ -149,9 +149,9 @@ class Promoter:
         if held is None:
             self._found()
             return
-        known = None if self._channel is None else self._channel.newest()
-        if known is not None and known > held.edition:
-            why = f"once more: robots know edition {known}, which the catalogue has forgotten"
+        forgotten = self._forgotten(held)
+        if forgotten is not None:
+            why = f"once more: robots know another release {forgotten}, which the catalogue has forgotten"
             self._issue(replace(held, reason=why), held)
             return
         self._announce(held)
@@ -159,6 +159,17 @@ class Promoter:
             self._test(held, held.candidate)
         elif held.previous is None or held.stable == self._watched or self._watch(held, held.previous):
             self._choose(held)
+
+    def _forgotten(self, held: Release) -> int | None:
+        """The edition of a release that robots follow rather than the one that holds; None if there is none.
+
+        It is higher, or was made of the same number before the catalogue was restored from a backup.
+        """
+        if self._channel is None:
+            return None
+        known = (self._channel.held(), self._channel.rival())
+        others = [one.release for one in known if one is not None and one.release.signature != held.signature]
+        return max((one.edition for one in others if one.edition >= held.edition), default=None)
 
     def _found(self) -> None:
         """The first release: what is newest is the stable policy, if it loads and moves."""

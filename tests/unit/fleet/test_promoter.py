@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import toy_fleet
+from servers import NatsServer
 from toy_policies import publish, walking
 
 from lwd.errors import ConfigError, StoreError
@@ -18,8 +19,10 @@ from lwd.fleet.releasing import carry_out, pinned, promoted, unpinned
 from lwd.fleet.service import ServiceContext
 from lwd.instruction import InstructionEncoder
 from lwd.log import robots, tables
+from lwd.log.nats_link import NatsLink
 from lwd.log.status import StatusRow, record_statuses
 from lwd.snapshot.keys import load_private_key
+from lwd.snapshot.nats_releases import NatsReleases
 from lwd.snapshot.releases import OvertakenError, ReleaseStore, newest_release, releases
 
 KIND = toy_fleet.SPEC.name
@@ -39,11 +42,14 @@ class Shop:
         self.here(*ROBOTS)
         self.promoter = self.anew()
 
-    def anew(self):
+    @property
+    def key(self):
+        return load_private_key(self.services.folder.snapshot_key)
+
+    def anew(self, channel=None):
         """As after a kill: nothing is left but the catalogue."""
-        key = load_private_key(self.services.folder.snapshot_key)
         encoder = InstructionEncoder(dim=8)
-        return Promoter(self.context, toy_fleet.SPEC, encoder, self.services, key, None, self.options)
+        return Promoter(self.context, toy_fleet.SPEC, encoder, self.services, self.key, channel, self.options)
 
     def here(self, *names, edition=1, ago=0.0):
         at = time.time() - ago
@@ -456,6 +462,44 @@ def test_a_promoter_that_was_overtaken_by_hand_looks_again(tested, monkeypatch):
 
 
 # ---- kills -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["broker answers", "broker away at first"])
+def test_a_restored_catalogue_takes_robots_along_whatever_edition_it_makes(
+    tested, nats_server: NatsServer, answers
+):
+    """Robots follow edition 3, which promoted 2. In the backup edition 2 holds, and another 3 is made of it."""
+
+    def channel(link, wait_s):
+        return NatsReleases(link, tested.key.public_key(), KIND, first_wait_s=wait_s)
+
+    with NatsLink(nats_server.url) as robots_link, NatsLink(nats_server.url) as link:
+        robot, before = channel(robots_link, 20.0), channel(link, 20.0)
+        tested.promoter = tested.anew(before)
+        tested.episodes(2, "s" * 40)
+        assert tested.step().stable == 2
+        assert before.flush(30.0)
+        before.close()
+        with tested.catalogue.write() as connection:  # the restore; the canaries' bad episodes came in since
+            connection.execute(sa.delete(tables.releases).where(tables.releases.c.edition == 3))
+            bad = sa.update(tables.episodes).where(tables.episodes.c.snapshot == 2)
+            connection.execute(bad.values(outcome="failure"))
+        tested.promoter = tested.anew()  # without a broker
+        assert (tested.step().edition, tested.held.stable) == (3, 1)
+        after = channel(link, 20.0 if answers else 0.0)
+        tested.promoter = tested.anew(after)
+        deadline = time.monotonic() + 30.0
+        while (found := robot.held()) is None or found.release.stable != 1:
+            tested.step()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert after.flush(30.0)
+        assert tested.step(2) == found.release
+        assert (found.release.edition, found.release.candidate) == (4, None)
+        assert (
+            found.release.reason
+            == "once more: robots know another release 3, which the catalogue has forgotten"
+        )
 
 
 class Killed(BaseException):
