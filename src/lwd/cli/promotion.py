@@ -27,7 +27,7 @@ class PromoterCommand(Service):
     (OUT/keys/snapshot.pem).
 
     Attributes:
-        canaries: how many robots run a candidate.
+        canaries: how many robots run a candidate, 64 at most.
         named: the robots that may be canaries; all by default.
         least: episodes of a candidate at the first look, judged or not.
         most: at the last one. Who is not found as good by then is rejected.

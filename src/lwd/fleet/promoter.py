@@ -25,7 +25,7 @@ from lwd.fleet.services import encoder, fleet_description
 from lwd.instruction import InstructionEncoder
 from lwd.snapshot.keys import load_private_key
 from lwd.snapshot.nats_releases import NatsReleases
-from lwd.snapshot.promotion import Release
+from lwd.snapshot.promotion import MAX_CANARIES, Release
 from lwd.snapshot.releases import OvertakenError, ReleaseStore
 from lwd.snapshot.store import PUBLISHED, Snapshot
 from lwd.spec import RobotSpec
@@ -41,7 +41,8 @@ class PromoterOptions:
     """How candidates are tested.
 
     Attributes:
-        canaries: how many robots run a candidate; at least one of several goes on under the stable policy.
+        canaries: how many robots run a candidate, 1 to `MAX_CANARIES`; at least one of several goes on under the
+            stable policy.
         named: the robots that may be canaries; all for none.
         plan: of the test; the watch after a promotion looks at the same numbers of episodes.
         gates: what a candidate keeps to before it meets a robot.
@@ -55,8 +56,16 @@ class PromoterOptions:
     patience_s: float = 86400.0
 
     def __post_init__(self) -> None:
-        if self.canaries < 1 or not self.patience_s > 0:
-            raise ConfigError(f"expected 1 canary or more and patience of more than 0 s, got {self}.")
+        if not 1 <= self.canaries <= MAX_CANARIES:
+            raise ConfigError(
+                f"PromoterOptions: {self.canaries} canaries; expected 1 to {MAX_CANARIES}, as many as a release can name. "
+                "Start the promoter with --canaries in this range, or the fleet with --promote-with."
+            )
+        if not self.patience_s > 0:
+            raise ConfigError(
+                f"PromoterOptions: a patience_s of {self.patience_s}; expected more than 0. Start the promoter with a longer "
+                "--patience-s."
+            )
 
 
 def run_promoter(

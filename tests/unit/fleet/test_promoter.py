@@ -586,6 +586,9 @@ def test_what_it_cannot_work_without_is_said(services, tmp_path):
         run_promoter(context, toy_fleet.experiment(), services.folder, PromoterOptions())
     with pytest.raises(ConfigError, match="the key that signs snapshots"):
         run_promoter(context, toy_fleet.experiment(), RunFolder(tmp_path / "elsewhere"), PromoterOptions())
-    for wrong in ({"canaries": 0}, {"patience_s": 0.0}):
-        with pytest.raises(ConfigError):
-            PromoterOptions(**wrong)
+    for canaries in (0, -1, 65):
+        with pytest.raises(ConfigError, match=f"{canaries} canaries; expected 1 to 64.*--canaries"):
+            PromoterOptions(canaries=canaries)
+    assert PromoterOptions(canaries=64).canaries == 64
+    with pytest.raises(ConfigError, match=r"patience_s of 0.0; expected more than 0"):
+        PromoterOptions(patience_s=0.0)
