@@ -27,12 +27,13 @@ class PromoterCommand(Service):
     (OUT/keys/snapshot.pem).
 
     Attributes:
-        canaries: how many robots run a candidate.
+        canaries: how many robots run a candidate, 64 at most.
         named: the robots that may be canaries; all by default.
-        least: episodes of a candidate at the first look.
+        least: episodes of a candidate at the first look, judged or not.
         most: at the last one. Who is not found as good by then is rejected.
         looks: how many there are.
-        margin: how much smaller a candidate's share of successes without help may be, and larger that of takeovers.
+        margin: how much smaller a candidate's shares of successes without help and of verdicts may be, and larger that of
+            takeovers.
         error: probability that a candidate that is worse by the margin is promoted, and that one as good is found worse.
         distance: largest RMS of a candidate's chunks minus the stable policy's.
         saturated_more: how much larger its share of action coordinates at the end of their range may be.
@@ -119,8 +120,9 @@ class ByHand(Stored):
 class SnapshotPromote(ByHand):
     """Have all robots of its kind run this snapshot, also an earlier one. Shows what it would do; does it with --yes.
 
-    For robots that follow releases. A test that goes on ends; pinned robots keep what they are pinned to. It runs where the
-    promoter does, since it needs the key that signs snapshots (OUT/keys/snapshot.pem).
+    For robots that follow releases. A test that goes on ends, and its candidate is rejected unless it is this snapshot; pinned
+    robots keep what they are pinned to. It runs where the promoter does, since it needs the key that signs snapshots
+    (OUT/keys/snapshot.pem).
 
     Attributes:
         number: of the snapshot; `lwd snapshot ls` lists them.

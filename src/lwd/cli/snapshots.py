@@ -117,7 +117,7 @@ class SnapshotRetain(Read):
         with self.opened() as (catalogue, objects):
             plan = retention.plan(catalogue, self.keep, self.also)
             if self.yes:
-                retention.apply(catalogue, objects, plan)
+                plan = retention.apply(catalogue, objects, plan)
         rows: list[dict[str, Any]] = [
             {
                 "number": snapshot.number,

@@ -1,9 +1,11 @@
 r"""Is a candidate's policy as good as the stable one? A test after every few dozen of its episodes, with stated error rates.
 
-Two shares of *good* episodes are compared, task by task, the candidate's p and the stable policy's q: of episodes with success
-and no takeover, and of those without a takeover.
+Three shares of *good* episodes are compared, task by task, the candidate's p and the stable policy's q: of judged episodes with
+success and no takeover, of judged ones without a takeover, and of all episodes with a verdict. One without (the policy failed
+in the middle, an operator stopped it, a robot was switched off) says nothing of success. But who dies on what is hard for it
+must not pass on the rest; and what operators stop under both policies alike cancels.
 
-- *not worse*: p - q = -margin is refused from above, for both shares, by
+- *not worse*: p - q = -margin is refused from above, for all shares, by
 
       z = sum_t w_t (p_t - q_t + margin) / sqrt(sum_t w_t^2 v_t),   w_t = n_t m_t / (n_t + m_t)
 
@@ -12,19 +14,19 @@ and no takeover, and of those without a takeover.
   in one share passes with probability `promote_error` at most.
 - *worse*: p = q is refused from below, for one share, over all tasks or on one of them. The test is exact (Fisher; Cochran,
   Mantel and Haenszel): where nearly all episodes succeed, or a task has few, z is far from normal. All tasks together spend
-  half of `reject_error`, single ones the other half in equal parts; so who is as good on every task is called worse with
-  probability `reject_error` at most.
+  half of `reject_error`, single ones the other half in equal parts, and each of the three shares has a third of that; so who
+  is as good on every task is called worse with probability `reject_error` at most.
 
-The test is made at `looks` fixed numbers of the candidate's episodes. Look k of K may spend (2k - 1) / K^2 of an error, so
-that all of them together spend it once whatever they have in common. When it is made, and how often in between somebody
-looked, changes nothing: a judgement follows from the episodes in their order alone.
+The test is made at `looks` fixed numbers of the candidate's episodes, judged or not. Look k of K may spend (2k - 1) / K^2 of
+an error, so that all of them together spend it once whatever they have in common. When it is made, and how often in between
+somebody looked, changes nothing: a judgement follows from the episodes in their order alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
@@ -39,16 +41,18 @@ Stratum = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One judged episode: its place in the catalogue's order, its task, and how it went.
+    """One episode: its place in the catalogue's order, its task, and how it went.
 
     Attributes:
         success: it ended in success; takeover: a human commanded a part of it.
+        judged: it got a verdict; where it got none, the other two count for nothing.
     """
 
     seq: int
     task: str
     success: bool
     takeover: bool
+    judged: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,47 +138,59 @@ def _look(
     candidate: Sequence[Trial], stable: Sequence[Trial], plan: TrialPlan, share: float, only_worse: bool
 ) -> tuple[Finding, str]:
     """One look that may spend this share of the errors, and in words where. Worse counts first: it is the one that costs."""
-    tables = [_strata(candidate, stable, takeovers) for takeovers in (False, True)]
+    tables = _tables(candidate, stable)
     if (where := _worse(tables, share * plan.reject_error)) is not None:
         return Finding.WORSE, where
     if only_worse:
         return Finding.OPEN, ""
     enough = NormalDist().inv_cdf(1 - share * plan.promote_error)
-    if all(score([*strata.values()], -plan.margin) >= enough for strata in tables):
+    if all(score([*strata.values()], -plan.margin) >= enough for strata in tables.values()):
         return Finding.NOT_WORSE, ""
     return Finding.OPEN, ""
 
 
-def _worse(tables: Sequence[Mapping[str, Stratum]], error: float) -> str | None:
-    """Where one of both shares is lower than chance explains: "" over all tasks, else the task in words; None for nowhere."""
-    tasks = len(tables[0])
-    half = error if tasks == 1 else error / 2  # one task is all tasks
-    if any(lower_tail([*strata.values()]) <= half / 2 for strata in tables):
+def _worse(tables: Mapping[str, Mapping[str, Stratum]], error: float) -> str | None:
+    """Where one of the shares is lower than chance explains: "" over all tasks, else the task in words; None for nowhere."""
+    tasks = max(map(len, tables.values()))
+    each = error / len(tables)
+    half = each if tasks == 1 else each / 2  # one task is all tasks
+    if any(lower_tail([*strata.values()]) <= half for strata in tables.values()):
         return ""
-    for strata, good in zip(tables, ("without help", "not taken over"), strict=True):
+    for good, strata in tables.items():
         for task, counts in strata.items():
-            if lower_tail([counts]) <= half / (2 * tasks):
+            if lower_tail([counts]) <= half / tasks:
                 x, n, y, m = counts
                 return f"; on task {task!r:.80} candidate {x} of {n} {good}, stable {y} of {m}"
     return None
 
 
 def described(candidate: Sequence[Trial], stable: Sequence[Trial]) -> str:
-    """Both shares of both, in words."""
-    texts = [
-        f"{name} {sum(t.success and not t.takeover for t in trials)} of {len(trials)} without help, "
-        f"{sum(t.takeover for t in trials)} taken over"
-        for name, trials in (("candidate", candidate), ("stable", stable))
-    ]
+    """All shares of both, in words."""
+    texts: list[str] = []
+    for name, trials in (("candidate", candidate), ("stable", stable)):
+        judged = [t for t in trials if t.judged]
+        good, taken = sum(t.success and not t.takeover for t in judged), sum(t.takeover for t in judged)
+        unjudged = len(trials) - len(judged)
+        more = f", {unjudged} without a verdict" if unjudged else ""
+        texts.append(f"{name} {good} of {len(judged)} without help, {taken} taken over{more}")
     return "; ".join(texts)
 
 
-def _strata(candidate: Sequence[Trial], stable: Sequence[Trial], takeovers: bool) -> dict[str, Stratum]:
-    """Counts per task: good is "no takeover", or else "success without one"."""
-    good = [
-        Counter(t.task for t in trials if not t.takeover and (takeovers or t.success))
-        for trials in (candidate, stable)
-    ]
+def _tables(candidate: Sequence[Trial], stable: Sequence[Trial]) -> dict[str, dict[str, Stratum]]:
+    """Counts per task for each share, which is named by what is good."""
+    ours, theirs = ([t for t in trials if t.judged] for trials in (candidate, stable))
+    return {
+        "without help": _strata(ours, theirs, lambda t: t.success and not t.takeover),
+        "not taken over": _strata(ours, theirs, lambda t: not t.takeover),
+        "with a verdict": _strata(candidate, stable, lambda t: t.judged),
+    }
+
+
+def _strata(
+    candidate: Sequence[Trial], stable: Sequence[Trial], is_good: Callable[[Trial], bool]
+) -> dict[str, Stratum]:
+    """Counts per task that the candidate had."""
+    good = [Counter(t.task for t in trials if is_good(t)) for trials in (candidate, stable)]
     all_ = [Counter(t.task for t in trials) for trials in (candidate, stable)]
     return {task: (good[0][task], all_[0][task], good[1][task], all_[1][task]) for task in sorted(all_[0])}
 

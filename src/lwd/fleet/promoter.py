@@ -25,7 +25,7 @@ from lwd.fleet.services import encoder, fleet_description
 from lwd.instruction import InstructionEncoder
 from lwd.snapshot.keys import load_private_key
 from lwd.snapshot.nats_releases import NatsReleases
-from lwd.snapshot.promotion import Release
+from lwd.snapshot.promotion import MAX_CANARIES, Release
 from lwd.snapshot.releases import OvertakenError, ReleaseStore
 from lwd.snapshot.store import PUBLISHED, Snapshot
 from lwd.spec import RobotSpec
@@ -41,7 +41,8 @@ class PromoterOptions:
     """How candidates are tested.
 
     Attributes:
-        canaries: how many robots run a candidate; at least one of several goes on under the stable policy.
+        canaries: how many robots run a candidate, 1 to `MAX_CANARIES`; at least one of several goes on under the
+            stable policy.
         named: the robots that may be canaries; all for none.
         plan: of the test; the watch after a promotion looks at the same numbers of episodes.
         gates: what a candidate keeps to before it meets a robot.
@@ -55,8 +56,16 @@ class PromoterOptions:
     patience_s: float = 86400.0
 
     def __post_init__(self) -> None:
-        if self.canaries < 1 or not self.patience_s > 0:
-            raise ConfigError(f"expected 1 canary or more and patience of more than 0 s, got {self}.")
+        if not 1 <= self.canaries <= MAX_CANARIES:
+            raise ConfigError(
+                f"PromoterOptions: {self.canaries} canaries; expected 1 to {MAX_CANARIES}, as many as a release can name. "
+                "Start the promoter with --canaries in this range, or the fleet with --promote-with."
+            )
+        if not self.patience_s > 0:
+            raise ConfigError(
+                f"PromoterOptions: a patience_s of {self.patience_s}; expected more than 0. Start the promoter with a longer "
+                "--patience-s."
+            )
 
 
 def run_promoter(
@@ -149,9 +158,9 @@ class Promoter:
         if held is None:
             self._found()
             return
-        known = None if self._channel is None else self._channel.newest()
-        if known is not None and known > held.edition:
-            why = f"once more: robots know edition {known}, which the catalogue has forgotten"
+        forgotten = self._forgotten(held)
+        if forgotten is not None:
+            why = f"once more: robots know another release {forgotten}, which the catalogue has forgotten"
             self._issue(replace(held, reason=why), held)
             return
         self._announce(held)
@@ -159,6 +168,17 @@ class Promoter:
             self._test(held, held.candidate)
         elif held.previous is None or held.stable == self._watched or self._watch(held, held.previous):
             self._choose(held)
+
+    def _forgotten(self, held: Release) -> int | None:
+        """The edition of a release that robots follow rather than the one that holds; None if there is none.
+
+        It is higher, or was made of the same number before the catalogue was restored from a backup.
+        """
+        if self._channel is None:
+            return None
+        known = (self._channel.held(), self._channel.rival())
+        others = [one.release for one in known if one is not None and one.release.signature != held.signature]
+        return max((one.edition for one in others if one.edition >= held.edition), default=None)
 
     def _found(self) -> None:
         """The first release: what is newest is the stable policy, if it loads and moves."""
@@ -178,7 +198,7 @@ class Promoter:
             self._say(held, "rests", "nothing newer than the stable snapshot is left to test")
             return
         least = self._options.plan.least
-        known = len(self._evidence.trials(held.stable, limit=BEFORE))
+        known = sum(trial.judged for trial in self._evidence.trials(held.stable, limit=BEFORE))
         if known < least:
             self._say(held, "rests", f"{known} of {least} episodes of the stable snapshot to compare with")
             return

@@ -32,12 +32,12 @@ class Evidence:
         self._catalogue, self._kind = catalogue, kind
 
     def trials(self, snapshot: int, *, after: float = 0.0, limit: int | None = None) -> list[Trial]:
-        """Judged online episodes under a snapshot, in order.
+        """Online episodes under a snapshot, judged or not, in order.
 
         Args:
             snapshot: its number.
             after: only those that began later, seconds since the epoch, by the robot's clock, and were catalogued later.
-            limit: the newest so many, with those that are not judged.
+            limit: the newest so many.
         """
         rows = self._rows(snapshot, limit=limit)
         return [trial_of(row) for row in rows if min(row.started_at, row.catalogued_at) > after]
@@ -108,7 +108,7 @@ class Evidence:
             limit=limit,
             newest=limit is not None,
         )
-        return [row for row in rows if row.outcome != Outcome.UNJUDGED.value and row.spec == self._kind]
+        return [row for row in rows if row.spec == self._kind]
 
 
 def trial_of(row: EpisodeRow) -> Trial:
@@ -118,4 +118,5 @@ def trial_of(row: EpisodeRow) -> Trial:
         task=row.task,
         success=row.outcome == Outcome.SUCCESS.value,
         takeover=row.intervention_steps > 0,
+        judged=row.outcome != Outcome.UNJUDGED.value,
     )

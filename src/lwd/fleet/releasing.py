@@ -35,7 +35,8 @@ class Change:
 def promoted(services: Services, number: int) -> Change:
     """All robots run this snapshot that are not pinned; a test or a watch that goes on ends. It may be an older one.
 
-    What is left for a lower number is marked as rejected, so that no promoter takes it for a candidate again.
+    What is left for it, the candidate of a test and a stable one of a higher number, is marked as rejected, so that no promoter
+    takes it for a candidate again.
 
     Raises:
         SnapshotError: there is none of this number, or it is not intact.
@@ -58,9 +59,10 @@ def promoted(services: Services, number: int) -> Change:
     back = held.stable > number
     why = f"{number} promoted by hand" + f", back from {held.stable}" * back
     after = _next(held, stable=number, previous=None, candidate=None, canaries=(), reason=why)
-    return Change(
-        before=held, after=after, rejected={held.stable: f"left by hand for {number}"} if back else {}
-    )
+    left = [held.stable] if back else []
+    if held.candidate is not None and held.candidate != number:
+        left.append(held.candidate)
+    return Change(before=held, after=after, rejected=dict.fromkeys(left, f"left by hand for {number}"))
 
 
 def pinned(services: Services, robot: str, number: int) -> Change:

@@ -43,12 +43,13 @@ class Allowed:
         return () if notice is None else notice.release.choices(self._robot)
 
     def files(self) -> Collection[str]:
-        """Hashes of what it may run now, and of what it would go back to."""
+        """Hashes of what it may run now, and of what it would go back to: from a test, or from a watch."""
         notice = self._releases.held()
         if notice is None:
             return ()
-        stable = notice.snapshots[notice.release.stable]
-        return stable.sha256, notice.allowed(self._robot).sha256
+        release = notice.release
+        stay = {release.allowed(self._robot), release.stable, release.previous}
+        return [row.sha256 for number, row in notice.snapshots.items() if number in stay]
 
     def _notice(self) -> Notice | None:
         notice = self._releases.held()

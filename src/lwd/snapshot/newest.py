@@ -76,6 +76,7 @@ class NewestChannel(ABC, Generic[T]):
         self._floor, self._first_wait_s = floor, first_wait_s
         self._newest: T | None = None
         self._own: T | None = None
+        self._rival: T | None = None
         self._said: set[tuple[str, object]] = set()
         self._asked, self._stored = threading.Event(), threading.Event()
         self._guard = threading.Lock()
@@ -137,6 +138,18 @@ class NewestChannel(ABC, Generic[T]):
             self._asked.set()  # waited once; a robot without network goes on with what it has
         return self._newest
 
+    def rival(self) -> T | None:
+        """Another one of the same number as `held`, verified too, None without one.
+
+        Two are signed under one number after a catalogue was restored from a backup. Robots go on with the one that they heard
+        first, so only a higher number reaches all of them.
+        """
+        with self._guard:
+            now, rival = self._newest, self._rival
+        if now is None or rival is None or self._number(rival) != self._number(now):
+            return None
+        return rival
+
     async def connected(self, client: Client) -> Subscription:
         """Listen on a new connection, and look at what was missed."""
         if self._task is not None:
@@ -167,9 +180,15 @@ class NewestChannel(ABC, Generic[T]):
             try:
                 held = await self._held(client)
                 own = self._own
-                if own is not None and (held is None or held < self._number(own)):
+                if own is not None and (held is None or self._number(held) < self._number(own)):
                     await self._store(client, own)
-                if own is self._own and own is not None:
+                    held = own
+                if (
+                    own is not None
+                    and own is self._own
+                    and held is not None
+                    and not self._are_rivals(held, own)
+                ):
                     self._stored.set()
             except (LwdError, nats.errors.Error, OSError, TimeoutError) as error:
                 self._say(
@@ -181,8 +200,8 @@ class NewestChannel(ABC, Generic[T]):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
-    async def _held(self, client: Client) -> int | None:
-        """The number that the broker holds, None if nothing that can be believed."""
+    async def _held(self, client: Client) -> T | None:
+        """What the broker holds, None if nothing that can be believed."""
         try:
             message = await self._link.ask(client, self._topic.get, b"", TIMEOUT_S)
         except nats.errors.NoRespondersError:  # the first announcement makes the stream
@@ -194,7 +213,7 @@ class NewestChannel(ABC, Generic[T]):
         with contextlib.suppress(LwdError):
             item = self._parse(decode_payload(self._topic.subject, message.data))
             self._verify(item)
-            return self._number(item) if self._concerns(item) else None
+            return item if self._concerns(item) else None
         return None
 
     async def _store(self, client: Client, item: T) -> None:
@@ -246,11 +265,17 @@ class NewestChannel(ABC, Generic[T]):
             if number > known or (now is None and number == known):
                 self._newest = item
                 return True
-            same = now is not None and (known, self._mark(now)) == (number, self._mark(item))
+            rivals = now is not None and self._are_rivals(now, item)
+            if rivals:
+                self._rival = item
+        same = now is not None and number == known and not rivals
         if not same:
             what = f"it announces number {number}, but {known} is known and numbers only grow"
             self._say(f"{self._topic.what}_refused", (number, self._mark(item)), what)
         return same
+
+    def _are_rivals(self, one: T, other: T) -> bool:
+        return self._number(one) == self._number(other) and self._mark(one) != self._mark(other)
 
     def _say(self, event: str, about: object, cause: str) -> None:
         if len(self._said) >= _MAX_SAID:

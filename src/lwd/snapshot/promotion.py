@@ -79,6 +79,11 @@ class Release:
         """The same as a set."""
         return frozenset(self.in_order)
 
+    @property
+    def named(self) -> frozenset[int]:
+        """These, and the one that robots would go back to."""
+        return self.numbers if self.previous is None else self.numbers | {self.previous}
+
     def in_words(self) -> str:
         """As a line."""
         test = "" if self.candidate is None else f"; {self.candidate} on {', '.join(self.canaries)}"
@@ -158,7 +163,8 @@ def parse_notice(payload: Mapping[str, Any]) -> Notice:
             snapshots[snapshot.number] = snapshot
     if missing := sorted(release.numbers - snapshots.keys()):
         raise SnapshotError(f"release {release.edition} does not bring the row of snapshot {missing[0]}.")
-    return Notice(release, {number: snapshots[number] for number in release.numbers})
+    # The row of the previous one is of use to a robot that has its file; it can do without, as from older promoters.
+    return Notice(release, {number: snapshots[number] for number in release.named & snapshots.keys()})
 
 
 def read_release(found: Mapping[str, Any]) -> Release:

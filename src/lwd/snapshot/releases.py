@@ -55,7 +55,7 @@ class ReleaseStore:
 
     def notice(self, release: Release) -> Notice:
         """The release with the rows that it names; SnapshotError if one does not exist."""
-        return Notice(release, {number: self._snapshots.read(number) for number in release.numbers})
+        return Notice(release, {number: self._snapshots.read(number) for number in release.named})
 
     def issue(
         self,
@@ -135,24 +135,27 @@ def releases(catalogue: Catalogue, kind: str | None = None, *, limit: int | None
 
 def holding(catalogue: Catalogue) -> list[Release]:
     """The release that holds for each kind of robot, not verified."""
+    with catalogue.read() as connection:
+        return _holding(connection)
+
+
+def _holding(connection: sa.Connection) -> list[Release]:
     column = tables.releases.c
     newest = sa.select(column.kind, sa.func.max(column.edition).label("edition")).group_by(column.kind)
     found = newest.subquery()
     both = sa.and_(column.kind == found.c.kind, column.edition == found.c.edition)
     query = sa.select(tables.releases).join(found, both).order_by(column.kind)
-    with catalogue.read() as connection:
-        return [_release(row) for row in connection.execute(query).mappings()]
+    return [_release(row) for row in connection.execute(query).mappings()]
 
 
-def needed(catalogue: Catalogue) -> dict[int, str]:
+def needed(connection: sa.Connection) -> dict[int, str]:
     """Snapshots that a release needs, and why: what the newest of each kind names, and the stable one before."""
     found: dict[int, str] = {}
-    for release in holding(catalogue):
+    for release in _holding(connection):
         where = f"of release {release.edition} for robots of kind {release.kind}"
-        stables = [item.stable for item in releases(catalogue, release.kind)]
-        before = [number for number in stables if number != release.stable]
-        if before:
-            found[before[-1]] = f"the stable one before that {where}"
+        before = _stable_before(connection, release)
+        if before is not None:
+            found[before] = f"the stable one before that {where}"
         if release.previous is not None:
             found[release.previous] = f"the stable one before that {where}"
         found |= {number: f"pinned for {robot}" for robot, number in release.pins.items()}
@@ -160,6 +163,14 @@ def needed(catalogue: Catalogue) -> dict[int, str]:
             found[release.candidate] = f"the candidate {where}"
         found[release.stable] = f"the stable one {where}"
     return found
+
+
+def _stable_before(connection: sa.Connection, release: Release) -> int | None:
+    column = tables.releases.c
+    query = sa.select(tables.releases).where(column.kind == release.kind).order_by(column.edition.desc())
+    with connection.execute(query) as rows:
+        older = (_release(row).stable for row in rows.mappings())
+        return next((number for number in older if number != release.stable), None)
 
 
 def _newest(connection: sa.Connection, kind: str) -> Release | None:

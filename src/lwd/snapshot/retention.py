@@ -12,8 +12,9 @@ What stays, for the first reason that holds:
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -23,16 +24,17 @@ from lwd.log import tables
 from lwd.log.catalogue import Catalogue
 from lwd.log.checks import integer_in
 from lwd.log.objects import ObjectStore
-from lwd.log.status import statuses
 from lwd.snapshot.releases import needed
 from lwd.snapshot.store import REMOVED, Snapshot, snapshots
 
 log = logging.getLogger(__name__)
 
+SHARED = "its bytes are those of one that stays"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotPlan:
-    """What `apply` is to do.
+    """What `apply` is to do, or has done.
 
     Attributes:
         stay: what keeps its bytes, and why, oldest first.
@@ -66,42 +68,85 @@ def plan(catalogue: Catalogue, keep: int, also: Collection[int] = ()) -> Snapsho
     why |= {snapshot.number: f"one of the newest {keep}" for snapshot in held[-keep:]}
     keys = {snapshot.key for snapshot in held if snapshot.number in why}
     # The same bytes may have been published under several numbers.
-    shared = {
-        snapshot.number: "its bytes are those of one that stays" for snapshot in held if snapshot.key in keys
-    }
+    shared = {snapshot.number: SHARED for snapshot in held if snapshot.key in keys}
     why = shared | why
     remove = tuple(snapshot for snapshot in held if snapshot.number not in why)
-    return SnapshotPlan(
-        stay=tuple((snapshot, why[snapshot.number]) for snapshot in held if snapshot.number in why),
-        remove=remove,
-        freed=sum({snapshot.key: snapshot.size for snapshot in remove}.values()),
-    )
+    return _plan(((snapshot, why[snapshot.number]) for snapshot in held if snapshot.number in why), remove)
 
 
-def apply(catalogue: Catalogue, objects: ObjectStore, found: SnapshotPlan) -> None:
-    """Remove what was planned. Safe to repeat with a new plan: what a failure left is found again.
+def apply(catalogue: Catalogue, objects: ObjectStore, found: SnapshotPlan) -> SnapshotPlan:
+    """Remove what was planned, and first what a removal that was cut off left. What is needed since the plan stays.
+
+    Returns:
+        What was done.
 
     Raises:
-        StoreError: catalogue or store failed; what was removed until then stays so.
+        StoreError: catalogue or store failed; what was removed until then stays so. Safe to repeat with a new plan.
     """
-    number = tables.snapshots.c.number
+    _finish(catalogue, objects)
+    going = {snapshot.number for snapshot in found.remove}
+    stay, removed = list(found.stay), list[Snapshot]()
     for snapshot in found.remove:
-        # Before the row says so: else a crash would leave bytes that nobody looks for.
-        objects.delete(snapshot.key)
+        # The row before the bytes: once it says so no release can name it. `_finish` looks for bytes that a crash leaves.
         with catalogue.write() as connection:
-            change = sa.update(tables.snapshots).where(number == snapshot.number)
-            connection.execute(change.values(status=REMOVED))
-    log.info("snapshots_removed snapshots=%d bytes=%d", len(found.remove), found.freed)
+            sharing = _sharing(connection, snapshot)
+            why = _used(connection).get(snapshot.number)
+            if why is None and sharing - going:
+                why = SHARED
+            if why is None:
+                change = sa.update(tables.snapshots).where(tables.snapshots.c.number == snapshot.number)
+                connection.execute(change.values(status=REMOVED))
+        if why is not None:
+            log.info("snapshot_needed_since snapshot=%d why=%r", snapshot.number, why)
+            stay.append((snapshot, why))
+            continue
+        removed.append(snapshot)
+        if not sharing:
+            objects.delete(snapshot.key)
+    done = _plan(sorted(stay, key=lambda one: one[0].number), removed)
+    log.info("snapshots_removed snapshots=%d bytes=%d", len(done.remove), done.freed)
+    return done
+
+
+def _finish(catalogue: Catalogue, objects: ObjectStore) -> None:
+    """Remove objects of which all rows say that they are gone. One without a row is about to get it."""
+    rows = snapshots(catalogue)
+    stay = {snapshot.key for snapshot in rows if snapshot.status != REMOVED}
+    gone = {snapshot.key for snapshot in rows} - stay
+    for key in [key for key in objects.list("snapshots") if key in gone]:
+        objects.delete(key)
+
+
+def _plan(stay: Iterable[tuple[Snapshot, str]], remove: Iterable[Snapshot]) -> SnapshotPlan:
+    stays, goes = tuple(stay), tuple(remove)
+    kept = {snapshot.key for snapshot, _ in stays}
+    freed = sum({snapshot.key: snapshot.size for snapshot in goes if snapshot.key not in kept}.values())
+    return SnapshotPlan(stay=stays, remove=goes, freed=freed)
+
+
+def _sharing(connection: sa.Connection, snapshot: Snapshot) -> set[int]:
+    """Other snapshots with the same bytes that are not removed."""
+    column = tables.snapshots.c
+    query = sa.select(column.number).where(
+        column.key == snapshot.key, column.number != snapshot.number, column.status != REMOVED
+    )
+    return set(connection.execute(query).scalars())
+
+
+def _used(connection: sa.Connection) -> dict[int, str]:
+    """Snapshots that a process or a release uses, and why."""
+    used: dict[int, str] = {}
+    for row in connection.execute(sa.select(tables.statuses.c.name, tables.statuses.c.payload)):
+        number = integer_in(json.loads(row.payload).get("snapshot"), 0)
+        if number is not None:
+            used[number] = f"{row.name} uses it"
+    return used | needed(connection)
 
 
 def _needed(held: list[Snapshot], catalogue: Catalogue) -> dict[int, str]:
     """Why these numbers stay, however old they are."""
-    used: dict[int, str] = {}
-    for row in statuses(catalogue):
-        number = integer_in(row.payload.get("snapshot"), 0)
-        if number is not None:
-            used[number] = f"{row.name} uses it"
-    used |= needed(catalogue)
+    with catalogue.read() as connection:
+        used = _used(connection)
     ends: dict[tuple[object, object], int] = {}
     for snapshot in held:
         ends[str(snapshot.meta.get("stage")), str(snapshot.meta.get("robot_spec"))] = snapshot.number

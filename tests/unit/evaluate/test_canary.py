@@ -14,9 +14,9 @@ PLAN = TrialPlan()
 
 
 def trials(outcomes, first: int = 1, task: str = "a") -> list[Trial]:
-    """One per letter: s a success, f a failure, h a success with help."""
+    """One per letter: s a success, f a failure, h a success with help, u one without a verdict."""
     return [
-        Trial(seq=first + i, task=task, success=letter in "sh", takeover=letter == "h")
+        Trial(seq=first + i, task=task, success=letter in "sh", takeover=letter == "h", judged=letter != "u")
         for i, letter in enumerate(outcomes)
     ]
 
@@ -126,6 +126,47 @@ def test_an_easier_mixture_of_tasks_does_not_make_it_better():
     assert judge(candidate, stable, PLAN).finding is Finding.WORSE
 
 
+def test_attempts_that_die_on_one_task_are_found_though_all_that_are_judged_succeed():
+    stable = trials("ssssf" * 40, 1, "near") + trials("ssssf" * 20, 201, "far")
+    candidate = [
+        trial
+        for k in range(100)
+        for trial in trials("s", 1000 + 2 * k, "near") + trials("u", 1001 + 2 * k, "far")
+    ]
+    found = judge(candidate, stable, PLAN)
+    assert found.finding is Finding.WORSE
+    assert found.reason == (
+        "candidate 10 of 10 without help, 0 taken over, 10 without a verdict; "
+        "stable 240 of 300 without help, 0 taken over"
+    )
+    assert judge(candidate, stable, PLAN, only_worse=True) == found, "the watch looks for it too"
+    # One of six tasks: over all of them it is too few, on that one it is not.
+    candidate = [
+        trial
+        for k in range(34)
+        for task in range(6)
+        for trial in trials("usssss"[task], 1000 + 6 * k + task, str(task))
+    ]
+    stable = [trial for task in range(6) for trial in trials("ssssu" * 10 + "s" * 10, 100 * task, str(task))]
+    found = judge(candidate, stable, PLAN)
+    assert found.finding is Finding.WORSE
+    assert found.reason.endswith("; on task '0' candidate 0 of 11 with a verdict, stable 50 of 60")
+
+
+def test_who_is_never_judged_is_found_at_the_first_look():
+    found = judge(trials("u" * 20, 1000), trials("s" * 200), PLAN)
+    assert found.finding is Finding.WORSE
+    assert found.reason.startswith("candidate 0 of 0 without help, 0 taken over, 20 without a verdict; ")
+
+
+def test_what_operators_stop_under_both_policies_alike_cancels():
+    stopped = "ssssssssu" * 60
+    assert judge(trials(stopped[:200], 1000), trials(stopped), PLAN).finding is Finding.NOT_WORSE
+    # Twice as many and more without a verdict: too many to be found not worse by the margin of 0.1.
+    more = "ssssu" * 40
+    assert judge(trials(more, 1000), trials(stopped), PLAN).finding is not Finding.NOT_WORSE
+
+
 def test_without_anything_to_compare_with_nothing_is_found_and_the_default_decides():
     assert judge(trials("s" * 199), [], PLAN).finding is Finding.OPEN
     found = judge(trials("s" * 200), [], PLAN)
@@ -158,19 +199,32 @@ def test_a_plan_that_cannot_work_is_refused(changes):
 
 
 @functools.cache
-def trial(seq: int, task: int, success: bool) -> Trial:
-    return Trial(seq=seq, task=str(task), success=success, takeover=False)
+def trial(seq: int, task: int, success: bool, judged: bool = True) -> Trial:
+    return Trial(seq=seq, task=str(task), success=success and judged, takeover=False, judged=judged)
 
 
-def rates(p: float, q: float, tasks: int, repeats: int = 100) -> dict[Finding, float]:
-    """Shares of findings where candidate and stable succeed with probability p and q, both at work at the same time."""
+def rates(
+    p: float, q: float, tasks: int, repeats: int = 100, judged: tuple[float, float] = (1.0, 1.0)
+) -> dict[Finding, float]:
+    """Shares of findings where candidate and stable succeed with probability p and q, both at work at the same time.
+
+    judged: with which probability an episode of each gets a verdict.
+    """
     rng, found = np.random.default_rng(7), []
     during = range(1000, 1000 + 2 * PLAN.most, 2)
-    both = [(p, [*during]), (q, [*range(200), *(seq + 1 for seq in during)])]
+    both = [(p, judged[0], [*during]), (q, judged[1], [*range(200), *(seq + 1 for seq in during)])]
     for _ in range(repeats):
         candidate, stable = (
-            list(map(trial, s, rng.integers(tasks, size=len(s)).tolist(), (rng.random(len(s)) < c).tolist()))
-            for c, s in both
+            [
+                *map(
+                    trial,
+                    seqs,
+                    rng.integers(tasks, size=len(seqs)).tolist(),
+                    (rng.random(len(seqs)) < share).tolist(),
+                    (rng.random(len(seqs)) < verdict).tolist(),
+                )
+            ]
+            for share, verdict, seqs in both
         )
         found.append(judge(candidate, stable, PLAN).finding)
     return {finding: found.count(finding) / repeats for finding in Finding}
@@ -184,7 +238,16 @@ def test_error_rates_are_kept(q, tasks):
     assert rates(q, q, tasks)[Finding.WORSE] <= 0.11
 
 
+@pytest.mark.parametrize("verdicts", [0.995, 0.8])
+def test_error_rates_are_kept_where_some_have_no_verdict(verdicts):
+    fewer = verdicts - PLAN.margin
+    assert rates(0.95, 0.95, 8, judged=(fewer, verdicts))[Finding.NOT_WORSE] <= 0.11
+    assert rates(0.85, 0.95, 8, judged=(verdicts, verdicts))[Finding.NOT_WORSE] <= 0.11
+    assert rates(0.95, 0.95, 8, judged=(verdicts, verdicts))[Finding.WORSE] <= 0.11
+
+
 def test_most_that_is_as_good_passes_and_all_that_is_far_worse_does_not():
     assert rates(0.8, 0.8, 3)[Finding.NOT_WORSE] >= 0.5
     assert rates(0.9, 0.8, 3)[Finding.NOT_WORSE] >= 0.97
     assert rates(0.5, 0.8, 3)[Finding.WORSE] >= 0.98
+    assert rates(0.9, 0.9, 3, judged=(0.6, 0.9))[Finding.WORSE] >= 0.98

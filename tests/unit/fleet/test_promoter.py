@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import toy_fleet
+from servers import NatsServer
 from toy_policies import publish, walking
 
 from lwd.errors import ConfigError, StoreError
@@ -18,8 +19,10 @@ from lwd.fleet.releasing import carry_out, pinned, promoted, unpinned
 from lwd.fleet.service import ServiceContext
 from lwd.instruction import InstructionEncoder
 from lwd.log import robots, tables
+from lwd.log.nats_link import NatsLink
 from lwd.log.status import StatusRow, record_statuses
 from lwd.snapshot.keys import load_private_key
+from lwd.snapshot.nats_releases import NatsReleases
 from lwd.snapshot.releases import OvertakenError, ReleaseStore, newest_release, releases
 
 KIND = toy_fleet.SPEC.name
@@ -39,11 +42,14 @@ class Shop:
         self.here(*ROBOTS)
         self.promoter = self.anew()
 
-    def anew(self):
+    @property
+    def key(self):
+        return load_private_key(self.services.folder.snapshot_key)
+
+    def anew(self, channel=None):
         """As after a kill: nothing is left but the catalogue."""
-        key = load_private_key(self.services.folder.snapshot_key)
         encoder = InstructionEncoder(dim=8)
-        return Promoter(self.context, toy_fleet.SPEC, encoder, self.services, key, None, self.options)
+        return Promoter(self.context, toy_fleet.SPEC, encoder, self.services, self.key, channel, self.options)
 
     def here(self, *names, edition=1, ago=0.0):
         at = time.time() - ago
@@ -194,6 +200,35 @@ def test_a_canary_whose_operator_takes_over_more_often_is_rejected(tested):
     tested.episodes(2, "h" * 10)
     assert tested.step().candidate is None
     assert "10 taken over" in tested.status(2)[1]
+
+
+def test_a_candidate_whose_attempts_die_on_one_task_is_rejected(tested):
+    tested.episodes(1, "ssssf" * 20, task="far")
+    for _ in range(20):
+        tested.episodes(2, "u", task="far")
+        tested.episodes(2, "s")
+    found = tested.step()
+    assert (found.stable, found.candidate) == (1, None)
+    status, why = tested.status(2)
+    assert status == "rejected"
+    assert why.startswith(
+        "worse on canaries: candidate 5 of 5 without help, 0 taken over, 5 without a verdict; "
+    )
+
+
+def test_what_operators_stop_under_both_policies_is_held_against_neither(tested):
+    tested.episodes(1, "u" * 40)  # of 240
+    tested.episodes(2, "sssssu" * 7)
+    assert tested.step().stable == 2
+
+
+def test_whose_attempts_die_after_the_promotion_is_gone_back_from(tested):
+    tested.episodes(2, "s" * 40)
+    assert tested.step().stable == 2
+    tested.episodes(2, "u" * 10)
+    found = tested.step()
+    assert (found.stable, found.previous) == (1, None)
+    assert tested.status(2)[1].startswith("worse after its promotion: candidate 0 of 0 without help")
 
 
 def test_who_does_worse_after_the_promotion_is_gone_back_from(tested):
@@ -369,6 +404,31 @@ def test_a_promotion_by_hand_ends_the_test_and_is_not_gone_back_from(tested):
     assert tested.step(3) == found
 
 
+def test_a_test_that_is_stopped_by_hand_stays_stopped(tested):
+    services = tested.services
+    change = promoted(services, 1)
+    assert change.rejected == {2: "left by hand for 1"}
+    carry_out(services, change)
+    found = tested.held
+    assert (found.stable, found.candidate, found.canaries) == (1, None, ())
+    assert tested.status(2) == ("rejected", "left by hand for 1")
+    assert tested.step(3) == found, "no other robots are asked to test it"
+    tested.publish()
+    assert tested.step().candidate == 3, "what is published since is tested"
+
+
+def test_a_way_back_in_the_middle_of_a_test_ends_it_for_good(tested):
+    services = tested.services
+    tested.episodes(2, "s" * 40)
+    tested.step()
+    tested.episodes(2, "ssssf" * 8)
+    tested.publish()
+    assert (tested.step().stable, tested.held.candidate) == (2, 3)
+    carry_out(services, promoted(services, 1))
+    assert [tested.status(number)[0] for number in (1, 2, 3)] == ["published", "rejected", "rejected"]
+    assert tested.step(3).candidate is None
+
+
 def test_what_is_left_for_an_older_one_is_not_tried_again(tested):
     services = tested.services
     tested.episodes(2, "s" * 40)
@@ -402,6 +462,44 @@ def test_a_promoter_that_was_overtaken_by_hand_looks_again(tested, monkeypatch):
 
 
 # ---- kills -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["broker answers", "broker away at first"])
+def test_a_restored_catalogue_takes_robots_along_whatever_edition_it_makes(
+    tested, nats_server: NatsServer, answers
+):
+    """Robots follow edition 3, which promoted 2. In the backup edition 2 holds, and another 3 is made of it."""
+
+    def channel(link, wait_s):
+        return NatsReleases(link, tested.key.public_key(), KIND, first_wait_s=wait_s)
+
+    with NatsLink(nats_server.url) as robots_link, NatsLink(nats_server.url) as link:
+        robot, before = channel(robots_link, 20.0), channel(link, 20.0)
+        tested.promoter = tested.anew(before)
+        tested.episodes(2, "s" * 40)
+        assert tested.step().stable == 2
+        assert before.flush(30.0)
+        before.close()
+        with tested.catalogue.write() as connection:  # the restore; the canaries' bad episodes came in since
+            connection.execute(sa.delete(tables.releases).where(tables.releases.c.edition == 3))
+            bad = sa.update(tables.episodes).where(tables.episodes.c.snapshot == 2)
+            connection.execute(bad.values(outcome="failure"))
+        tested.promoter = tested.anew()  # without a broker
+        assert (tested.step().edition, tested.held.stable) == (3, 1)
+        after = channel(link, 20.0 if answers else 0.0)
+        tested.promoter = tested.anew(after)
+        deadline = time.monotonic() + 30.0
+        while (found := robot.held()) is None or found.release.stable != 1:
+            tested.step()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert after.flush(30.0)
+        assert tested.step(2) == found.release
+        assert (found.release.edition, found.release.candidate) == (4, None)
+        assert (
+            found.release.reason
+            == "once more: robots know another release 3, which the catalogue has forgotten"
+        )
 
 
 class Killed(BaseException):
@@ -488,6 +586,9 @@ def test_what_it_cannot_work_without_is_said(services, tmp_path):
         run_promoter(context, toy_fleet.experiment(), services.folder, PromoterOptions())
     with pytest.raises(ConfigError, match="the key that signs snapshots"):
         run_promoter(context, toy_fleet.experiment(), RunFolder(tmp_path / "elsewhere"), PromoterOptions())
-    for wrong in ({"canaries": 0}, {"patience_s": 0.0}):
-        with pytest.raises(ConfigError):
-            PromoterOptions(**wrong)
+    for canaries in (0, -1, 65):
+        with pytest.raises(ConfigError, match=f"{canaries} canaries; expected 1 to 64.*--canaries"):
+            PromoterOptions(canaries=canaries)
+    assert PromoterOptions(canaries=64).canaries == 64
+    with pytest.raises(ConfigError, match=r"patience_s of 0.0; expected more than 0"):
+        PromoterOptions(patience_s=0.0)

@@ -128,6 +128,28 @@ def test_a_canary_goes_back_without_the_store_and_starts_again_without_any_netwo
     until(lambda: site.editions[-1] == 3)
 
 
+def test_a_watch_that_ends_badly_needs_no_store_either(site):
+    site.issue(1)
+    robot = site.robot("line-03")  # no canary
+    drives(robot, 1)
+    site.issue(2, previous=1)
+    drives(robot, 2)
+    site.close()
+    robot = site.robot("line-03")  # also after a restart
+    drives(robot, 2)
+    site.cut = True
+    site.issue(1)
+    drives(robot, 1)
+
+
+def test_what_is_not_watched_any_more_goes_with_the_next_policy(site):
+    robot = site.robot()
+    for number, changes in ((1, {}), (2, {"previous": 1}), (3, {})):
+        site.issue(number, **changes)
+        drives(robot, number)
+    until(lambda: len(list((site.folder / "snapshots").glob("*.safetensors"))) == 1)
+
+
 def test_an_edition_that_it_followed_is_not_forgotten_and_a_lower_one_not_followed(site):
     first = site.issue(5)
     old = site.store.notice(first)

@@ -105,6 +105,28 @@ def test_what_a_robot_holds_is_verified_like_what_it_hears(link: NatsLink):
     assert robot(link, told=notice(5, 6, kind="leg")).newest() is None
 
 
+def test_two_releases_of_one_edition_are_told_apart(link: NatsLink):
+    """A catalogue restored from a backup made an edition that robots know already."""
+    first, other, follower = notice(3, 5), notice(3, 4), robot(link)
+    before = robot(link)
+    before.announce(first)
+    assert before.flush(30.0)
+    assert before.rival() is None
+    until(lambda: follower.newest() == 3)
+    after = NatsReleases(link, KEY.public_key(), "arm", first_wait_s=0.0)
+    after.announce(other)  # the broker had not answered yet
+    until(lambda: after.rival() is not None)
+    assert {after.held().release.signature, after.rival().release.signature} == {
+        first.release.signature, other.release.signature,
+    }  # fmt: skip
+    assert not after.flush(0.5), "the broker does not hold what was announced"
+    assert follower.held().release == first.release
+    after.announce(notice(4, 4))
+    assert after.flush(30.0)
+    assert after.rival() is None
+    until(lambda: follower.newest() == 4)
+
+
 def test_both_ends_survive_a_killed_broker_with_an_empty_store(own_nats_server: NatsServer):
     quick = (0.05, 0.2)
     with (

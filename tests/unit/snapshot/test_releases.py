@@ -94,6 +94,16 @@ def test_a_message_brings_what_it_names_and_trusts_nothing(store: ReleaseStore):
             parse_notice(broken)
 
 
+def test_a_message_brings_what_robots_would_go_back_to(store: ReleaseStore):
+    message = notice_message(store.notice(sign(release(5, previous=2), KEY)))
+    notice = parse_notice(message)
+    assert set(notice.snapshots) == {2, 5}
+    verify_notice(notice, KEY.public_key())
+    # A promoter of an older version does not bring it, and robots follow that one too.
+    rows = [row for row in message["snapshots"] if row["number"] == 5]
+    assert set(parse_notice({**message, "snapshots": rows}).snapshots) == {5}
+
+
 def test_what_is_changed_or_signed_by_others_is_not_believed(store: ReleaseStore):
     signed = sign(release(5, candidate=8, canaries=("r1",)), KEY)
     strange = Ed25519PrivateKey.generate()

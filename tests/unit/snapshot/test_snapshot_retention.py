@@ -13,13 +13,17 @@ from lwd.log.deletion import _published
 from lwd.log.objects import ObjectStore
 from lwd.log.status import StatusRow, record_statuses
 from lwd.snapshot import retention
+from lwd.snapshot.promotion import Release
+from lwd.snapshot.releases import ReleaseStore
 from lwd.snapshot.store import SnapshotStore
+
+KEY = Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
 def store(fleet: Fleet) -> SnapshotStore:
     """1 sft, 2 and 3 offline, 4 of another kind, 5 to 9 online; 6 has the bytes of 9."""
-    store = SnapshotStore(fleet.objects, fleet.catalogue, Ed25519PrivateKey.generate())
+    store = SnapshotStore(fleet.objects, fleet.catalogue, KEY)
     published = [
         ("sft", "arm"),
         ("offline", "arm"),
@@ -96,10 +100,81 @@ def test_what_the_store_cut_off_is_found_again(fleet: Fleet, store: SnapshotStor
         patched.setattr(ObjectStore, "delete", once)
         with pytest.raises(StoreError, match="down"):
             retention.apply(fleet.catalogue, fleet.objects, retention.plan(fleet.catalogue, 1))
+    assert store.read(5).status == "removed", "nobody may begin to use it"
+    assert fleet.objects.exists(store.read(5).key)
     found = retention.plan(fleet.catalogue, 1)
-    assert [snapshot.number for snapshot in found.remove] == [5, 7, 8]
+    assert [snapshot.number for snapshot in found.remove] == [7, 8]
     retention.apply(fleet.catalogue, fleet.objects, found)
     assert len(list(fleet.objects.list("snapshots"))) == 4
+
+
+def test_what_a_kill_left_goes_with_the_next_run_though_nothing_else_does(
+    fleet: Fleet, store: SnapshotStore, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    unnamed = f"snapshots/{'ab' * 32}.safetensors"
+    fleet.objects.put_once(unnamed, b"its row is about to be written")
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            retention.apply(fleet.catalogue, fleet.objects, retention.plan(fleet.catalogue, 4, also=[5, 3]))
+    assert store.read(2).status == "removed"
+    found = retention.plan(fleet.catalogue, 99)
+    assert found.remove == ()
+    retention.apply(fleet.catalogue, fleet.objects, found)
+    assert not fleet.objects.exists(store.read(2).key)
+    assert fleet.objects.exists(unnamed)
+    for number in (1, *range(3, 10)):
+        assert store.load(number)[1].number == number
+
+
+def test_what_is_needed_since_the_plan_keeps_its_bytes(fleet: Fleet, store: SnapshotStore):
+    made = ReleaseStore(fleet.catalogue, store, KEY)
+    values = {"edition": 1, "kind": "arm", "reason": "a test", "created_at": 0.0}
+    first = made.issue(Release(stable=9, **values), after=None)
+    store.publish({"w": np.full(3, 12.0, np.float32)}, 12, 1, store.read(9).meta)
+    plan = retention.plan(fleet.catalogue, 2)
+    assert [snapshot.number for snapshot in plan.remove] == [2, 5, 7, 8]
+    # While it runs: one is pinned, one is promoted and left again, a robot comes back with one, one is published once more.
+    made.issue(Release(stable=2, pins={"r1": 5}, **values), after=first)
+    made.issue(Release(stable=9, pins={"r1": 5}, **values), after=made.newest("arm"))
+    record_statuses(fleet.catalogue, [says("robot-1", 7)])
+    arrays, row = store.load(8)
+    assert store.publish(arrays, 8, 1, row.meta).number == 11
+    done = retention.apply(fleet.catalogue, fleet.objects, plan)
+    assert (done.remove, done.freed) == ((), 0)
+    why = {snapshot.number: why for snapshot, why in done.stay}
+    assert list(why) == [*range(1, 11)]
+    assert why[2] == "the stable one before that of release 3 for robots of kind arm"
+    assert (why[5], why[7], why[8]) == (
+        "pinned for r1",
+        "robot-1 uses it",
+        "its bytes are those of one that stays",
+    )
+    for number in range(1, 12):
+        assert store.load(number)[1].number == number
+    made.issue(Release(stable=9, **values), after=made.newest("arm"))
+    done = retention.apply(fleet.catalogue, fleet.objects, plan)
+    assert [snapshot.number for snapshot in done.remove] == [5]
+    assert store.read(5).status == "removed"
+
+
+def test_bytes_of_two_go_with_the_second(fleet: Fleet, store: SnapshotStore):
+    row = store.read(9)
+    store.publish({"w": np.full(3, 7.0, np.float32)}, 7, 1, row.meta)  # 10, with the bytes of 7
+    store.publish({"w": np.full(3, 12.0, np.float32)}, 12, 1, row.meta)
+    plan = retention.plan(fleet.catalogue, 1)
+    assert {7, 10} <= {snapshot.number for snapshot in plan.remove}
+    record_statuses(fleet.catalogue, [says("robot-1", 10)])
+    done = retention.apply(fleet.catalogue, fleet.objects, plan)
+    assert done.freed == plan.freed - store.read(10).size
+    assert store.load(10)[1].number == 10
+    record_statuses(fleet.catalogue, [says("robot-1", 11)])
+    done = retention.apply(fleet.catalogue, fleet.objects, retention.plan(fleet.catalogue, 1))
+    assert [snapshot.number for snapshot in done.remove] == [10]
+    assert not fleet.objects.exists(store.read(10).key)
 
 
 def test_the_command_shows_first_and_removes_when_told(lwd, run_folder: Path):
