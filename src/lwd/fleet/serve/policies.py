@@ -112,7 +112,7 @@ class ServerFollower:
     """Loads what is wanted while the server answers; requests never wait for it.
 
     A snapshot that is refused is said once and not tried again; those that were overtaken meanwhile are skipped. While all
-    room is taken by snapshots that are wanted, or that running episodes hold, it waits, and says so.
+    room is taken by snapshots that are wanted, or that episodes hold which are not silent, it waits, and says so.
 
     Args:
         wanted: what is to be loaded, None before the first; may raise LwdError while a service is away.
@@ -160,13 +160,14 @@ class ServerFollower:
     def _step(self) -> None:
         wanted = self._wanted()
         self._held.keep(() if wanted is None else wanted.numbers)
-        fits, loaded = self._held.make_room(), self._held.loaded()
+        self._held.make_room()
+        loaded = self._held.loaded()
         if wanted is not None and wanted.serving in loaded and wanted.serving != self._held.newest:
             self._held.serve(wanted.serving)
         missing = [n for n in wanted.numbers if n not in loaded and n not in self.refused] if wanted else []
         if wanted is None or not missing:
             self.waits_for = "the first snapshot" if self._held.newest is None else None
-        elif not fits:
+        elif not self._held.make_room(needed=True):
             self.waits_for = f"room for snapshot {missing[0]} (--room) or the end of episodes under {loaded}"
         else:
             self._load_one(missing[0], serve=missing[0] == wanted.serving)

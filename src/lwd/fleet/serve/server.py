@@ -72,7 +72,8 @@ class ServerSettings:
 class PolicyServer:
     """Answers robots until closed; use it as a context manager.
 
-    Each connection has one request at a time, so a client that is slow, silent or greedy only ever holds up itself.
+    Each connection has one request at a time, so a client that is slow or greedy only ever holds up itself. A silent one
+    holds its snapshot for a while (`HeldSnapshots`), then loses it where its room is needed.
 
     Args:
         held, runner: the policies.
