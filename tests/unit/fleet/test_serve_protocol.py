@@ -187,6 +187,15 @@ def test_a_jpeg_that_would_take_long_to_decode_is_not_decoded(make, says, monkey
         seen(good(**{"observation/front": data}), CAMERA, KEYS)
 
 
+def test_a_jpeg_with_a_damaged_header_is_refused_like_any_other_that_is_none():
+    data = bytearray(encoded("JPEG"))
+    size = data.index(b"\xff\xc0") + 5  # of the frame's header
+    for height, width in ((12_000, 12_000), (60_000, 60_000)):  # Pillow warns of one and raises for the other
+        data[size : size + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        with pytest.raises(ObservationError, match="'observation/front' is no JPEG: Image size"):
+            seen(good(**{"observation/front": bytes(data)}), CAMERA, KEYS)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

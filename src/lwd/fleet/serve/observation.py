@@ -185,7 +185,7 @@ def _decoded(data: bytes, key: str, camera: CameraSpec) -> NDArray[np.uint8]:
             found, progressive = picture.size, "progressive" in picture.info
             if found == (camera.width, camera.height) and not progressive:
                 return np.asarray(picture.convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow names no common base for what it raises on damaged files
         raise ObservationError(f"key {key!r} is no JPEG: {error!s:.200}.") from error
     raise ObservationError(
         f"key {key!r}: the JPEG has {found[0]} x {found[1]} pixels{' and is progressive' if progressive else ''}; expected "
