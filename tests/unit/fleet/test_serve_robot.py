@@ -28,7 +28,7 @@ from lwd.fleet.robot_policy import View
 from lwd.fleet.serve.batcher import BatchSettings
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.serve.held import HeldSnapshots
-from lwd.fleet.serve.policies import ServerFollower, Wanted, driver_runner, only
+from lwd.fleet.serve.policies import DriverRunner, ServerFollower, Wanted, driver_runner, only
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.service import ServeOptions, run_serve
 from lwd.fleet.serve.tokens import TokenFile, new_token
@@ -253,6 +253,33 @@ def test_clients_that_stay_silent_do_not_keep_a_server_from_the_newest_snapshot(
             assert busy.ask(lwd_reset=True)["snapshot"] == 6
         assert silent[0].ask().startswith("snapshot: snapshot 2 is not loaded here any more")
         assert silent[0].ask(lwd_reset=True)["snapshot"] == 6
+
+
+def test_a_policy_that_fails_its_warm_up_leaves_nothing_behind(policies):
+    class Driver(PolicyDriver):
+        """Keeps policies, fails to compute with number 2."""
+
+        def __init__(self):
+            self.policies = {}
+
+        def load(self, number, policy):
+            self.policies[number] = policy
+
+        def keep_only(self, numbers):
+            self.policies = {n: policy for n, policy in self.policies.items() if n in numbers}
+
+        def act(self, proprio, prompts, snapshots, *_):
+            if 2 in snapshots:
+                raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return np.zeros((len(snapshots), SPEC.chunk_steps, SPEC.action_dim), np.float32)
+
+    driver = Driver()
+    held = HeldSnapshots(DriverRunner(driver, SPEC))
+    held.add(1, policies[0])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        held.add(2, policies[1])
+    assert list(driver.policies) == [1]
+    assert (held.newest, held.loaded()) == (1, [1])
 
 
 def test_another_kinds_newest_does_not_keep_a_server_from_its_own(tmp_path, policies, quick_compilation):

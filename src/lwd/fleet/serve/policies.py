@@ -51,11 +51,16 @@ class DriverRunner:
 
     def load(self, number: int, policy: Acting) -> None:
         """See `Runner.load`; compiles where the policy is of a new kind, beside the calls of others."""
-        with self._guard:
-            self._driver.load(number, policy)
-            self._numbers.add(number)
         dark = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self._spec.cameras}
-        self.chunks([Row(number, Seen(np.zeros(self._spec.proprio_dim, np.float32), "warm up", dark), 0, 0)])
+        still = Seen(np.zeros(self._spec.proprio_dim, np.float32), "warm up", dark)
+        try:
+            with self._guard:
+                self._driver.load(number, policy)
+                self._numbers.add(number)
+            self.chunks([Row(number, still, 0, 0)])
+        except BaseException:
+            self.drop(number)  # nobody else would: it is not held yet
+            raise
 
     def drop(self, number: int) -> None:
         """See `Runner.drop`."""
