@@ -292,6 +292,38 @@ def test_online_there_is_a_learner_step_for_each_control_step_and_a_cut_run_goes
 
 
 @pytest.mark.usefixtures("_tiny")
+def test_a_run_that_is_cut_in_its_last_evaluation_is_evaluated_when_it_goes_on(play, tmp_path, monkeypatch):
+    """Its newest checkpoint is that of its last learner step. Nothing is learned here."""
+
+    def learning(update, state, batches, key):
+        return eqx.tree_at(lambda s: s.step, state, state.step + len(batches.reward)), {"critic/loss": 0.0}
+
+    asked: list[int] = []
+
+    def cut(*_: object) -> int:
+        asked.append(1)
+        if len(asked) == 2:
+            raise CutError
+        return 1
+
+    monkeypatch.setattr(run_module, "run_block", learning)
+    monkeypatch.setattr(
+        run_module, "acting", lambda policy, width, steps: lambda proprio, key: np.zeros((5, width))
+    )
+    monkeypatch.setattr(run_module, "evaluate", cut)
+    x = settings(play, updates=20, online_steps=30, online_warm_up=0, evaluate_every=100)
+    with pytest.raises(CutError):
+        run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None)
+    assert not read_run(tmp_path / "results" / "tiny" / TASK.name / "seed_0.json").complete
+    found = run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None)
+    assert [(p.updates, p.control_steps) for p in found.curve] == [(20, 0), (50, 30)]
+    assert found.complete
+    assert len(asked) == 3
+    assert run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None) == found
+    assert len(asked) == 3, "a complete one is not evaluated again"
+
+
+@pytest.mark.usefixtures("_tiny")
 def test_first_weights_learner_steps_and_robot_have_random_numbers_of_their_own(play, tmp_path, monkeypatch):
     """Nothing is learned here; only the keys are noted."""
     keys = {"start": [], "learner": [], "robot": []}

@@ -34,7 +34,7 @@ class OgbenchRun:
     Attributes:
         data: what it learned from, in words; settings: all others, by name.
         seconds: of processor and waiting, all attempts together.
-        complete: whether all its updates are done.
+        complete: whether all its updates are done, and what they left is evaluated.
     """
 
     task: str
