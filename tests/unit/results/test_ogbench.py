@@ -421,6 +421,10 @@ def test_run_files_are_checked(tmp_path):
     path = write_run(tmp_path, run)
     assert path == tmp_path / "small" / "scene-task2" / "seed_0.json"
     assert read_run(path) == run
+    with pytest.raises(ResultError, match="expected updates that rise"):
+        write_run(tmp_path, replace(run, curve=run.curve[::-1]))
+    assert read_run(path) == run, "the good file stays"
+    assert list(path.parent.iterdir()) == [path]
     content = json.loads(path.read_text())
     content["curve"][0]["successes"] = 51
     path.write_text(json.dumps(content))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lwd.evaluate.jsonfile import read_node, write_json
+from lwd.evaluate.jsonfile import read_node
+from lwd.evaluate.summary import write_checked
 
 SCHEMA = 1
 FOLDER = Path("results/ogbench")
@@ -57,10 +58,9 @@ def run_path(results: Path, size: str, task: str, seed: int) -> Path:
 
 
 def write_run(results: Path, run: OgbenchRun) -> Path:
-    """Write a run file, after checking that it can be read back."""
+    """Write a run file, after checking that it can be read back; a `ResultError` leaves what is there as it is."""
     path = run_path(results, run.size, run.task, run.seed)
-    write_json(path, {"schema": SCHEMA, **asdict(run)})
-    read_run(path)
+    write_checked(path, {"schema": SCHEMA, **asdict(run)}, read_run)
     return path
 
 
