@@ -441,5 +441,25 @@ def test_tables_lay_our_numbers_beside_those_of_the_same_updates():
     assert tables([]) == NONE
 
 
+def test_tables_average_neither_other_settings_nor_the_robots_own_steps_with_none():
+    point = {"successes": 10, "episodes": 50}
+    offline = [Point(updates=updates, control_steps=0, **point) for updates in (50_000, 100_000)]
+    online, also = (
+        [offline[0], Point(updates=100_000, control_steps=steps, successes=50, episodes=50)]
+        for steps in (55_000, 55_003)
+    )
+    longer = {"a": "1", "run.seed": "1", "run.updates": "50000", "run.online_steps": "500000"}
+    one = made_up(curve=offline, settings={"a": "1", "run.seed": "0", "run.updates": "1000000"})
+    text = tables([one, *(made_up(seed=1, curve=curve, settings=longer) for curve in (online, also))])
+    assert text.count("###") == 1
+    assert "| 50,000 | 0 | 20 (14 to 27) | 3 |" in text
+    assert "| 100,000 | 0 | 20 (11 to 33) | 1 |" in text
+    assert "| 100,000 | 55,000 to 55,003 | 100 (96 to 100) | 2 |" in text
+    text = tables([one, made_up(seed=1, curve=online, settings={**longer, "a": "2"})])
+    assert text.count("### scene-task2, size small") == 2
+    assert [f"Settings of its own: a {value}. Seeds {value - 1};" in text for value in (1, 2)] == [True, True]
+    assert "Settings of its own" not in tables([one])
+
+
 def test_the_committed_page_is_that_of_the_committed_run_files():
     assert (ROOT / PAGE).read_text(encoding="utf-8") == page(ROOT), "run `make table`"

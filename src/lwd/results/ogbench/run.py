@@ -20,14 +20,12 @@ from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
 from lwd.results.ogbench.data import DataSet, Rows, load, reward
 from lwd.results.ogbench.play import PlaySettings, write_play
 from lwd.results.ogbench.robot import acting, evaluate, make_environment
-from lwd.results.ogbench.runfile import OgbenchRun, Point, read_run, run_path, write_run
+from lwd.results.ogbench.runfile import MAY_GROW, OgbenchRun, Point, read_run, run_path, write_run
 from lwd.results.ogbench.store import RunStore
 from lwd.results.ogbench.tasks import CHUNK_STEPS, PUBLISHED_EVERY, Task, size, task
 
 EVALUATION_SEED = 10_000_000
 _DATA_STREAM, _ONLINE_STREAM, _LEARNER_STREAM, _START_STREAM = range(4)
-_MAY_GROW = ("run.updates", "run.online_steps")
-"""Settings that may differ when a run goes on: there is no schedule that depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +210,7 @@ class Run:
         self._store.save(int(state.step), state, self._rows, position)
 
     def _restored(self) -> PublicQamState:
-        self._store.claim({name: value for name, value in self._settings().items() if name not in _MAY_GROW})
+        self._store.claim({name: value for name, value in self._settings().items() if name not in MAY_GROW})
         first = self._learner.start(self._first_policy(), self._model(), self._key(_START_STREAM))
         found = self._store.restore(first, self._rows)
         if found is None:

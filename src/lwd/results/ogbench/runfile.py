@@ -11,6 +11,8 @@ from lwd.evaluate.summary import write_checked
 
 SCHEMA = 1
 FOLDER = Path("results/ogbench")
+MAY_GROW = ("run.updates", "run.online_steps")
+"""Settings that may differ when a run goes on: there is no schedule that depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
