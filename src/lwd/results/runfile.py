@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lwd.errors import ConfigError
-from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_json
+from lwd.evaluate.jsonfile import Node, ResultError, read_node
 from lwd.evaluate.records import EvaluationRecord
 from lwd.evaluate.report.run import DataRow, ValueTrace, read_data_row, read_trace
 from lwd.evaluate.scores import read_horizons
+from lwd.evaluate.summary import write_checked
 from lwd.spec import Horizon
 
 RUN_FILE_SCHEMA = 1
@@ -102,7 +103,7 @@ class RunFile:
 
 
 def write_run_file(path: Path, run: RunFile) -> None:
-    """Write a run file, after checking that it can be read back."""
+    """Write a run file, after checking that it can be read back; a `ResultError` leaves what is there as it is."""
     content: dict[str, Any] = {
         "schema": RUN_FILE_SCHEMA,
         **{
@@ -122,8 +123,7 @@ def write_run_file(path: Path, run: RunFile) -> None:
         "learner": {name: asdict(curve) for name, curve in run.learner.items()},
         "traces": [_trace_columns(trace) for trace in run.traces],
     }
-    write_json(path, content, flat_lists=True)
-    read_run_file(path)
+    write_checked(path, content, read_run_file, flat_lists=True)
 
 
 def _columns(records: Sequence[EvaluationRecord], task: str) -> dict[str, list[int | float]]:

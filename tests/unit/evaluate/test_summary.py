@@ -73,6 +73,16 @@ def test_summary_comes_back_as_written(tmp_path: Path):
     assert list(content["tasks"]) == list(TASKS)
 
 
+def test_a_summary_that_would_not_be_read_back_takes_no_others_place(tmp_path: Path):
+    path, written = tmp_path / "summary.json", fake_summary(episodes=10)
+    write_summary(path, written)
+    methods = {name: method for name, method in written.methods.items() if name != "sft"}
+    with pytest.raises(ResultError, match="sft: is missing"):
+        write_summary(path, replace(written, methods=methods))
+    assert read_summary(path) == written
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def _set(*path: str, to: object) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         for key in path[:-1]:

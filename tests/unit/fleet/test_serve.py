@@ -251,16 +251,19 @@ def test_snapshots_are_dropped_when_nobody_needs_them_any_more():
     with pytest.raises(NoSnapshotError):
         held.begin("arm", None, None)
     held.add(1, None)
-    assert held.begin("arm", "e", None) == 1
+    first = held.begin("arm", "e", None)
+    assert first.snapshot == 1
     held.add(2, None)
     now[0] = 100.0
     assert held.make_room()
     assert runner.loaded == {1, 2}  # an episode holds 1
-    held.end(1)
+    held.end(first)
     now[0] = 129.0
     held.make_room()
-    assert held.begin("arm", "e", None) == 1  # back within 30 s
-    held.end(1)
+    again = held.begin("arm", "e", None)
+    assert again.snapshot == 1  # back within 30 s
+    held.end(first)  # it has nothing any more to let go of
+    held.end(again)
     held.add(3, None)
     assert not held.make_room()
     now[0] = 160.0
@@ -268,8 +271,8 @@ def test_snapshots_are_dropped_when_nobody_needs_them_any_more():
     assert runner.loaded == {3}
     with pytest.raises(SnapshotGoneError, match="snapshot 1 is not loaded here"):
         held.begin("arm", "e", None)
-    assert held.begin("arm", "e", None, fresh=True) == 3
-    assert held.begin("another arm", "e", None) == 3
+    assert held.begin("arm", "e", None, fresh=True).snapshot == 3
+    assert held.begin("another arm", "e", None).snapshot == 3
 
 
 def test_what_is_kept_stays_loaded_and_an_older_one_may_be_served_again():
@@ -278,18 +281,49 @@ def test_what_is_kept_stays_loaded_and_an_older_one_may_be_served_again():
     held.keep((4, 5))
     held.add(4, None)
     held.add(5, None, serve=False)
-    assert [held.begin("arm", None, pinned) for pinned in (None, 5)] == [4, 5]
-    held.end(5)
+    stable, pinned = (held.begin("arm", None, number) for number in (None, 5))
+    assert (stable.snapshot, pinned.snapshot) == (4, 5)
+    held.end(pinned)
     held.serve(5)
-    assert held.begin("arm", None, None) == 5
-    held.end(5)
+    served = held.begin("arm", None, None)
+    assert served.snapshot == 5
+    held.end(served)
     held.serve(4)  # 5 was rejected
     held.keep((4,))
-    assert held.begin("arm", None, None) == 4
+    assert held.begin("arm", None, None).snapshot == 4
     held.make_room()
     assert runner.loaded == {4}
     with pytest.raises(SnapshotGoneError, match=r"snapshot 5 is not loaded here \(it has \[4\]\)"):
         held.begin("arm", None, 5)
+
+
+def test_an_episode_that_asks_nothing_for_long_holds_no_room_that_is_needed():
+    now = [0.0]
+    runner = MarkedRunner()
+    held = HeldSnapshots(runner, room=3, linger_s=0.0, silent_s=60.0, clock=lambda: now[0])
+    holds = []
+    for number in (1, 2, 3):
+        held.add(number, None)
+        holds.append(held.begin(f"arm {number}", None, None))
+        now[0] += 1.0
+    now[0] = 60.5
+    held.ask(holds[1])
+    assert held.make_room(needed=True), "the first one asked 60.5 s ago"
+    assert runner.loaded == {2, 3}
+    with pytest.raises(
+        SnapshotGoneError, match=r"snapshot 1 is not loaded here any more.*more than 60 s.*Begin a new"
+    ):
+        held.ask(holds[0])
+    held.end(holds[0])
+    held.add(4, None)
+    now[0] = 200.0
+    assert not held.make_room(), "nobody needs the room: silent episodes go on"
+    held.keep((3,))
+    assert held.make_room(needed=True), "what is kept stays, silent or not"
+    assert runner.loaded == {3, 4}
+    held.add(1, None, serve=False)
+    held.ask(holds[0])  # the same policy is there again
+    assert not held.make_room(needed=True)
 
 
 # ---- who may ask -----------------------------------------------------------------------------------------

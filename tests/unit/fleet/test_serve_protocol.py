@@ -137,9 +137,15 @@ def test_errors_name_the_key(changes, says):
         seen(good(**changes), SPEC, KEYS)
 
 
-def test_pictures():
+def encoded(kind, size=(16, 8), **options):
     from PIL import Image
 
+    file = io.BytesIO()
+    Image.new("RGB", size, (250, 0, 0)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_pictures():
     picture = np.zeros((8, 16, 3), np.uint8)
     for key, keys in (("observation/front", KEYS), ("cam", ObservationKeys(images={"front": "cam"}))):
         assert seen(good(**{key: picture}), CAMERA, keys).images["front"].shape == (8, 16, 3)
@@ -147,17 +153,47 @@ def test_pictures():
         with pytest.raises(ObservationError, match="'observation/front'"):
             seen(good(**{"observation/front": wrong}), CAMERA, KEYS)
 
-    def encoded(kind, size=(16, 8)):
-        file = io.BytesIO()
-        Image.new("RGB", size, (250, 0, 0)).save(file, kind)
-        return file.getvalue()
-
     found = seen(good(**{"observation/front": encoded("JPEG")}), CAMERA, KEYS).images["front"]
     assert found.shape == (8, 16, 3)
     assert abs(int(found[0, 0, 0]) - 250) < 6
-    for wrong in (encoded("PNG"), encoded("JPEG", (4, 4))):
-        with pytest.raises(ObservationError, match="'observation/front'"):
-            seen(good(**{"observation/front": wrong}), CAMERA, KEYS)
+    with pytest.raises(ObservationError, match="'observation/front' is no JPEG"):
+        seen(good(**{"observation/front": encoded("PNG")}), CAMERA, KEYS)
+
+
+LARGE = (2048, 2048)
+SPLIT = b"\xff\xfe\x00\x02" * 20_000
+"""Empty comments of a JPEG."""
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: encoded("JPEG", (4, 4)), "has 4 x 4 pixels; expected 16 x 8"),
+        (lambda: encoded("JPEG", (8, 16)), "has 8 x 16 pixels; expected 16 x 8"),
+        (lambda: encoded("JPEG", LARGE), "has 2048 x 2048 pixels; expected 16 x 8"),
+        (
+            lambda: encoded("JPEG", progressive=True),
+            "has 16 x 8 pixels and is progressive; expected 16 x 8, not",
+        ),
+        (lambda: encoded("JPEG")[:2] + SPLIT + encoded("JPEG")[2:], "has 80.* bytes, expected at most 66304"),
+    ],
+)
+def test_a_jpeg_that_would_take_long_to_decode_is_not_decoded(make, says, monkeypatch):
+    from PIL import Image
+
+    data = make()
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(ObservationError, match=f"key 'observation/front': the JPEG {says}"):
+        seen(good(**{"observation/front": data}), CAMERA, KEYS)
+
+
+def test_a_jpeg_with_a_damaged_header_is_refused_like_any_other_that_is_none():
+    data = bytearray(encoded("JPEG"))
+    size = data.index(b"\xff\xc0") + 5  # of the frame's header
+    for height, width in ((12_000, 12_000), (60_000, 60_000)):  # Pillow warns of one and raises for the other
+        data[size : size + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        with pytest.raises(ObservationError, match="'observation/front' is no JPEG: Image size"):
+            seen(good(**{"observation/front": bytes(data)}), CAMERA, KEYS)
 
 
 @pytest.mark.parametrize(

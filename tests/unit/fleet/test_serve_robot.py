@@ -4,7 +4,7 @@ snapshots in one episode, whatever dies.
 
 import ssl
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from lwd.fleet.robot_policy import View
 from lwd.fleet.serve.batcher import BatchSettings
 from lwd.fleet.serve.client import RemoteOptions, RemotePolicies
 from lwd.fleet.serve.held import HeldSnapshots
-from lwd.fleet.serve.policies import ServerFollower, Wanted, driver_runner
+from lwd.fleet.serve.policies import DriverRunner, ServerFollower, Wanted, driver_runner, only
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.service import ServeOptions, run_serve
 from lwd.fleet.serve.tokens import TokenFile, new_token
@@ -234,6 +234,54 @@ def test_a_server_says_when_a_release_names_more_than_it_has_room_for():
         follower.close()
 
 
+def test_clients_that_stay_silent_do_not_keep_a_server_from_the_newest_snapshot():
+    """Three ask once, each under another snapshot, and stay connected; room is four."""
+    wanted, row = [only(1)], SimpleNamespace(created_at=0.0, learner_step=0)
+    with serving([], room=4, linger_s=0.0, silent_s=0.5) as s, ExitStack() as stack:
+        follower = ServerFollower(lambda: wanted[0], lambda n: (None, row), s.held, s.telemetry)
+        stack.callback(follower.close)
+        silent = []
+        for number in (2, 3, 4, 5):
+            wanted[0] = only(number)
+            until(lambda number=number: s.held.newest == number)
+            silent.append(stack.enter_context(Client(s.url)))
+            assert silent[-1].ask()["snapshot"] == number
+        with Client(s.url) as busy:
+            assert busy.ask()["snapshot"] == 5
+            wanted[0] = only(6)
+            until(lambda: s.held.newest == 6, timeout_s=20)
+            assert busy.ask(lwd_reset=True)["snapshot"] == 6
+        assert silent[0].ask().startswith("snapshot: snapshot 2 is not loaded here any more")
+        assert silent[0].ask(lwd_reset=True)["snapshot"] == 6
+
+
+def test_a_policy_that_fails_its_warm_up_leaves_nothing_behind(policies):
+    class Driver(PolicyDriver):
+        """Keeps policies, fails to compute with number 2."""
+
+        def __init__(self):
+            self.policies = {}
+
+        def load(self, number, policy):
+            self.policies[number] = policy
+
+        def keep_only(self, numbers):
+            self.policies = {n: policy for n, policy in self.policies.items() if n in numbers}
+
+        def act(self, proprio, prompts, snapshots, *_):
+            if 2 in snapshots:
+                raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return np.zeros((len(snapshots), SPEC.chunk_steps, SPEC.action_dim), np.float32)
+
+    driver = Driver()
+    held = HeldSnapshots(DriverRunner(driver, SPEC))
+    held.add(1, policies[0])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        held.add(2, policies[1])
+    assert list(driver.policies) == [1]
+    assert (held.newest, held.loaded()) == (1, [1])
+
+
 def test_another_kinds_newest_does_not_keep_a_server_from_its_own(tmp_path, policies, quick_compilation):
     x, folder = toy_fleet.experiment(), RunFolder(tmp_path / "run")
     with open_services(folder) as services:
@@ -250,6 +298,10 @@ def test_options_that_cannot_work():
         ServeOptions(server=ServerSettings(host="0.0.0.0"))
     with pytest.raises(ConfigError, match="room"):
         ServeOptions(room=1)
+    with pytest.raises(
+        ConfigError, match=r"silent_s must be more than the 10 s that a request may wait, got 10\."
+    ):
+        ServeOptions(silent_s=10.0)
     with pytest.raises(ConfigError, match="ws://"):
         RemoteOptions(url="http://127.0.0.1")
     for url in ("ws://", "ws://h:abc", "ws://h:99999", "ws://h:0", "ws://[::1"):

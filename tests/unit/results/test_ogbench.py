@@ -292,6 +292,38 @@ def test_online_there_is_a_learner_step_for_each_control_step_and_a_cut_run_goes
 
 
 @pytest.mark.usefixtures("_tiny")
+def test_a_run_that_is_cut_in_its_last_evaluation_is_evaluated_when_it_goes_on(play, tmp_path, monkeypatch):
+    """Its newest checkpoint is that of its last learner step. Nothing is learned here."""
+
+    def learning(update, state, batches, key):
+        return eqx.tree_at(lambda s: s.step, state, state.step + len(batches.reward)), {"critic/loss": 0.0}
+
+    asked: list[int] = []
+
+    def cut(*_: object) -> int:
+        asked.append(1)
+        if len(asked) == 2:
+            raise CutError
+        return 1
+
+    monkeypatch.setattr(run_module, "run_block", learning)
+    monkeypatch.setattr(
+        run_module, "acting", lambda policy, width, steps: lambda proprio, key: np.zeros((5, width))
+    )
+    monkeypatch.setattr(run_module, "evaluate", cut)
+    x = settings(play, updates=20, online_steps=30, online_warm_up=0, evaluate_every=100)
+    with pytest.raises(CutError):
+        run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None)
+    assert not read_run(tmp_path / "results" / "tiny" / TASK.name / "seed_0.json").complete
+    found = run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None)
+    assert [(p.updates, p.control_steps) for p in found.curve] == [(20, 0), (50, 30)]
+    assert found.complete
+    assert len(asked) == 3
+    assert run_task(x, tmp_path / "runs", tmp_path / "results", lambda _: None) == found
+    assert len(asked) == 3, "a complete one is not evaluated again"
+
+
+@pytest.mark.usefixtures("_tiny")
 def test_first_weights_learner_steps_and_robot_have_random_numbers_of_their_own(play, tmp_path, monkeypatch):
     """Nothing is learned here; only the keys are noted."""
     keys = {"start": [], "learner": [], "robot": []}
@@ -389,6 +421,10 @@ def test_run_files_are_checked(tmp_path):
     path = write_run(tmp_path, run)
     assert path == tmp_path / "small" / "scene-task2" / "seed_0.json"
     assert read_run(path) == run
+    with pytest.raises(ResultError, match="expected updates that rise"):
+        write_run(tmp_path, replace(run, curve=run.curve[::-1]))
+    assert read_run(path) == run, "the good file stays"
+    assert list(path.parent.iterdir()) == [path]
     content = json.loads(path.read_text())
     content["curve"][0]["successes"] = 51
     path.write_text(json.dumps(content))
@@ -403,6 +439,26 @@ def test_tables_lay_our_numbers_beside_those_of_the_same_updates():
     assert text.count("### scene-task2, size small") == 2, "other data, another table"
     assert "Not finished: seed 0." in text
     assert tables([]) == NONE
+
+
+def test_tables_average_neither_other_settings_nor_the_robots_own_steps_with_none():
+    point = {"successes": 10, "episodes": 50}
+    offline = [Point(updates=updates, control_steps=0, **point) for updates in (50_000, 100_000)]
+    online, also = (
+        [offline[0], Point(updates=100_000, control_steps=steps, successes=50, episodes=50)]
+        for steps in (55_000, 55_003)
+    )
+    longer = {"a": "1", "run.seed": "1", "run.updates": "50000", "run.online_steps": "500000"}
+    one = made_up(curve=offline, settings={"a": "1", "run.seed": "0", "run.updates": "1000000"})
+    text = tables([one, *(made_up(seed=1, curve=curve, settings=longer) for curve in (online, also))])
+    assert text.count("###") == 1
+    assert "| 50,000 | 0 | 20 (14 to 27) | 3 |" in text
+    assert "| 100,000 | 0 | 20 (11 to 33) | 1 |" in text
+    assert "| 100,000 | 55,000 to 55,003 | 100 (96 to 100) | 2 |" in text
+    text = tables([one, made_up(seed=1, curve=online, settings={**longer, "a": "2"})])
+    assert text.count("### scene-task2, size small") == 2
+    assert [f"Settings of its own: a {value}. Seeds {value - 1};" in text for value in (1, 2)] == [True, True]
+    assert "Settings of its own" not in tables([one])
 
 
 def test_the_committed_page_is_that_of_the_committed_run_files():

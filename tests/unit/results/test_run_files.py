@@ -38,6 +38,16 @@ def test_a_run_file_is_read_back_as_it_was_written(path):
     assert read_run_file(path.parents[1] / "lwd_online" / "seed_2.json").fleet == fleet.fleet
 
 
+def test_a_run_file_that_would_not_be_read_back_takes_no_others_place(path):
+    run = made_up.run("lwd_offline", 2)
+    write_run_file(path, run)
+    good = path.read_bytes()
+    with pytest.raises(ResultError, match=r"evaluation\.far: expected columns of one length, at least 1"):
+        write_run_file(path, replace(run, records=made_up.records({"near": [1, 0]})))
+    assert path.read_bytes() == good
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_columns_stand_on_one_line(path):
     write_run_file(path, made_up.run("lwd_offline", 2))
     assert '"success": [1, 0],' in path.read_text()

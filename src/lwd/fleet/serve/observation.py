@@ -23,7 +23,8 @@ CONTROL_KEYS = ("begin", "episode", "seed", "chunk", "snapshot", "reset")
 OWN_STATE, OWN_PROMPT = "lwd/proprio", "lwd/prompt"
 """What our own robots send: the whole proprio and the instruction, whatever keys others use here."""
 MAX_PROMPT = 4096
-MAX_PIXELS = 1 << 22
+MAX_HEADER = 1 << 16
+"""Bytes of a JPEG beside its pixels, and those never take twice what they take decoded."""
 
 
 class ObservationError(LwdError):
@@ -154,7 +155,7 @@ def _state(message: Mapping[str, Any], key: str) -> NDArray[np.float32]:
 def _image(message: Mapping[str, Any], key: str, camera: CameraSpec) -> NDArray[np.uint8]:
     value, expected = _value(message, key), (camera.height, camera.width, 3)
     if isinstance(value, bytes):
-        value = _decoded(value, key)
+        return _decoded(value, key, camera)
     if not isinstance(value, np.ndarray):
         raise ObservationError(
             f"key {key!r} must be a picture, uint8 {expected}, got {type(value).__name__}."
@@ -168,19 +169,28 @@ def _image(message: Mapping[str, Any], key: str, camera: CameraSpec) -> NDArray[
     return picture
 
 
-def _decoded(data: bytes, key: str) -> NDArray[np.uint8]:
-    """A JPEG, as robots of our own send it. Nothing but JPEG is decoded, and nothing large."""
+def _decoded(data: bytes, key: str, camera: CameraSpec) -> NDArray[np.uint8]:
+    """A JPEG, as robots of our own send it. Every other client waits meanwhile, so nothing is decoded but a JPEG of the
+    camera's size that is not progressive: that could have a scan in every twelve bytes.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise ConfigError("pictures as JPEG need Pillow on the policy server: pip install pillow.") from error
+    most = 2 * 3 * camera.height * camera.width + MAX_HEADER
+    if len(data) > most:
+        raise ObservationError(f"key {key!r}: the JPEG has {len(data)} bytes, expected at most {most}.")
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ObservationError(f"key {key!r}: the JPEG is {picture.width} x {picture.height} pixels.")
-            return np.asarray(picture.convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
+            found, progressive = picture.size, "progressive" in picture.info
+            if found == (camera.width, camera.height) and not progressive:
+                return np.asarray(picture.convert("RGB"), np.uint8)
+    except Exception as error:  # Pillow names no common base for what it raises on damaged files
         raise ObservationError(f"key {key!r} is no JPEG: {error!s:.200}.") from error
+    raise ObservationError(
+        f"key {key!r}: the JPEG has {found[0]} x {found[1]} pixels{' and is progressive' if progressive else ''}; expected "
+        f"{camera.width} x {camera.height}, not progressive. Resize it on the robot (openpi_client.image_tools does)."
+    )
 
 
 def _prompt(message: Mapping[str, Any], keys: ObservationKeys) -> str:

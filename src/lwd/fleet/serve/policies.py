@@ -51,11 +51,16 @@ class DriverRunner:
 
     def load(self, number: int, policy: Acting) -> None:
         """See `Runner.load`; compiles where the policy is of a new kind, beside the calls of others."""
-        with self._guard:
-            self._driver.load(number, policy)
-            self._numbers.add(number)
         dark = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self._spec.cameras}
-        self.chunks([Row(number, Seen(np.zeros(self._spec.proprio_dim, np.float32), "warm up", dark), 0, 0)])
+        still = Seen(np.zeros(self._spec.proprio_dim, np.float32), "warm up", dark)
+        try:
+            with self._guard:
+                self._driver.load(number, policy)
+                self._numbers.add(number)
+            self.chunks([Row(number, still, 0, 0)])
+        except BaseException:
+            self.drop(number)  # nobody else would: it is not held yet
+            raise
 
     def drop(self, number: int) -> None:
         """See `Runner.drop`."""
@@ -112,7 +117,7 @@ class ServerFollower:
     """Loads what is wanted while the server answers; requests never wait for it.
 
     A snapshot that is refused is said once and not tried again; those that were overtaken meanwhile are skipped. While all
-    room is taken by snapshots that are wanted, or that running episodes hold, it waits, and says so.
+    room is taken by snapshots that are wanted, or that episodes hold which are not silent, it waits, and says so.
 
     Args:
         wanted: what is to be loaded, None before the first; may raise LwdError while a service is away.
@@ -160,13 +165,14 @@ class ServerFollower:
     def _step(self) -> None:
         wanted = self._wanted()
         self._held.keep(() if wanted is None else wanted.numbers)
-        fits, loaded = self._held.make_room(), self._held.loaded()
+        self._held.make_room()
+        loaded = self._held.loaded()
         if wanted is not None and wanted.serving in loaded and wanted.serving != self._held.newest:
             self._held.serve(wanted.serving)
         missing = [n for n in wanted.numbers if n not in loaded and n not in self.refused] if wanted else []
         if wanted is None or not missing:
             self.waits_for = "the first snapshot" if self._held.newest is None else None
-        elif not fits:
+        elif not self._held.make_room(needed=True):
             self.waits_for = f"room for snapshot {missing[0]} (--room) or the end of episodes under {loaded}"
         else:
             self._load_one(missing[0], serve=missing[0] == wanted.serving)

@@ -72,7 +72,9 @@ class ServerSettings:
 class PolicyServer:
     """Answers robots until closed; use it as a context manager.
 
-    Each connection has one request at a time, so a client that is slow, silent or greedy only ever holds up itself.
+    Each connection has one request at a time, so a client that is slow only ever holds up itself. A silent one holds its
+    snapshot for a while (`HeldSnapshots`), then loses it where its room is needed. A greedy one costs the others the time to
+    read its requests, each up to the largest frame and pictures of the cameras' sizes, and its rows in the policy's batches.
 
     Args:
         held, runner: the policies.

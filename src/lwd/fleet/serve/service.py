@@ -15,7 +15,7 @@ from lwd.errors import ConfigError, RobotError
 from lwd.fleet.folder import RunFolder, Services, open_services
 from lwd.fleet.policies import newest_announced
 from lwd.fleet.robot_config import NEWEST, RELEASES, Follow
-from lwd.fleet.serve.held import HeldSnapshots, Runner
+from lwd.fleet.serve.held import SILENT_S, HeldSnapshots, Runner
 from lwd.fleet.serve.policies import ServerFollower, Wanted, driver_runner, loader, only, released
 from lwd.fleet.serve.server import PolicyServer, ServerSettings
 from lwd.fleet.serve.tokens import TokenFile
@@ -43,6 +43,7 @@ class ServeOptions:
         follow: what is new: "newest", or "releases": all that a release names, for robots that follow releases.
         room: most snapshots that are loaded at once; each costs a policy's memory.
         linger_s: for how long a snapshot stays after its last episode.
+        silent_s: for how long an episode holds its snapshot after its last request, where room is needed.
     """
 
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -51,6 +52,7 @@ class ServeOptions:
     follow: Follow = NEWEST
     room: int = 4
     linger_s: float = 30.0
+    silent_s: float = SILENT_S
 
     def __post_init__(self) -> None:
         if self.snapshot is not None and self.follow == RELEASES:
@@ -58,6 +60,11 @@ class ServeOptions:
         if self.room < 2:
             raise ConfigError(
                 f"room must be at least 2 (the running snapshot and the next one), got {self.room}."
+            )
+        patience_s = self.server.batch.patience_s
+        if not self.silent_s > patience_s:  # else an episode whose request waits would count as silent
+            raise ConfigError(
+                f"silent_s must be more than the {patience_s:g} s that a request may wait, got {self.silent_s:g}."
             )
         if self.tokens is None and self.server.host not in LOOPBACK:
             raise ConfigError(
@@ -91,7 +98,7 @@ def run_serve(
     spec, _ = fleet_description(experiment)
     tokens = None if options.tokens is None else TokenFile(options.tokens)
     runner = make_runner(experiment, options.server.batch.max_batch)
-    held = HeldSnapshots(runner, options.room, options.linger_s)
+    held = HeldSnapshots(runner, options.room, options.linger_s, options.silent_s)
     metadata = {"server": "lwd", "version": __version__, "recipe": experiment.name, "follow": options.follow}
     with ExitStack() as stack:
         services = stack.enter_context(open_services(folder))

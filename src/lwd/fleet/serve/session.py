@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from lwd.fleet.serve.held import HeldSnapshots, Row, SnapshotGoneError
+from lwd.fleet.serve.held import HeldSnapshots, Hold, Row, SnapshotGoneError
 from lwd.fleet.serve.observation import Control, ObservationKeys, control, seen
 from lwd.spec import RobotSpec
 
@@ -26,21 +26,21 @@ class Session:
     def __init__(self, client: str, held: HeldSnapshots, spec: RobotSpec, keys: ObservationKeys) -> None:
         self.client = client
         self._held, self._spec, self._keys = held, spec, keys
-        self._snapshot: int | None = None
+        self._hold: Hold | None = None
         self._episode: str | None = None
         self._seed, self._chunk = 0, 0
 
     @property
     def snapshot(self) -> int | None:
         """What drives the running episode, None before the first."""
-        return self._snapshot
+        return None if self._hold is None else self._hold.snapshot
 
     def read(self, message: Mapping[str, Any]) -> Row | None:
         """The row to compute for a request, None if it only begins an episode.
 
         Raises:
             ObservationError: it cannot be answered as it is; the running episode is as before.
-            NoSnapshotError, SnapshotGoneError: see `HeldSnapshots.begin`.
+            NoSnapshotError, SnapshotGoneError: see `HeldSnapshots.begin` and `HeldSnapshots.ask`.
         """
         said = control(message)
         observed = None if said.begin else seen(message, self._spec, self._keys)
@@ -54,21 +54,23 @@ class Session:
 
     def close(self) -> None:
         """Let go of the snapshot."""
-        if self._snapshot is not None:
-            self._held.end(self._snapshot)
-            self._snapshot = None
+        if self._hold is not None:
+            self._held.end(self._hold)
+            self._hold = None
 
     def _driven_by(self, said: Control) -> int:
         """The snapshot of this request's episode, which begins if it must."""
         other = said.episode is not None and said.episode != self._episode
-        if self._snapshot is None or said.begin or said.reset or other:
-            number = self._held.begin(self.client, said.episode, said.snapshot, fresh=said.reset)
+        if self._hold is None or said.begin or said.reset or other:
+            hold = self._held.begin(self.client, said.episode, said.snapshot, fresh=said.reset)
             self.close()
-            self._snapshot, self._episode = number, said.episode
+            self._hold, self._episode = hold, said.episode
             self._seed, self._chunk = secrets.randbits(31), 0
-            return number
-        if said.snapshot is not None and said.snapshot != self._snapshot:
+            return hold.snapshot
+        if said.snapshot is not None and said.snapshot != self._hold.snapshot:
             raise SnapshotGoneError(
-                f"this episode runs under snapshot {self._snapshot}, not {said.snapshot}. Begin a new episode for another one."
+                f"this episode runs under snapshot {self._hold.snapshot}, not {said.snapshot}. "
+                "Begin a new episode for another one."
             )
-        return self._snapshot
+        self._held.ask(self._hold)
+        return self._hold.snapshot

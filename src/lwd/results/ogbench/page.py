@@ -7,12 +7,15 @@ from pathlib import Path
 
 from lwd.evaluate.intervals import wilson
 from lwd.evaluate.table import between
-from lwd.results.ogbench.runfile import FOLDER, OgbenchRun, read_runs
+from lwd.results.ogbench.runfile import FOLDER, MAY_GROW, OgbenchRun, Point, read_runs
 from lwd.results.ogbench.tasks import PUBLISHED_EVERY, TASK_POINTS, task
 
 PAGE = Path("docs/reference/ogbench.md")
 NONE = "No run is committed yet.\n"
 MISSING = "-"
+
+Settings = frozenset[tuple[str, str]]
+"""Name and value of each."""
 
 
 def write_page(root: Path) -> None:
@@ -28,14 +31,30 @@ def page(root: Path) -> str:
 
 
 def tables(runs: Sequence[OgbenchRun]) -> str:
-    """One table for each size, task and data; runs that learned from different data are never averaged."""
-    groups: dict[tuple[str, str, str], list[OgbenchRun]] = {}
+    """One table for each size, task, data and settings; runs that differ in them are never averaged."""
+    groups: dict[tuple[str, str, str], dict[Settings, list[OgbenchRun]]] = {}
     for run in runs:
-        groups.setdefault((run.size, run.task, run.data), []).append(run)
-    return "\n".join(_table(*group, found) for group, found in groups.items()) or NONE
+        same = groups.setdefault((run.size, run.task, run.data), {})
+        same.setdefault(_settings(run), []).append(run)
+    return (
+        "\n".join(
+            _table(*group, sorted(settings - frozenset.intersection(*alike)), found)
+            for group, alike in groups.items()
+            for settings, found in alike.items()
+        )
+        or NONE
+    )
 
 
-def _table(size: str, name: str, data: str, runs: Sequence[OgbenchRun]) -> str:
+def _settings(run: OgbenchRun) -> Settings:
+    """In which runs of one table may not differ: all but the seed and how far a run goes."""
+    return frozenset(item for item in run.settings.items() if item[0] not in ("run.seed", *MAY_GROW))
+
+
+def _table(
+    size: str, name: str, data: str, own: Sequence[tuple[str, str]], runs: Sequence[OgbenchRun]
+) -> str:
+    """`own`: settings that not all tables of this size, task and data have."""
     head = [
         "updates",
         "online control steps",
@@ -50,10 +69,11 @@ def _table(size: str, name: str, data: str, runs: Sequence[OgbenchRun]) -> str:
     hours = ", ".join(f"{run.seconds / 3600:.1f}" for run in runs)
     unfinished = [str(run.seed) for run in runs if not run.complete]
     note = f" Not finished: seed {', '.join(unfinished)}." if unfinished else ""
+    apart = f" Settings of its own: {', '.join(' '.join(item) for item in own)}." if own else ""
     made = ", ".join(sorted({f"`{run.commit}` on {run.hardware.get('processor', '?')}" for run in runs}))
     return (
         f"### {name}, size {size}\n\n"
-        f"Data: {data}. Seeds {seeds}; hours {hours}; {made}.{note}\n\n"
+        f"Data: {data}.{apart} Seeds {seeds}; hours {hours}; {made}.{note}\n\n"
         + "\n".join("| " + " | ".join(line) + " |" for line in lines)
         + "\n"
     )
@@ -61,8 +81,11 @@ def _table(size: str, name: str, data: str, runs: Sequence[OgbenchRun]) -> str:
 
 def _lines(name: str, runs: Sequence[OgbenchRun]) -> Iterator[list[str]]:
     curve = task(name).domain.curve
-    for updates in sorted({point.updates for run in runs for point in run.curve}):
-        points = [point for run in runs for point in run.curve if point.updates == updates]
+    alike: dict[tuple[int, int], list[Point]] = {}
+    for run in runs:
+        for point in run.curve:
+            alike.setdefault((point.updates, _offline(run, point)), []).append(point)
+    for (updates, _), points in sorted(alike.items(), key=lambda item: (item[0][0], -item[0][1])):
         won, of = (sum(getattr(point, column) for point in points) for column in ("successes", "episodes"))
         found = wilson(won, of)
         at = updates // PUBLISHED_EVERY - 1
@@ -70,8 +93,19 @@ def _lines(name: str, runs: Sequence[OgbenchRun]) -> Iterator[list[str]]:
         alone = TASK_POINTS.get(name, {}).get(updates)
         yield [
             f"{updates:,}",
-            f"{points[0].control_steps:,}",
+            _control_steps(points),
             f"{100 * found.value:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})",
             str(len(points)),
             *(MISSING if value is None else str(value) for value in (alone, domain)),
         ]
+
+
+def _offline(run: OgbenchRun, point: Point) -> int:
+    """How many of a point's learner steps were offline."""
+    return int(run.settings["run.updates"]) if point.control_steps else point.updates
+
+
+def _control_steps(points: Sequence[Point]) -> str:
+    """Of each seed; an episode that ends within a chunk leaves a few that are not learned from yet."""
+    found = [point.control_steps for point in points]
+    return " to ".join(f"{steps:,}" for steps in sorted({min(found), max(found)}))

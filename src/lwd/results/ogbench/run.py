@@ -20,14 +20,12 @@ from lwd.models.mlp import MlpConfig, MlpPolicy, Normalizer
 from lwd.results.ogbench.data import DataSet, Rows, load, reward
 from lwd.results.ogbench.play import PlaySettings, write_play
 from lwd.results.ogbench.robot import acting, evaluate, make_environment
-from lwd.results.ogbench.runfile import OgbenchRun, Point, read_run, run_path, write_run
+from lwd.results.ogbench.runfile import MAY_GROW, OgbenchRun, Point, read_run, run_path, write_run
 from lwd.results.ogbench.store import RunStore
 from lwd.results.ogbench.tasks import CHUNK_STEPS, PUBLISHED_EVERY, Task, size, task
 
 EVALUATION_SEED = 10_000_000
 _DATA_STREAM, _ONLINE_STREAM, _LEARNER_STREAM, _START_STREAM = range(4)
-_MAY_GROW = ("run.updates", "run.online_steps")
-"""Settings that may differ when a run goes on: there is no schedule that depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +106,8 @@ class Run:
     def run(self) -> OgbenchRun:
         """Both stages, or what is left of them; the run file grows with each evaluation."""
         state = self._restored()
-        if self._complete():
-            return self._keep()
+        if self._complete(state):
+            return self._keep(state)
         self._say(f"{self._name}: from update {int(state.step)}, {self._data.origin}")
         while (done := int(state.step)) < self._x.updates:
             until = min(
@@ -123,7 +121,9 @@ class Run:
             state = self._learn(state, until - done)
         if self._x.online_steps:
             state = self._online(state)
-        return self._keep()
+        if self._evaluated_at < int(state.step):
+            self._evaluate(state, {})
+        return self._keep(state)
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
@@ -155,8 +155,6 @@ class Run:
             while self._owed >= CHUNK_STEPS:
                 self._owed -= CHUNK_STEPS  # before the learner steps, which save it
                 state = self._learn(state, CHUNK_STEPS)
-        if int(state.step) > self._x.updates and self._curve[-1].updates < int(state.step):
-            self._evaluate(state, {})
         return state
 
     def _carry_out(self, proprio: Any, chunk: Any) -> tuple[int, Any]:
@@ -199,7 +197,7 @@ class Run:
             + (f", {numbers}" if numbers else "")
         )
         self._save(state)
-        self._keep()
+        self._keep(state)
 
     def _save(self, state: PublicQamState) -> None:
         position = {
@@ -212,7 +210,7 @@ class Run:
         self._store.save(int(state.step), state, self._rows, position)
 
     def _restored(self) -> PublicQamState:
-        self._store.claim({name: value for name, value in self._settings().items() if name not in _MAY_GROW})
+        self._store.claim({name: value for name, value in self._settings().items() if name not in MAY_GROW})
         first = self._learner.start(self._first_policy(), self._model(), self._key(_START_STREAM))
         found = self._store.restore(first, self._rows)
         if found is None:
@@ -227,11 +225,18 @@ class Run:
         self._owed = position.get("owed", 0)  # older folders lack it
         return state
 
-    def _complete(self) -> bool:
-        updates = self._curve[-1].updates if self._curve else 0
-        return updates >= self._x.updates and self._control_steps >= self._x.online_steps
+    @property
+    def _evaluated_at(self) -> int:
+        """Learner step of the last evaluation, 0 before the first."""
+        return self._curve[-1].updates if self._curve else 0
 
-    def _keep(self) -> OgbenchRun:
+    def _complete(self, state: PublicQamState) -> bool:
+        """Whether all learner and control steps are done and the policy that they left is evaluated."""
+        done = int(state.step)
+        steps = done >= self._x.updates and self._control_steps >= self._x.online_steps
+        return steps and self._evaluated_at == done
+
+    def _keep(self, state: PublicQamState) -> OgbenchRun:
         """Write the run file; a complete one stays as it is, with the commit and machine that made it."""
         path = run_path(self._results, self._x.size, self._x.task, self._x.seed)
         if path.exists() and (kept := read_run(path)).complete and kept.curve == self._curve:
@@ -247,7 +252,7 @@ class Run:
             software=describe_software(),
             settings=self._settings(),
             seconds=round(self._seconds(), 1),
-            complete=self._complete(),
+            complete=self._complete(state),
             curve=self._curve,
         )
         write_run(self._results, run)

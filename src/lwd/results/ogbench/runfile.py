@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lwd.evaluate.jsonfile import read_node, write_json
+from lwd.evaluate.jsonfile import read_node
+from lwd.evaluate.summary import write_checked
 
 SCHEMA = 1
 FOLDER = Path("results/ogbench")
+MAY_GROW = ("run.updates", "run.online_steps")
+"""Settings that may differ when a run goes on: there is no schedule that depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class OgbenchRun:
     Attributes:
         data: what it learned from, in words; settings: all others, by name.
         seconds: of processor and waiting, all attempts together.
-        complete: whether all its updates are done.
+        complete: whether all its updates are done, and what they left is evaluated.
     """
 
     task: str
@@ -57,10 +60,9 @@ def run_path(results: Path, size: str, task: str, seed: int) -> Path:
 
 
 def write_run(results: Path, run: OgbenchRun) -> Path:
-    """Write a run file, after checking that it can be read back."""
+    """Write a run file, after checking that it can be read back; a `ResultError` leaves what is there as it is."""
     path = run_path(results, run.size, run.task, run.seed)
-    write_json(path, {"schema": SCHEMA, **asdict(run)})
-    read_run(path)
+    write_checked(path, {"schema": SCHEMA, **asdict(run)}, read_run)
     return path
 
 
