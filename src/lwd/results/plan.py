@@ -86,6 +86,7 @@ WHOLE = Scope(
     online_ablations={**ONLINE_ABLATIONS, **BEYOND_THE_PAPER},
     online_after=WIDE_WINDOWS,
     once_more=ONCE_MORE,
+    first_look=("lwd_refitted_once_more",),
 )
 """The ablations too, and everything that goes beyond the paper."""
 HOURS = Scope(
