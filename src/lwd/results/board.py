@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from lwd.errors import UnknownNameError
@@ -13,7 +14,9 @@ from lwd.recipes.methods import METHODS
 from lwd.results.plan import BENCHMARKS, Cell, plan
 from lwd.results.runfile import RunFile, read_run_files
 from lwd.results.scores import Paired, RowScore, paired, row_score
-from lwd.results.settings import completed
+from lwd.results.settings import agree, completed
+
+log = logging.getLogger(__name__)
 
 LABELS: Mapping[str, str] = {
     "lwd": "LWD",
@@ -313,13 +316,37 @@ class Board:
 
 
 def read_board(root: Path, benchmark: str) -> Board:
-    """A benchmark's board from its run files under `root`/results; of one that has ended, what has run is what is wanted."""
+    """A benchmark's board from its run files under `root`/results; of one that has ended, what has run is what is wanted.
+
+    Of another one, runs whose settings are not their cell's are left out, as the planner does, and a warning names them.
+    """
     planned = {cell.id: cell for cell in plan(benchmark)}
     wanted = Counter(cell.method for cell in planned.values())
     runs = read_run_files(root / "results" / "runs" / benchmark)
     if not BENCHMARKS[benchmark].wanted:
         wanted = {row: count for row in wanted if (count := sum(run.method == row for run in runs))}
+    else:
+        runs = _that_count(runs, planned)
     return Board(benchmark, wanted, [_completed(run, planned.get(run.id)) for run in runs])
+
+
+def _that_count(runs: Sequence[RunFile], planned: Mapping[str, Cell]) -> list[RunFile]:
+    """Those that agree with their cell, and those of no cell."""
+    other = [
+        run.id
+        for run in runs
+        if (cell := planned.get(run.id)) and not agree(run.settings, cell.experiment, cell.stage)
+    ]
+    if other:
+        _say_left_out(", ".join(other))
+    return [run for run in runs if run.id not in other]
+
+
+@cache
+def _say_left_out(cells: str) -> None:
+    """Once for all tables and figures of a process."""
+    cause = "their settings are not the plan's: `lwd results run` makes them anew"
+    log.warning("runs_left_out cells=%s cause=%r", cells, cause)
 
 
 def _completed(run: RunFile, cell: Cell | None) -> RunFile:

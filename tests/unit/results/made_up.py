@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from lwd.evaluate.records import EvaluationRecord
 from lwd.evaluate.report.run import ValueTrace
 from lwd.results.pages import README, WHAT_PAYS
+from lwd.results.plan import BENCHMARKS, Cell, plan
 from lwd.results.runfile import Costs, Curve, FleetCurve, RunFile, write_run_file
+from lwd.results.settings import settings
 from lwd.spec import Horizon
 
 TASKS: dict[str, Horizon] = {"near": "short", "far": "long"}
@@ -33,6 +36,17 @@ def records(
     ]
 
 
+def planned_settings(cell_id: str) -> dict[str, str]:
+    """Those that the plan has for a cell; a few for what is in no plan."""
+    cell = _planned(cell_id.split("/")[0]).get(cell_id)
+    return {"gamma": "0.99"} if cell is None else settings(cell.experiment, cell.stage)
+
+
+@cache
+def _planned(benchmark: str) -> dict[str, Cell]:
+    return {cell.id: cell for cell in plan(benchmark)} if benchmark in BENCHMARKS else {}
+
+
 def run(
     method: str = "sft", seed: int = 0, successes: dict[str, list[int]] | None = None, **changes
 ) -> RunFile:
@@ -47,7 +61,7 @@ def run(
         "hardware": {"processor": "Test CPU", "cores": "1"},
         "software": {"jax": "0.10.2"},
         "timing": {"train": 60.0, "evaluate": 30.0},
-        "settings": {"gamma": "0.99"},
+        "settings": planned_settings(f"{changes.get('benchmark', 'scene_evidence')}/{method}/seed_{seed}"),
         "differs": {},
         "tasks": TASKS,
         "costs": Costs(robot_hours=5.5, interventions=12, operator_minutes=3.0)

@@ -145,8 +145,25 @@ def test_a_run_from_before_an_option_is_averaged_with_one_after_it(tmp_path):
         return read_board(made_up.write(tmp_path / path, runs), "scene_evidence").scores["lwd_offline"]
 
     assert mean_without(option).seeds == [0, 1]
-    with pytest.raises(ConfigError, match="differ in settings"):
-        mean_without("gamma")
+
+
+def test_a_run_that_the_planner_would_make_anew_is_in_no_table_and_that_is_said(tmp_path, caplog):
+    """As `lwd results status` has it. Of a benchmark that has ended, what has run is what there is."""
+    old = {**made_up.planned_settings("scene_evidence/lwd_online/seed_0"), "gamma": "0.5"}
+    runs = [made_up.run("lwd_online", 0, ALL, settings=old), made_up.run("lwd_online", 1, ALL)]
+    runs += [made_up.run("rft_online", seed, NONE) for seed in (0, 1)]
+    ended = made_up.run("lwd_online", 0, ALL, settings=old, benchmark="scene_hours")
+    root = made_up.write(tmp_path, [*runs, ended])
+    found = read_board(root, "scene_evidence")
+    assert [len(found.runs[row]) for row in ("lwd_online", "rft_online")] == [1, 2]
+    assert found.paired("rft_online", "lwd_online").by_seed.keys() == {1}
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert "scene_evidence/lwd_online/seed_0" in said.getMessage()
+    assert "`lwd results run`" in said.getMessage()
+    read_board(root, "scene_evidence")
+    assert len(caplog.records) == 1, "once, though tables and figures both read it"
+    assert len(read_board(root, "scene_hours").runs["lwd_online"]) == 1
 
 
 def test_what_ran_names_settings_as_people_write_them(tmp_path):
