@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -194,3 +195,23 @@ def write_json(path: Path, value: object, *, flat_lists: bool = False) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def write_checked(
+    path: Path, content: object, read: Callable[[Path], object], *, flat_lists: bool = False
+) -> None:
+    """Write a file of results as `write_json` does, but only if `read` accepts it; what it raises leaves the old file there.
+
+    Args:
+        path: of the file. What is checked lies beside it under the same name with the suffix .part, and errors name that.
+        content: of the file.
+        flat_lists: see `write_json`.
+        read: raises if it cannot trust the file at a path.
+    """
+    part = path.with_suffix(".part")
+    try:
+        write_json(part, content, flat_lists=flat_lists)
+        read(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

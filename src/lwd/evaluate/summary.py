@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_json
+from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_checked
 from lwd.evaluate.scores import QUANTITIES, Score, Scores, read_horizons
 from lwd.spec import Horizon
 
@@ -132,26 +132,6 @@ def summary_to_json(summary: Summary) -> dict[str, object]:
 def write_summary(path: Path, summary: Summary) -> None:
     """Write `summary.json`, after checking that it can be read back; a `ResultError` leaves what is there as it is."""
     write_checked(path, summary_to_json(summary), read_summary)
-
-
-def write_checked(
-    path: Path, content: object, read: Callable[[Path], object], *, flat_lists: bool = False
-) -> None:
-    """Write a file of results as `write_json` does, but only if `read` accepts it; what it raises leaves the old file there.
-
-    Args:
-        path: of the file. What is checked lies beside it under the same name with the suffix .part, and errors name that.
-        content: of the file.
-        flat_lists: see `write_json`.
-        read: raises if it cannot trust the file at a path.
-    """
-    part = path.with_suffix(".part")
-    try:
-        write_json(part, content, flat_lists=flat_lists)
-        read(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_summary(path: Path) -> Summary:

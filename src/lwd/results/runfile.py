@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lwd.errors import ConfigError
-from lwd.evaluate.jsonfile import Node, ResultError, read_node
+from lwd.evaluate.jsonfile import Node, ResultError, read_node, write_checked
 from lwd.evaluate.records import EvaluationRecord
 from lwd.evaluate.report.run import DataRow, ValueTrace, read_data_row, read_trace
 from lwd.evaluate.scores import read_horizons
-from lwd.evaluate.summary import write_checked
 from lwd.spec import Horizon
 
 RUN_FILE_SCHEMA = 1

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lwd.evaluate.jsonfile import read_node
-from lwd.evaluate.summary import write_checked
+from lwd.evaluate.jsonfile import read_node, write_checked
 
 SCHEMA = 1
 FOLDER = Path("results/ogbench")
