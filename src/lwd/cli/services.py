@@ -141,6 +141,7 @@ class ServeCommand(Service):
         max_batch: most requests of one policy call.
         collect_ms: longest time that a request waits for others while the policy is idle.
         room: most snapshots in memory at once.
+        silent_s: for how long an episode that asks nothing holds its snapshot where the room is needed.
     """
 
     host: str = "127.0.0.1"
@@ -154,6 +155,7 @@ class ServeCommand(Service):
     max_batch: int = 16
     collect_ms: float = 3.0
     room: int = 4
+    silent_s: float = 120.0
 
     def run(self) -> None:
         """Run it."""
@@ -177,6 +179,7 @@ class ServeCommand(Service):
             snapshot=self.snapshot,
             follow=self.follow,
             room=self.room,
+            silent_s=self.silent_s,
         )
         chosen = experiment(self)
         with serving(self, "server", alone=True) as (context, run_folder):
