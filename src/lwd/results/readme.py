@@ -60,6 +60,8 @@ def _alone(board: Board) -> str:
 def _paired(compared: Sequence[Board]) -> str:
     """LWD online minus every other method, and every option minus LWD online, where the other methods have been run."""
     boards = [board for board in compared if len(_rivals(board)) > 1]
+    if not boards:
+        return ""
     rivals = {row: None for row in AS_THE_PAPER} | {row: None for board in boards for row in _rivals(board)}
     options = [row for row in OPTIONS if any(row in board.scores for board in boards)]
     lines = [[f"minus {_name(row)}", *_differences(boards, row, "lwd_online")] for row in rivals]
