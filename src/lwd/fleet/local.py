@@ -17,6 +17,7 @@ from lwd.fleet.folder import RunFolder
 from lwd.fleet.robot_config import SIMULATED
 from lwd.fleet.services import fleet_description
 from lwd.fleet.supervisor import ONE_THREAD, Managed, ends_with_parent
+from lwd.snapshot.promotion import MAX_CANARIES
 
 FLEET_NAME = "local"
 
@@ -50,8 +51,8 @@ class LocalFleet:
             ConfigError: no fleet in the folder and no broker to found one for, a broker at another address than the
                 fleet's, a number of robots below 0 or of canaries below 1, or nats-server is missing.
         """
-        if self.promote_with is not None and self.promote_with < 1:
-            raise ConfigError(f"--promote-with {self.promote_with}: expected 1 robot or more.")
+        if self.promote_with is not None and not 1 <= self.promote_with <= MAX_CANARIES:
+            raise ConfigError(f"--promote-with {self.promote_with}: expected 1 to {MAX_CANARIES} robots.")
         spec, _ = fleet_description(self.experiment)
         run = RunFolder(self.out, self.catalogue, self.objects)
         fleet = FleetFolder(

@@ -54,8 +54,9 @@ def test_a_promoter_runs_where_it_is_asked_for_and_robots_follow_releases_then(t
         assert asked[name] == plain[name]
     for name in ("coordinator", "promoter"):
         parse(asked[name][3:])  # after `python -m lwd.cli`
-    with pytest.raises(ConfigError, match="--promote-with 0: expected 1 robot or more"):
-        commands(promote_with=0)
+    for wrong in (0, 65):
+        with pytest.raises(ConfigError, match=f"--promote-with {wrong}: expected 1 to 64 robots"):
+            commands(promote_with=wrong)
     with pytest.raises(ConfigError, match="--promote-with needs a fleet of processes"):
         parse(["fleet", "up", "--promote-with", "2", "--out", str(tmp_path / "other")]).run()
 
