@@ -37,7 +37,8 @@ How to read the numbers:
 - **Random numbers.** Until commit `f6f59f2` online stages, turns and learning once more drew the numbers of the offline stage
   again. From before it are, on the scene, the online rows of seeds 0 to 2 but RFT's, AWAC's and seed 2 of HG-DAgger, RECAP and
   IQL; all of `metaworld_hours` and `scene_hours`; of the fast tier all but the rows with n = 10 on short tasks, those of a
-  takeover as a failure, `frozen_in_turns`, `choosing_in_turns`, `lwd_refitted_once_more`, and seed 2 of `refitted_in_turns`.
+  takeover as a failure, `as_the_paper_online`, `frozen_in_turns`, `choosing_in_turns`, `lwd_refitted_once_more`, and seed 2 of
+  `refitted_in_turns`.
 - **LWD** is the paper's algorithm at the recipe's settings. Online two of them are not the paper's: returns over n = 10 chunks
   on long tasks, where it has 1, and `tau_base` 0.6, where it has 0.9; "what deployment adds" has n = 1.
 - **Claims** are answered by their interval: *yes* if all of it is on the claim's side, *no* if none of it is, else *not
