@@ -12,7 +12,7 @@ from lwd.evaluate.intervals import Estimate
 from lwd.evaluate.report import draw
 from lwd.results.board import ABLATIONS, BEYOND, Ablation, Board
 from lwd.results.scores import Measured
-from lwd.results.text import MISSING, show, table
+from lwd.results.text import MISSING, is_settled, show, table
 
 _EDGE = 0.36
 """Of the picture, in success; what is beyond is an arrow with its number."""
@@ -109,8 +109,8 @@ def _title(change: Change) -> str:
 
 
 def _paint_line(axes: Axes, y: int, found: Estimate, seeds: int) -> None:
-    settled = seeds > 1 and (found.low > 0 or found.high < 0)
-    colour = draw.MUTED if not settled else draw.SUCCESS if found.value > 0 else draw.FAILURE
+    sign = draw.SUCCESS if found.value > 0 else draw.FAILURE
+    colour = sign if is_settled(found, seeds) else draw.MUTED
     if abs(found.value) > _EDGE:  # would press all others together
         side = 1 if found.value > 0 else -1
         axes.plot([0.97 * side * _EDGE], [y], ">" if side > 0 else "<", color=colour, markersize=5)

@@ -9,7 +9,7 @@ from lwd.results.board import Board, label
 from lwd.results.claims import OPTIONS, paper_claims
 from lwd.results.plan import plan
 from lwd.results.scores import Measured
-from lwd.results.text import MISSING, table
+from lwd.results.text import MISSING, is_settled, table
 
 NOTHING = "No run is committed yet; [results](docs/reference/results.md) lists what is planned.\n"
 SEEDS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
@@ -104,8 +104,7 @@ def _differences(boards: Sequence[Board], below: str, above: str) -> list[str]:
             few = _few(seeds, ENOUGH) if part == "average" else ""
             between = f" ({success.low:+.2f} to {success.high:+.2f})" if part == "average" else ""
             text = f"{success.value:+.2f}{few}{between}"
-            settled = seeds > 1 and (success.low > 0 or success.high < 0)
-            cells.append(f"**{text}**" if settled else text)
+            cells.append(f"**{text}**" if is_settled(success, seeds) else text)
     return cells
 
 

@@ -15,6 +15,11 @@ def show(estimate: Estimate, *, sign: bool = False, digits: int = 2) -> str:
     return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
 
 
+def is_settled(difference: Estimate, seeds: int) -> bool:
+    """Whether it is told apart from zero: one training seed, which shows no luck in training, never does."""
+    return seeds > 1 and (difference.low > 0 or difference.high < 0)
+
+
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
     """A markdown table; the first `left` columns are text."""
     rule = ["---" if i < left else "--:" for i in range(len(head))]
