@@ -30,9 +30,10 @@ def readme_part(boards: Sequence[Board]) -> str:
         return NOTHING
     told = (
         "Success on held-out starts, mean over all and over long tasks, with 95 % intervals over training seeds and starts; a "
-        "small number where fewer training seeds are in than planned, or than three; in italics what is not the paper's. Runs "
-        f"that are in: {_progress(boards)}. Offline stages of the other methods, tasks, paired differences, ablations, "
-        "figures, costs, and who ran what: [results](docs/reference/results.md)."
+        "small number where fewer training seeds are in than planned, or than three; in italics the options beyond the paper "
+        f"that gain on LWD online on some benchmark. Runs that are in: {_progress(boards)}. Options that gain nothing, offline "
+        "stages of the other methods, tasks, ablations, figures, costs, and who ran what: "
+        "[results](docs/reference/results.md)."
     )
     targets = f"The paper's claims, tried on LWD at the recipe's settings: {_targets(compared)}."
     alone = "".join(f"{_alone(board)}\n\n" for board in boards if board.scores and board not in compared)
@@ -40,8 +41,9 @@ def readme_part(boards: Sequence[Board]) -> str:
 
 
 def _methods(compared: Sequence[Board]) -> str:
+    options = _gaining(compared)
     rows = {
-        row for board in compared for row in (*board.methods, *AS_THE_PAPER, *OPTIONS) if row in board.scores
+        row for board in compared for row in (*board.methods, *AS_THE_PAPER, *options) if row in board.scores
     }
     shown = sorted((row for row in rows if _place(row) is not None), key=lambda row: (_place(row), row))
     head = ["method", *(name for board in compared for name in (_head(board), "long"))]
@@ -63,7 +65,7 @@ def _paired(compared: Sequence[Board]) -> str:
     if not boards:
         return ""
     rivals = {row: None for row in AS_THE_PAPER} | {row: None for board in boards for row in _rivals(board)}
-    options = [row for row in OPTIONS if any(row in board.scores for board in boards)]
+    options = _gaining(compared)
     lines = [[f"minus {_name(row)}", *_differences(boards, row, "lwd_online")] for row in rivals]
     lines += [[f"{_name(row)} minus LWD online", *_differences(boards, "lwd_online", row)] for row in options]
     lines = [line for line in lines if set(line[1:]) != {MISSING}]
@@ -78,7 +80,22 @@ def _paired(compared: Sequence[Board]) -> str:
         "for the mean over all tasks, leaves out zero and more than one seed has both; a small number where fewer than three "
         "have."
     )
-    return f"{told}\n\n{table(head, lines, left=len(head))}\n"
+    # Folded: a page that shows everything at once is not read.
+    folded = "<details><summary>The same in pairs: LWD online minus each method, each option minus LWD online</summary>"
+    return f"{folded}\n\n{told}\n\n{table(head, lines, left=len(head))}\n</details>\n\n"
+
+
+def _gaining(compared: Sequence[Board]) -> list[str]:
+    """Options that are told apart from LWD online, and above it, over all tasks of at least one benchmark."""
+
+    def gains(board: Board, row: str) -> bool:
+        found = board.paired("lwd_online", row)
+        if found is None:
+            return False
+        success = found.means["average"].success
+        return success.value > 0 and is_settled(success, len(found.by_seed))
+
+    return [row for row in OPTIONS if any(gains(board, row) for board in compared)]
 
 
 def _rivals(board: Board) -> list[str]:
