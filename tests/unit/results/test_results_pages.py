@@ -250,7 +250,8 @@ def test_the_readme_compares_methods_where_several_have_run():
     scene += [made_up.run("best_of_16_acting", 0, ALL)]  # one seed tells nothing apart
     fast = [made_up.run(row, 0, HALF, benchmark="metaworld") for row in ("lwd_online", "rft_online")]
     text = readme_part([board(*scene), board(*fast, benchmark="metaworld")])
-    lines = [line for line in text.splitlines() if "inus " in line or "short" in line]
+    assert text.index("<details>") < text.index("minus RFT online") < text.index("</details>")
+    lines = [line for line in text.splitlines() if line[0:1] == "|" and ("inus " in line or "short" in line)]
     assert lines == [
         "| LWD online | `scene_evidence` | short | long |",
         "| minus RFT online | +0.00 (+0.00 to +0.00) | +0.00 | +0.00 |",
