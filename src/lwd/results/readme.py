@@ -31,17 +31,17 @@ def readme_part(boards: Sequence[Board]) -> str:
     told = (
         "Success on held-out starts, mean over all and over long tasks, with 95 % intervals over training seeds and starts; a "
         "small number where fewer training seeds are in than planned, or than three; in italics the options beyond the paper "
-        f"that gain on LWD online on some benchmark. Runs that are in: {_progress(boards)}. Options that gain nothing, offline "
-        "stages of the other methods, tasks, ablations, figures, costs, and who ran what: "
+        f"that are told apart from LWD online, and above it, on some benchmark. Runs that are in: {_progress(boards)}. The "
+        "other options, offline stages of the other methods, tasks, ablations, figures, costs, and who ran what: "
         "[results](docs/reference/results.md)."
     )
     targets = f"The paper's claims, tried on LWD at the recipe's settings: {_targets(compared)}."
     alone = "".join(f"{_alone(board)}\n\n" for board in boards if board.scores and board not in compared)
-    return f"{_methods(compared)}\n{told}\n\n{_paired(compared)}{alone}{targets}\n"
-
-
-def _methods(compared: Sequence[Board]) -> str:
     options = _gaining(compared)
+    return f"{_methods(compared, options)}\n{told}\n\n{_paired(compared, options)}{alone}{targets}\n"
+
+
+def _methods(compared: Sequence[Board], options: Sequence[str]) -> str:
     rows = {
         row for board in compared for row in (*board.methods, *AS_THE_PAPER, *options) if row in board.scores
     }
@@ -59,13 +59,12 @@ def _alone(board: Board) -> str:
     return f"`{board.benchmark}`, {count}: {', '.join(rows)}."
 
 
-def _paired(compared: Sequence[Board]) -> str:
-    """LWD online minus every other method, and every option minus LWD online, where the other methods have been run."""
+def _paired(compared: Sequence[Board], options: Sequence[str]) -> str:
+    """LWD online minus every other method, and each option minus LWD online, where the other methods have been run."""
     boards = [board for board in compared if len(_rivals(board)) > 1]
     if not boards:
         return ""
     rivals = {row: None for row in AS_THE_PAPER} | {row: None for board in boards for row in _rivals(board)}
-    options = _gaining(compared)
     lines = [[f"minus {_name(row)}", *_differences(boards, row, "lwd_online")] for row in rivals]
     lines += [[f"{_name(row)} minus LWD online", *_differences(boards, "lwd_online", row)] for row in options]
     lines = [line for line in lines if set(line[1:]) != {MISSING}]

@@ -237,6 +237,16 @@ class CutError(Exception):
     pass
 
 
+def test_the_command_of_a_run_names_all_that_is_not_the_default():
+    program = "python -m lwd.results.ogbench run"
+    assert RunSettings(task="scene-task1").command == f"{program} --task scene-task1 --size public --seed 0"
+    x = RunSettings(
+        task="scene-task1", seed=2, size="small", updates=200_000, data=Path("/somewhere/of/mine.npz")
+    )
+    wanted = f"{program} --task scene-task1 --size small --seed 2 --updates 200000 --data mine.npz"
+    assert x.command == wanted, "where a file lay says nothing to others"
+
+
 @pytest.mark.usefixtures("_tiny", "quick_compilation")
 def test_a_cut_offline_run_ends_like_an_uncut_one(play, tmp_path):
     x, lines = settings(play), []

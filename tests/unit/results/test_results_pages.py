@@ -251,7 +251,9 @@ def test_the_readme_compares_methods_where_several_have_run():
     fast = [made_up.run(row, 0, HALF, benchmark="metaworld") for row in ("lwd_online", "rft_online")]
     text = readme_part([board(*scene), board(*fast, benchmark="metaworld")])
     assert text.index("<details>") < text.index("minus RFT online") < text.index("</details>")
-    lines = [line for line in text.splitlines() if line[0:1] == "|" and ("inus " in line or "short" in line)]
+    lines = [
+        line for line in text.splitlines() if line.startswith("|") and ("inus " in line or "short" in line)
+    ]
     assert lines == [
         "| LWD online | `scene_evidence` | short | long |",
         "| minus RFT online | +0.00 (+0.00 to +0.00) | +0.00 | +0.00 |",

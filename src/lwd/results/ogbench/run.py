@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,17 @@ class RunSettings:
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"RunSettings.{name} must be at least {least}, got {getattr(self, name)}.")
+
+    @property
+    def command(self) -> str:
+        """What makes this run: its name, and every setting that is not the default. Of a data file the name alone."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = {name: chosen.pop(name) for name in ("task", "size", "seed")}
+        named |= {name: value for name, value in chosen.items() if value != getattr(type(self), name)}
+        if self.data is not None:
+            named["data"] = self.data.name
+        said = (f"--{name.replace('_', '-')} {value}" for name, value in named.items())
+        return " ".join(("python -m lwd.results.ogbench run", *said))
 
     @property
     def learner(self) -> PublicQam:
@@ -246,7 +257,7 @@ class Run:
             size=self._x.size,
             seed=self._x.seed,
             data=self._data.origin,
-            command=f"python -m lwd.results.ogbench run --task {self._x.task} --size {self._x.size} --seed {self._x.seed}",
+            command=self._x.command,
             commit=current_commit(Path(__file__).parent),
             hardware=describe_hardware(),
             software=describe_software(),
