@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lwd.errors import ConfigError, SnapshotError
 from lwd.robot.operator import TakeoverRule
-from lwd.robot.sim.fleet_spec import FleetSpec
+from lwd.robot.sim.fleet_spec import EVERYWHERE, FleetSpec
 from lwd.robot.sim.scene_conditions import Conditions
 from lwd.robot.sim.style import ExpertStyle
 from lwd.snapshot.announcement import announcement, parse_announcement
@@ -97,6 +97,7 @@ class RobotConfig:
             fleet["conditions"] = _filled(Conditions, fleet["conditions"])
             fleet["styles"] = {name: _filled(ExpertStyle, style) for name, style in fleet["styles"].items()}
             fleet["cameras"] = tuple(CameraSpec(**camera) for camera in fleet.get("cameras", ()))
+            fleet["starts"] = tuple(fleet.get("starts", EVERYWHERE))
             fleet["tasks"] = None if fleet["tasks"] is None else tuple(fleet["tasks"])
             takeover, snapshot = found["takeover"], found.get("snapshot")
             return RobotConfig(

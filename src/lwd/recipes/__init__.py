@@ -7,6 +7,13 @@ from collections.abc import Callable, Mapping
 
 from lwd.config import Experiment
 from lwd.errors import ConfigError, UnknownNameError
+from lwd.recipes.conditions import (
+    metaworld_no_hurry,
+    metaworld_shifted,
+    metaworld_shifted_no_hurry,
+    scene_no_hurry,
+    scene_unshifted,
+)
 from lwd.recipes.evidence import (
     metaworld_quick,
     scene_evidence,
@@ -30,9 +37,14 @@ RECIPES: Mapping[str, Callable[[int], Experiment]] = {
     "scene_vla": scene_vla,
     "scene_evidence": scene_evidence,
     "scene_hours": scene_hours,
+    "scene_no_hurry": scene_no_hurry,
+    "scene_unshifted": scene_unshifted,
     "scene_evidence_quick": scene_evidence_quick,
     "metaworld": metaworld,
     "metaworld_hours": metaworld_hours,
+    "metaworld_shifted": metaworld_shifted,
+    "metaworld_no_hurry": metaworld_no_hurry,
+    "metaworld_shifted_no_hurry": metaworld_shifted_no_hurry,
     "metaworld50": metaworld50,
     "metaworld_quick": metaworld_quick,
     "metaworld_search": metaworld_search,

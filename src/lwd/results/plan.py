@@ -47,6 +47,8 @@ class Scope:
         shown: whether it belongs into the committed tables.
         superseded_by: benchmark that took its place, "" for none; then its runs stay, and no more are wanted.
         ended: no more of its runs are wanted, though nothing took its place; whoever has the time can go on with it.
+        varies: benchmark whose deployment it puts under other conditions, "" for none; it is shown beside that one.
+        conditions: which ones, as tables name them, if `varies`.
     """
 
     methods: Mapping[str, Change] = field(default_factory=lambda: METHODS)
@@ -60,6 +62,8 @@ class Scope:
     shown: bool = True
     superseded_by: str = ""
     ended: bool = False
+    varies: str = ""
+    conditions: str = ""
 
     @property
     def wanted(self) -> bool:
@@ -116,13 +120,25 @@ SCENE_HOURS = Scope(
     superseded_by="scene_evidence",
 )
 """Nine robot-hours of the demo's tasks, with a clone that had not converged: what decision records 0030 to 0033 measured."""
+LWD_ALONE = Scope(methods={"lwd": METHODS["lwd"]}, main_seeds=OTHER_SEEDS)
+SHIFTED = Scope(
+    methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
+    online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
+    main_seeds=OTHER_SEEDS,
+)
+"""LWD, the option that pays most, the baselines that imitate what the fleet and its operators did there."""
 
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
     "scene_evidence": SCENE,
     "metaworld": WHOLE,
     "metaworld_hours": HOURS,
-    "metaworld50": Scope(methods={"lwd": METHODS["lwd"]}, main_seeds=OTHER_SEEDS),
+    "metaworld50": LWD_ALONE,
+    "metaworld_shifted": replace(SHIFTED, varies="metaworld", conditions="other starts, less time"),
+    "metaworld_no_hurry": replace(LWD_ALONE, varies="metaworld", conditions="the demonstrations'"),
+    "metaworld_shifted_no_hurry": replace(SHIFTED, varies="metaworld", conditions="other starts"),
+    "scene_unshifted": replace(LWD_ALONE, varies="scene_evidence", conditions="less time"),
+    "scene_no_hurry": replace(LWD_ALONE, varies="scene_evidence", conditions="other starts"),
     "scene_hours": SCENE_HOURS,
     "scene_evidence_quick": replace(SCENE, shown=False),
     "metaworld_quick": replace(WHOLE, shown=False),

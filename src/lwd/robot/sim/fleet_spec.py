@@ -15,6 +15,9 @@ from lwd.robot.sim.scene_conditions import STOCK, Conditions
 from lwd.robot.sim.style import EXPERT, HUMANLIKE, ExpertStyle
 from lwd.spec import CameraSpec, TaskSpec
 
+EVERYWHERE = (0.0, 1.0)
+"""The whole of Meta-World's box of starts."""
+
 
 def _styles() -> dict[str, ExpertStyle]:
     return {"expert": EXPERT, "demonstrator": HUMANLIKE}
@@ -28,6 +31,7 @@ class FleetSpec:
         tier: "scene", "metaworld", or "package.module:function" for a robot of your own: a function of this FleetSpec
             that returns an Environment and its operators by name, importable in a fresh process.
         conditions: where episodes begin (scene only).
+        starts: where they begin in Meta-World: the part of each side of its box of places that is used, (0, 1) for all of it.
         time_limits: control steps per task in place of the defaults.
         styles: the scripted experts by name, for `Assignment.operator`; "play" is always there in the scene.
         tasks: only these of the tier's tasks, None for all of them.
@@ -36,6 +40,7 @@ class FleetSpec:
 
     tier: str = "scene"
     conditions: Conditions = STOCK
+    starts: tuple[float, float] = EVERYWHERE
     time_limits: Mapping[str, int] = field(default_factory=dict[str, int])
     styles: Mapping[str, ExpertStyle] = field(default_factory=_styles)
     tasks: tuple[str, ...] | None = None
@@ -46,6 +51,11 @@ class FleetSpec:
             raise ConfigError("FleetSpec.tasks must name at least one task, or be None for all of them.")
         if self.cameras and self.tier == "metaworld":
             raise ConfigError("FleetSpec: the metaworld tier has no cameras; use the scene.")
+        low, high = self.starts
+        if not 0 <= low < high <= 1:
+            raise ConfigError(f"FleetSpec.starts must be (low, high) with 0 <= low < high <= 1, got {self.starts}.")
+        if self.starts != EVERYWHERE and self.tier != "metaworld":
+            raise ConfigError("FleetSpec.starts is Meta-World's; the scene has conditions.")
 
     def chosen(self, tasks: Mapping[str, TaskSpec]) -> dict[str, TaskSpec]:
         """Those of the tier's tasks that this fleet is asked for, in the tier's order.
@@ -113,7 +123,7 @@ class FleetSpec:
     def _metaworld(self) -> tuple[Environment, dict[str, Operator]]:
         from lwd.robot.sim.metaworld import MetaworldEnvironment, MetaworldOperator
 
-        robot = MetaworldEnvironment(self.time_limits)
+        robot = MetaworldEnvironment(self.time_limits, self.starts)
         operators: dict[str, Operator] = {
             name: MetaworldOperator(robot, style) for name, style in self.styles.items()
         }

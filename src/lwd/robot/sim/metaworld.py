@@ -27,10 +27,14 @@ class MetaworldEnvironment:
 
     Args:
         time_limits: control steps per task, in place of the defaults.
+        starts: the part of each side of Meta-World's box of places that episodes begin in.
     """
 
-    def __init__(self, time_limits: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, time_limits: Mapping[str, int] | None = None, starts: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
         self._tasks = with_time_limits(METAWORLD_TASKS, time_limits)
+        self._starts = starts
         self._sim: Any = None
         self._task = ""
         self._steps, self._latched, self._done = 0, 0, False
@@ -60,7 +64,7 @@ class MetaworldEnvironment:
         if task not in self._tasks:
             raise UnknownNameError("task", task, self._tasks)
         if task != self._task or self._sim is None:
-            self._sim = build(task)
+            self._sim = build(task, self._starts)
         self._task, self._steps, self._latched, self._done = task, 0, 0, False
         self._sim.seed(seed)
         self._observation = np.asarray(self._sim.reset()[0], np.float64)

@@ -18,10 +18,15 @@ mujoco: Any = _mujoco
 """MuJoCo's bindings are compiled and carry no types."""
 
 
-def build(task: str) -> Any:
-    """A new simulator of one task, for one robot alone."""
+def build(task: str, starts: tuple[float, float] = (0.0, 1.0)) -> Any:
+    """A new simulator of one task, for one robot alone; places are drawn from this part of each side of the task's box."""
     with quiet():
-        return prepared(_bare(task)())
+        sim = prepared(_bare(task)())
+    if starts != (0.0, 1.0):
+        box = sim._random_reset_space
+        low, high = (box.low + share * (box.high - box.low) for share in starts)
+        sim._random_reset_space = type(box)(low, high, dtype=box.dtype)
+    return sim
 
 
 def prepared(sim: Any) -> Any:
