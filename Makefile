@@ -5,7 +5,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 0 1 2 3 4
-BENCHMARKS ?= metaworld scene_evidence metaworld50
+BENCHMARKS ?= metaworld scene_evidence metaworld50 metaworld_shifted metaworld_no_hurry metaworld_shifted_no_hurry scene_no_hurry scene_unshifted
 CHAOS_SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready

@@ -281,6 +281,16 @@ class Board:
         return self.benchmark in BENCHMARKS and BENCHMARKS[self.benchmark].ended
 
     @property
+    def varies(self) -> str:
+        """The benchmark whose deployment this one puts under other conditions, "" for none."""
+        return BENCHMARKS[self.benchmark].varies if self.benchmark in BENCHMARKS else ""
+
+    @property
+    def conditions(self) -> str:
+        """What the deployment has that the demonstrations had not, in words; "" where that was not varied."""
+        return BENCHMARKS[self.benchmark].conditions if self.benchmark in BENCHMARKS else ""
+
+    @property
     def ablations(self) -> list[Ablation]:
         """The groups with the settings that this benchmark has rows for, where those are at least two."""
         own = (

@@ -59,8 +59,12 @@ def _against(ablation: Ablation) -> str:
 
 
 def differences_table(boards: Sequence[Board]) -> str:
-    """A line for each change that has been measured somewhere, a column for each benchmark; as markdown."""
-    found = {board.benchmark: {change.key: change for change in changes(board)} for board in boards}
+    """A line for each change that has been measured somewhere, a column for each benchmark; as markdown.
+
+    Benchmarks that vary another one's conditions have a table of their own (`lwd.results.conditions`).
+    """
+    shown = [board for board in boards if not board.varies]
+    found = {board.benchmark: {change.key: change for change in changes(board)} for board in shown}
     found = {benchmark: of for benchmark, of in found.items() if of}
     lines: list[list[str]] = []
     for ablation in ABLATIONS:

@@ -15,11 +15,15 @@ from lwd.evaluate.report import draw
 from lwd.evaluate.report.figures_value import choose_pair, full_scale, paint_along, paint_distribution
 from lwd.evaluate.report.run import ValueTrace
 from lwd.results.board import Board, boards, label
+from lwd.results.conditions import groups
+from lwd.results.conditions import paint as paint_conditions
 from lwd.results.differences import changes, paint
 from lwd.results.runfile import Curve, RunFile
 from lwd.results.scores import AVERAGES
 
 FOLDER = Path("docs/assets/results")
+CONDITIONS = FOLDER / "conditions.svg"
+"""Success under several conditions of the deployment, of all benchmarks that vary them."""
 _COLOURS = {
     "sft": draw.SFT,
     "lwd_offline": draw.OFFLINE,
@@ -57,17 +61,24 @@ class Picture:
 def write_figures(root: Path, form: Literal["svg", "png"] = "svg") -> list[Path]:
     """Draw what the run files under `root`/results allow, into `root`/docs/assets/results; the files written."""
     written: list[Path] = []
-    for board in boards(root):
+    found = boards(root)
+    for board in found:
         for picture in pictures(board):
             path = root / picture.path(board.benchmark, form)
             path.parent.mkdir(parents=True, exist_ok=True)
             draw.save(picture.paint, picture.size, path)
             written.append(path)
+    if made := groups(found):
+        path = root / CONDITIONS.with_suffix(f".{form}")
+        draw.save(lambda figure: paint_conditions(figure, made), (8.4, 2.9), path)
+        written.append(path)
     return written
 
 
 def pictures(board: Board) -> list[Picture]:
-    """The figures that the board has data for, in the paper's order."""
+    """The figures that the board has data for, in the paper's order; none where only another one's conditions are varied."""
+    if board.varies:
+        return []
     return [
         *_of_success(board),
         *_of_value(board, 6),

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lwd.results.board import Board, label
 from lwd.results.claims import Claim, claims
-from lwd.results.figures import pictures
+from lwd.results.conditions import conditions_table, groups
+from lwd.results.figures import CONDITIONS, pictures
 from lwd.results.runfile import RunFile
 from lwd.results.scores import AVERAGES
 from lwd.results.text import MISSING, show, table
@@ -90,17 +91,28 @@ def benchmark_page(board: Board) -> str:
     parts = [
         (f"## {board.benchmark}", _how_it_stands(board)),
         ("### Methods", table(_MAIN_HEAD, [_main_line(board, row) for row in board.methods])),
-        ("### Claims", _claims_table(claims(board))),
+        *([] if board.varies else [("### Claims", _claims_table(claims(board)))]),
         ("### Success per task", _per_task(board, board.methods)),
         ("### Paired differences in success", _differences(board)),
-        ("### Figures", _figures(board)),
+        *([] if board.varies else [("### Figures", _figures(board))]),
         *([("### Ablations", "\n".join(_ablations(board)))] if board.ablations else []),
         ("### What ran", provenance(board)),
     ]
     return "\n".join(f"{title}\n\n{content}" if content else f"{title}\n" for title, content in parts)
 
 
+def conditions_part(found: Sequence[Board]) -> str:
+    """All conditions of the deployment that were varied, side by side."""
+    picture = f"![Conditions](../{CONDITIONS.relative_to('docs')})\n\n" if groups(found) else ""
+    return f"## Conditions of the deployment\n\n{picture}{conditions_table(found)}"
+
+
 def _how_it_stands(board: Board) -> str:
+    if board.varies:
+        return (
+            f"[{board.varies}](#{board.varies}) under other conditions: against the demonstrations the deployment has "
+            f"{board.conditions}. Beside the others: [conditions of the deployment](#conditions-of-the-deployment).\n"
+        )
     if board.superseded_by:
         return f"Superseded by [{board.superseded_by}](#{board.superseded_by}); its runs stay, and no more are planned.\n"
     if board.ended:

@@ -10,8 +10,9 @@ from typing import Any
 from lwd.errors import ConfigError
 from lwd.evaluate.table import between
 from lwd.results.board import Board, boards, read_board
+from lwd.results.conditions import conditions_table
 from lwd.results.differences import differences_table
-from lwd.results.markdown import PAGE_HEAD, benchmark_page
+from lwd.results.markdown import PAGE_HEAD, benchmark_page, conditions_part
 from lwd.results.plan import SEARCH
 from lwd.results.readme import readme_part
 from lwd.results.scores import AVERAGES, Measured, RowScore
@@ -39,9 +40,14 @@ def pages(found: Sequence[Board], search: Board, root: Path) -> dict[Path, str]:
     }
     return {
         SUMMARY: json.dumps(summary, indent=2) + "\n",
-        PAGE: "\n".join([PAGE_HEAD, *(benchmark_page(board) for board in found)]),
+        PAGE: "\n".join([PAGE_HEAD, *map(benchmark_page, found), conditions_part(found)]),
         SEARCH_PAGE: search_page(search),
-        WHAT_PAYS: with_table(WHAT_PAYS, "differences", differences_table(found)),
+        WHAT_PAYS: between(
+            with_table(WHAT_PAYS, "differences", differences_table(found)),
+            "conditions",
+            conditions_table(found),
+            str(WHAT_PAYS),
+        ),
         README: with_table(README, "results", readme_part(found)),
     }
 

@@ -48,7 +48,7 @@ class Scope:
         superseded_by: benchmark that took its place, "" for none; then its runs stay, and no more are wanted.
         ended: no more of its runs are wanted, though nothing took its place; whoever has the time can go on with it.
         varies: benchmark whose deployment it puts under other conditions, "" for none; it is shown beside that one.
-        conditions: which ones, as tables name them, if `varies`.
+        conditions: what the deployment has that the demonstrations had not, as tables name it; where that was varied.
     """
 
     methods: Mapping[str, Change] = field(default_factory=lambda: METHODS)
@@ -78,6 +78,7 @@ SCENE = Scope(
         for name in ("takeover_fails", "takeover_fails_in_turns", "best_of_16_acting")
     },
     first_look=("takeover_fails_in_turns",),
+    conditions="other starts, less time",
 )
 """Every method, the options beyond the paper that promise most there, and what its short tasks may want.
 
@@ -91,6 +92,7 @@ WHOLE = Scope(
     online_after=WIDE_WINDOWS,
     once_more=ONCE_MORE,
     first_look=("lwd_refitted_once_more",),
+    conditions="less time",
 )
 """The ablations too, and everything that goes beyond the paper."""
 HOURS = Scope(
@@ -135,7 +137,7 @@ BENCHMARKS: Mapping[str, Scope] = {
     "metaworld_hours": HOURS,
     "metaworld50": LWD_ALONE,
     "metaworld_shifted": replace(SHIFTED, varies="metaworld", conditions="other starts, less time"),
-    "metaworld_no_hurry": replace(LWD_ALONE, varies="metaworld", conditions="the demonstrations'"),
+    "metaworld_no_hurry": replace(LWD_ALONE, varies="metaworld", conditions="nothing else"),
     "metaworld_shifted_no_hurry": replace(SHIFTED, varies="metaworld", conditions="other starts"),
     "scene_unshifted": replace(LWD_ALONE, varies="scene_evidence", conditions="less time"),
     "scene_no_hurry": replace(LWD_ALONE, varies="scene_evidence", conditions="other starts"),

@@ -23,8 +23,8 @@ RIVAL = "rft_online"
 
 
 def readme_part(boards: Sequence[Board]) -> str:
-    """Methods that have at least one run, of benchmarks that none has superseded."""
-    boards = [board for board in boards if not board.superseded_by]
+    """Methods that have at least one run, of benchmarks that none has superseded and that vary no other's conditions."""
+    boards = [board for board in boards if not board.superseded_by and not board.varies]
     compared = [board for board in boards if board.scores and RIVAL in board.wanted]
     if not compared:
         return NOTHING

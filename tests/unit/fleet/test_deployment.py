@@ -301,7 +301,7 @@ def test_a_revoked_robots_last_words_are_forgotten_and_do_not_come_back(fleet):
 # ---- what a robot is told --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["scene", "metaworld", "metaworld50"])
+@pytest.mark.parametrize("name", ["scene", "metaworld_no_hurry", "metaworld50"])
 def test_a_configuration_survives_its_message_and_fits_into_one(name):
     config = robot_config(recipe(name, 3))
     text = json.dumps(config.to_json())
@@ -322,6 +322,7 @@ def test_a_robot_never_imports_what_a_message_names():
         lambda m: m.update(version=2),
         lambda m: m["fleet"].update(conditions={"gravity": 0}),
         lambda m: m.update(tasks=[{"name": "x"}]),
+        lambda m: m["fleet"].update(starts=[0.0, 0.5]),
         lambda m: m.update(tasks=7),
         lambda m: m.update(takeover={"stall_steps": -1}),
         lambda m: m.update(first_seed="x"),

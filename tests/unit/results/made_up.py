@@ -129,7 +129,8 @@ def write(root: Path, runs: list[RunFile]) -> Path:
     """A checkout's root with these run files, and almost empty pages where the tables go."""
     for one in runs:
         write_run_file(root / "results" / "runs" / f"{one.id}.json", one)
-    for path, name in ((README, "results"), (WHAT_PAYS, "differences")):
+    for path, names in ((README, ("results",)), (WHAT_PAYS, ("differences", "conditions"))):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(f"a\n<!-- table:{name} -->\n<!-- /table:{name} -->\nb\n")
+        tables = "".join(f"<!-- table:{name} -->\n<!-- /table:{name} -->\n" for name in names)
+        (root / path).write_text(f"a\n{tables}b\n")
     return root

@@ -15,14 +15,16 @@ from lwd.evaluate.intervals import Estimate
 from lwd.evaluate.table import between
 from lwd.results.board import ABLATIONS, Board, boards, label, read_board
 from lwd.results.claims import _at_least, claims
-from lwd.results.figures import pictures, write_figures
+from lwd.results.conditions import NOTHING as NO_CONDITIONS
+from lwd.results.figures import CONDITIONS, pictures, write_figures
 from lwd.results.markdown import benchmark_page
 from lwd.results.pages import PAGE, README, SEARCH_PAGE, SUMMARY, WHAT_PAYS, pages, write_pages
-from lwd.results.plan import SEARCH, plain, rows_of
+from lwd.results.plan import BENCHMARKS, SEARCH, plain, rows_of
 from lwd.results.readme import NOTHING, readme_part
 from lwd.results.settings import settings
 
 ROOT = Path(__file__).resolve().parents[3]
+VARIED = [name for name, scope in BENCHMARKS.items() if scope.varies]
 ALL, HALF, NONE = ({"near": [a] * 8, "far": [b] * 8} for a, b in ((1, 1), (1, 0), (0, 0)))
 
 
@@ -46,6 +48,7 @@ def test_figures_of_the_committed_run_files_are_there():
     for one in boards(ROOT):
         for picture in pictures(one):
             assert (ROOT / picture.path(one.benchmark)).exists(), "run `lwd results figures`"
+    assert (ROOT / CONDITIONS).exists(), "run `lwd results figures`"
 
 
 # ---- made-up runs ----------------------------------------------------------------------------------------------------
@@ -89,6 +92,7 @@ def test_without_runs_the_pages_say_so(tmp_path):
         "metaworld": {},
         "metaworld_hours": {},
         "metaworld50": {},
+        **{name: {} for name in VARIED},
         "scene_hours": {},
     }
     assert "No run is committed yet." in (root / PAGE).read_text()
@@ -109,6 +113,7 @@ def test_the_fast_tier_has_tables_of_its_own(tmp_path):
         "metaworld": {"sft", "awac_offline"},
         "metaworld_hours": set(),
         "metaworld50": {"lwd_online"},
+        **{name: set() for name in VARIED},
         "scene_hours": set(),
     }
     parts = (root / PAGE).read_text().split("\n## ")
@@ -280,6 +285,56 @@ def test_what_each_setting_changes_is_laid_side_by_side(tmp_path):
     (fast_board,) = [one for one in boards(root) if one.benchmark == "metaworld"]
     assert "differences" in [picture.name for picture in pictures(fast_board)]
     assert "differences" not in [picture.name for picture in pictures(board(made_up.run("lwd_online")))]
+
+
+def test_conditions_of_the_deployment_are_laid_side_by_side_and_nowhere_else(tmp_path):
+    def three(benchmark, **successes):
+        return [
+            made_up.run(row, s, of, benchmark=benchmark) for row, of in successes.items() for s in range(3)
+        ]
+
+    runs = three("metaworld", sft=HALF, lwd_offline=HALF, lwd_online=ALL, rft_online=HALF)
+    runs += three("metaworld_no_hurry", sft=ALL, lwd_offline=ALL, lwd_online=ALL)
+    runs += three("metaworld_shifted", sft=NONE, lwd_offline=HALF, rft_online=HALF)
+    runs += [made_up.run("lwd_online", 0, HALF)]  # of the scene, whose conditions nobody has varied yet
+    root = made_up.write(tmp_path, runs)
+    write_pages(root)
+    whole = "1.00 (1.00 to 1.00), long 1.00 (1.00 to 1.00)"
+    half = "0.50 (0.50 to 0.50), long 0.00 (0.00 to 0.00)"
+    plus, nothing = half.replace("0.", "+0."), "+0.00 (+0.00 to +0.00), long +0.00 (+0.00 to +0.00)"
+    text = (root / WHAT_PAYS).read_text()
+    part = text[text.index("<!-- table:conditions -->") :]
+    assert [line for line in part.splitlines() if line.startswith("|")] == [
+        "| the deployment, not its demonstrations, has | nothing else (`metaworld_no_hurry`) "
+        "| less time (`metaworld`) | other starts, less time (`metaworld_shifted`) |",
+        "| --- | --- | --- | --- |",
+        "| training seeds | 3 | 3 | 3 |",
+        f"| SFT | {whole} | {half} | 0.00 (0.00 to 0.00), long 0.00 (0.00 to 0.00) |",
+        f"| LWD offline | {whole} | {half} | {half} |",
+        f"| LWD online | {whole} | {whole} | - |",
+        f"| LWD offline minus SFT | {nothing} | {nothing} | {plus} |",
+        f"| LWD online minus LWD offline | {nothing} "
+        "| +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
+        "| LWD online minus RFT online | - | +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
+    ]
+    assert "metaworld_shifted" not in text[: text.index("<!-- table:conditions -->")]
+    assert "metaworld_shifted" not in (root / README).read_text()
+    page = (root / PAGE).read_text()
+    own = page[page.index("\n## metaworld_no_hurry") :]
+    own = own[: own.index("\n## ", 5)]
+    assert "the deployment has nothing else." in own
+    assert "### Claims" not in own
+    assert page[page.index("\n## Conditions of the deployment") :].count("`metaworld_no_hurry`") == 1
+    drawn = {path.name for path in write_figures(root)}
+    assert "conditions.svg" in drawn
+    assert not any(name.startswith(benchmark) for name in drawn for benchmark in VARIED)
+
+
+def test_without_runs_under_other_conditions_there_is_no_picture_of_them(tmp_path):
+    root = made_up.write(tmp_path, [made_up.run("sft", benchmark="metaworld")])
+    assert "conditions.svg" not in {path.name for path in write_figures(root)}
+    write_pages(root)
+    assert NO_CONDITIONS in (root / WHAT_PAYS).read_text()
 
 
 def test_a_readme_without_markers_is_refused(tmp_path):

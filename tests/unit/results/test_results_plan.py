@@ -177,6 +177,39 @@ def test_hours_are_the_fast_tier_with_ten_times_the_online_budget():
     assert {row.name for row in rows_of("metaworld_hours")} < {row.name for row in rows_of("metaworld")}
 
 
+VARIED = {
+    "metaworld_shifted": {"demonstrated.starts"},
+    "metaworld_no_hurry": {"deployed.time_limits"},
+    "metaworld_shifted_no_hurry": {"deployed.time_limits", "demonstrated.starts"},
+    "scene_no_hurry": {"deployed.time_limits"},
+    "scene_unshifted": {"deployed.conditions"},
+}
+
+
+@pytest.mark.parametrize("benchmark", VARIED)
+def test_conditions_of_the_deployment_are_all_that_differs_from_the_benchmark_that_is_varied(benchmark):
+    varied, x = plain(BENCHMARKS[benchmark].varies, 0), plain(benchmark, 0)
+    found = {".".join(path.split(".")[:3]) for path in differences(varied, x)}
+    assert found == {f"fleet.{changed}" for changed in VARIED[benchmark]}
+    assert set(VARIED) == {name for name, scope in BENCHMARKS.items() if scope.varies}
+    deployed, demonstrated = x.fleet.deployed, x.fleet.demonstrated
+    less_time = deployed.time_limits != demonstrated.time_limits
+    other_starts = (deployed.conditions, deployed.starts) != (demonstrated.conditions, demonstrated.starts)
+    words = {"other starts": other_starts, "less time": less_time}
+    told = ", ".join(word for word, holds in words.items() if holds) or "nothing else"
+    assert BENCHMARKS[benchmark].conditions == told
+    for task, limit in deployed.time_limits.items():
+        assert limit <= demonstrated.time_limits[task]
+
+
+@pytest.mark.parametrize("benchmark", ["metaworld", "scene_evidence"])
+def test_what_is_varied_says_its_own_conditions_too(benchmark):
+    x = plain(benchmark, 0)
+    other = x.fleet.deployed.conditions != x.fleet.demonstrated.conditions
+    assert x.fleet.deployed.time_limits != x.fleet.demonstrated.time_limits
+    assert BENCHMARKS[benchmark].conditions == ("other starts, less time" if other else "less time")
+
+
 def test_the_evidence_on_the_scene_is_the_demo_with_a_converged_clone_and_twice_the_experience():
     assert differences(plain("scene", 0), plain("scene_evidence", 0)) == {
         "model.policy_width": "512 (None)",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lwd.episode import Outcome
+from lwd.errors import ConfigError, RobotError
 from lwd.instruction import InstructionEncoder
 from lwd.robot.control import Assignment, ControlLoop, Round
 from lwd.robot.sim import metaworld, metaworld_model
@@ -80,6 +81,49 @@ def test_every_task_resets_and_steps_and_the_seed_decides():
     other.close()
 
 
+@pytest.mark.parametrize("starts", [(0.0, 0.5), (0.5, 1.0)])
+def test_episodes_begin_in_the_part_of_the_box_that_is_asked_for(starts: tuple[float, float]):
+    """All places that Meta-World draws, of all fifty; some draw again until two are far enough apart."""
+    env = metaworld.MetaworldEnvironment(starts=starts)
+    for name in METAWORLD_TASKS:
+        box = metaworld_model.build(name)._random_reset_space
+        low, high = (box.low + share * (box.high - box.low) for share in starts)
+        drawn: list[np.ndarray] = []
+        for seed in range(5):
+            env.reset(name, seed)
+            drawn.append(env._sim._last_rand_vec)
+        places = np.stack(drawn)
+        assert (places >= low - 1e-9).all(), name
+        assert (places <= high + 1e-9).all(), name
+        assert (np.ptp(places, axis=0) > 0).any(), name
+    env.close()
+
+
+def test_the_whole_box_is_what_a_seed_has_always_meant():
+    whole, stock = (metaworld.MetaworldEnvironment(*given) for given in ((None, (0.0, 1.0)), ()))
+    for seed in range(3):
+        np.testing.assert_array_equal(whole.reset("push", seed).proprio, stock.reset("push", seed).proprio)
+    env, _ = FleetSpec(tier="metaworld", starts=(0.0, 0.5)).build()
+    assert any(
+        not np.array_equal(env.reset("push", seed).proprio, stock.reset("push", seed).proprio)
+        for seed in range(3)
+    )
+
+
+def test_a_part_in_which_no_places_are_far_enough_apart_is_an_error_and_no_endless_loop():
+    env = metaworld.MetaworldEnvironment(starts=(0.9, 1.0))
+    with pytest.raises(RobotError, match=r"'coffee-pull' found no places .* FleetSpec\.starts"):
+        env.reset("coffee-pull", 0)
+
+
+@pytest.mark.parametrize("starts", [(0.5, 0.5), (-0.1, 0.5), (0.2, 1.1), (0.6, 0.4)])
+def test_a_part_that_is_none_is_refused(starts: tuple[float, float]):
+    with pytest.raises(ConfigError, match=r"FleetSpec\.starts must be \(low, high\)"):
+        FleetSpec(tier="metaworld", starts=starts)
+    with pytest.raises(ConfigError, match="the scene has conditions"):
+        FleetSpec(starts=(0.0, 0.5))
+
+
 def test_models_without_what_is_drawn_move_like_the_stock_ones():
     for task in ("door-open", "coffee-push", "stick-pull"):
         bare = metaworld_model.build(task)
@@ -100,8 +144,8 @@ def test_a_robot_holds_one_simulator_and_a_process_one_compiled_model_per_xml(
     """Otherwise fifty tasks and eight robots would be four hundred models."""
     built: list[weakref.ref[object]] = []
 
-    def build(task: str) -> object:
-        sim = metaworld_model.build(task)
+    def build(task: str, starts: tuple[float, float]) -> object:
+        sim = metaworld_model.build(task, starts)
         built.append(weakref.ref(sim))
         return sim
 

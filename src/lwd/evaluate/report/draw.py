@@ -176,7 +176,7 @@ def curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: st
     axes.plot(x, y, style, color=colour, marker="o" if len(x) == 1 else None)
 
 
-def estimate(axes: Axes, y: int, found: Estimate, colour: str) -> None:
+def estimate(axes: Axes, y: int | float, found: Estimate, colour: str) -> None:
     """A dot at the value on its interval, in row `y`."""
     axes.plot([found.low, found.high], [y, y], color=colour, alpha=0.45, linewidth=2.4)
     axes.plot([found.value], [y], "o", color=colour, markersize=4.5)

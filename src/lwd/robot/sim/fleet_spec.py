@@ -53,7 +53,9 @@ class FleetSpec:
             raise ConfigError("FleetSpec: the metaworld tier has no cameras; use the scene.")
         low, high = self.starts
         if not 0 <= low < high <= 1:
-            raise ConfigError(f"FleetSpec.starts must be (low, high) with 0 <= low < high <= 1, got {self.starts}.")
+            raise ConfigError(
+                f"FleetSpec.starts must be (low, high) with 0 <= low < high <= 1, got {self.starts}."
+            )
         if self.starts != EVERYWHERE and self.tier != "metaworld":
             raise ConfigError("FleetSpec.starts is Meta-World's; the scene has conditions.")
 

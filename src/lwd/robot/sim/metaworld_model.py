@@ -14,12 +14,20 @@ from typing import Any
 
 import mujoco as _mujoco
 
+from lwd.errors import RobotError
+
 mujoco: Any = _mujoco
 """MuJoCo's bindings are compiled and carry no types."""
 
+_DRAWS = 1000
+"""Of an episode's places before it is an error; of a whole box ten are enough."""
+
 
 def build(task: str, starts: tuple[float, float] = (0.0, 1.0)) -> Any:
-    """A new simulator of one task, for one robot alone; places are drawn from this part of each side of the task's box."""
+    """A new simulator of one task, for one robot alone; places are drawn from this part of each side of the task's box.
+
+    Its reset raises RobotError where such places are never as far apart as the task wants them.
+    """
     with quiet():
         sim = prepared(_bare(task)())
     if starts != (0.0, 1.0):
@@ -67,7 +75,23 @@ def _bare(task: str) -> type[Any]:
         return model, mujoco.MjData(model)
 
     base: type[Any] = stock()[f"{task}-v3"]
-    return type(base.__name__, (base,), {"_initialize_simulation": initialize})
+
+    def reset_model(self: Any) -> Any:
+        self.draws = 0
+        return base.reset_model(self)
+
+    def draw(self: Any) -> Any:
+        # Several tasks draw again, without an end, until two places are far enough apart.
+        self.draws += 1
+        if self.draws > _DRAWS:
+            raise RobotError(
+                f"Meta-World's {task!r} found no places far enough apart in {_DRAWS} draws. Choose a wider part of its box "
+                "in FleetSpec.starts."
+            )
+        return base._get_state_rand_vec(self)
+
+    own = {"_initialize_simulation": initialize, "reset_model": reset_model, "_get_state_rand_vec": draw}
+    return type(base.__name__, (base,), own)
 
 
 @cache

@@ -1,0 +1,97 @@
+"""One benchmark's robots under several conditions of the deployment, side by side: where learning pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lwd.evaluate.report import draw
+from lwd.results.board import Board, label
+from lwd.results.scores import Measured
+from lwd.results.text import MISSING, show, table
+
+ORDER = ("nothing else", "less time", "other starts", "other starts, less time")
+"""What a deployment has that its demonstrations had not, the mildest first."""
+_STAGES = ("sft", "lwd_offline", "lwd_online")
+_COLOURS: Mapping[str, str] = draw.METHOD_COLOURS
+_DIFFERENCES: Mapping[str, tuple[str, str]] = {
+    "LWD offline minus SFT": ("sft", "lwd_offline"),
+    "LWD online minus LWD offline": ("lwd_offline", "lwd_online"),
+    "LWD online minus RFT online": ("rft_online", "lwd_online"),
+    "LWD online minus HG-DAgger online": ("hg_dagger_online", "lwd_online"),
+    "LWD whose robots choose among 16 chunks minus LWD online": ("lwd_online", "best_of_16_acting"),
+}
+NOTHING = "No run under other conditions is committed yet.\n"
+
+
+def groups(found: Sequence[Board]) -> list[list[Board]]:
+    """For each benchmark whose conditions were varied: it and the ones that vary it, with runs, by `ORDER`."""
+    made: list[list[Board]] = []
+    for base in found:
+        others = [board for board in found if board.varies == base.benchmark and board.scores]
+        if others and base.scores:
+            made.append(sorted([base, *others], key=lambda board: ORDER.index(board.conditions)))
+    return made
+
+
+def conditions_table(found: Sequence[Board]) -> str:
+    """A table for each benchmark whose conditions were varied: a column for each of them; as markdown."""
+    return "\n".join(map(_table, groups(found))) or NOTHING
+
+
+def _table(group: Sequence[Board]) -> str:
+    head = [
+        "the deployment, not its demonstrations, has",
+        *(f"{board.conditions} (`{board.benchmark}`)" for board in group),
+    ]
+    lines = [["training seeds", *map(_seeds, group)]]
+    lines += [[label(row), *(_mean(board, row) for board in group)] for row in _STAGES]
+    lines += [
+        [title, *(_difference(board, below, above) for board in group)]
+        for title, (below, above) in _DIFFERENCES.items()
+    ]
+    return table(head, [line for line in lines if set(line[1:]) != {MISSING}], left=len(head))
+
+
+def _seeds(board: Board) -> str:
+    counts = sorted({len(board.runs[row]) for row in _STAGES if board.runs[row]})
+    return " to ".join(map(str, counts)) or MISSING
+
+
+def _mean(board: Board, row: str) -> str:
+    if row not in board.scores:
+        return MISSING
+    return _both(board.scores[row].means)
+
+
+def _difference(board: Board, below: str, above: str) -> str:
+    found = None if {below, above} - set(board.wanted) else board.paired(below, above)
+    return MISSING if found is None else _both(found.means, sign=True)
+
+
+def _both(means: Mapping[str, Measured], *, sign: bool = False) -> str:
+    """Over all and over long tasks."""
+    long = f", long {show(means['long'].success, sign=sign)}" if "long" in means else ""
+    return f"{show(means['average'].success, sign=sign)}{long}"
+
+
+def paint(figure: Figure, made: Sequence[Sequence[Board]]) -> None:
+    """A panel for each benchmark: success of SFT, LWD offline and LWD online under each of the conditions."""
+    panels: Sequence[Axes] = figure.subplots(1, len(made), squeeze=False)[0]
+    for axes, group in zip(panels, made, strict=True):
+        for y, board in enumerate(group):
+            for i, row in enumerate(_STAGES):
+                if row in board.scores:
+                    found = board.scores[row].means["average"].success
+                    draw.estimate(axes, y + 0.22 * (i - 1), found, _COLOURS[row])
+        axes.set_xlim(0, 1.02)
+        axes.set_yticks(range(len(group)), [board.conditions.replace(", ", ",\n") for board in group])
+        axes.set_ylim(len(group) - 0.5, -0.5)
+        axes.set_title(group[0].benchmark, color=draw.INK, loc="left")
+        axes.set_xlabel("success, all tasks")
+        axes.grid(visible=False, axis="y")
+    for row in _STAGES:
+        panels[0].plot([], [], "o", color=_COLOURS[row], label=label(row))
+    panels[0].legend(frameon=False, fontsize=8, loc="lower left")
