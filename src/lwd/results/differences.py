@@ -12,7 +12,7 @@ from lwd.evaluate.intervals import Estimate
 from lwd.evaluate.report import draw
 from lwd.results.board import ABLATIONS, BEYOND, Ablation, Board
 from lwd.results.scores import Measured
-from lwd.results.text import MISSING, is_settled, show, table
+from lwd.results.text import MISSING, counted, is_settled, show, table
 
 _EDGE = 0.36
 """Of the picture, in success; what is beyond is an arrow with its number."""
@@ -84,7 +84,7 @@ def _cell(change: Change | None) -> str:
 
 
 def _seeds(change: Change) -> str:
-    return f"{change.seeds} seed{'' if change.seeds == 1 else 's'}"
+    return counted(change.seeds, "seed")
 
 
 def paint(figure: Figure, shown: Sequence[Change]) -> None:

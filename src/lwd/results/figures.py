@@ -20,6 +20,7 @@ from lwd.results.conditions import paint as paint_conditions
 from lwd.results.differences import changes, paint
 from lwd.results.runfile import Curve, RunFile
 from lwd.results.scores import AVERAGES
+from lwd.results.text import counted
 
 FOLDER = Path("docs/assets/results")
 CONDITIONS = FOLDER / "conditions.svg"
@@ -133,7 +134,7 @@ def _of_success(board: Board) -> Iterator[Picture]:
 
 def _runs(count: int, row: str) -> str:
     """So many runs of a row in words, "" for none."""
-    return f"{count} run{'' if count == 1 else 's'} of {label(row)}" if count else ""
+    return f"{counted(count, 'run')} of {label(row)}" if count else ""
 
 
 def _of_training(board: Board) -> Iterator[Picture]:
@@ -266,7 +267,7 @@ def _with_seeds(board: Board, row: str) -> str:
     seeds = len(board.runs[row])
     if seeds == board.wanted[row]:
         return label(row)
-    return f"{label(row)} ({seeds} seed{'' if seeds == 1 else 's'})"
+    return f"{label(row)} ({counted(seeds, 'seed')})"
 
 
 def _colour(row: str) -> str:

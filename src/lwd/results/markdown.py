@@ -11,7 +11,7 @@ from lwd.results.conditions import conditions_table, groups
 from lwd.results.figures import CONDITIONS, pictures
 from lwd.results.runfile import RunFile
 from lwd.results.scores import AVERAGES
-from lwd.results.text import MISSING, show, table
+from lwd.results.text import MISSING, counted, show, table
 
 PAGE_HEAD = """# Results
 
@@ -231,7 +231,8 @@ def _readable(value: str) -> str:
 
 def _machine(hardware: Mapping[str, str]) -> str:
     cores = hardware.get("cores", "?")
-    return f"{hardware.get('processor', '?')}, {cores} core{'' if cores == '1' else 's'}"
+    told = counted(int(cores), "core") if cores.isdecimal() else f"{cores} cores"
+    return f"{hardware.get('processor', '?')}, {told}"
 
 
 def _each(texts: Iterable[str]) -> str:

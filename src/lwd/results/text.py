@@ -20,6 +20,11 @@ def is_settled(difference: Estimate, seeds: int) -> bool:
     return seeds > 1 and (difference.low > 0 or difference.high < 0)
 
 
+def counted(count: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
     """A markdown table; the first `left` columns are text."""
     rule = ["---" if i < left else "--:" for i in range(len(head))]
