@@ -123,6 +123,8 @@ SCENE_HOURS = Scope(
 )
 """Nine robot-hours of the demo's tasks, with a clone that had not converged: what decision records 0030 to 0033 measured."""
 LWD_ALONE = Scope(methods={"lwd": METHODS["lwd"]}, main_seeds=OTHER_SEEDS)
+LOOK = replace(LWD_ALONE, main_seeds=1)
+"""A first look: an hour and a half of a core for each on the scene."""
 SHIFTED = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
     online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
@@ -139,8 +141,8 @@ BENCHMARKS: Mapping[str, Scope] = {
     "metaworld_shifted": replace(SHIFTED, varies="metaworld", conditions="other starts, less time"),
     "metaworld_no_hurry": replace(LWD_ALONE, varies="metaworld", conditions="nothing else"),
     "metaworld_shifted_no_hurry": replace(SHIFTED, varies="metaworld", conditions="other starts"),
-    "scene_unshifted": replace(LWD_ALONE, varies="scene_evidence", conditions="less time"),
-    "scene_no_hurry": replace(LWD_ALONE, varies="scene_evidence", conditions="other starts"),
+    "scene_unshifted": replace(LOOK, varies="scene_evidence", conditions="less time"),
+    "scene_no_hurry": replace(LOOK, varies="scene_evidence", conditions="other starts"),
     "scene_hours": SCENE_HOURS,
     "scene_evidence_quick": replace(SCENE, shown=False),
     "metaworld_quick": replace(WHOLE, shown=False),
