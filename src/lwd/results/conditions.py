@@ -52,12 +52,23 @@ def _table(group: Sequence[Board]) -> str:
         [title, *(_difference(board, below, above) for board in group)]
         for title, (below, above) in _DIFFERENCES.items()
     ]
+    told = ", ".join(map(label, _STAGES))
+    lines.append([f"seconds of an attempt at a long task: {told}", *map(_seconds, group)])
     return table(head, [line for line in lines if set(line[1:]) != {MISSING}], left=len(head))
 
 
 def _seeds(board: Board) -> str:
     counts = sorted({len(board.runs[row]) for row in _STAGES if board.runs[row]})
     return " to ".join(map(str, counts)) or MISSING
+
+
+def _seconds(board: Board) -> str:
+    """Mean cycle time of the long tasks at each stage, failures included."""
+    scores = [board.scores.get(row) for row in _STAGES]
+    found = [None if score is None else score.means.get("long") for score in scores]
+    if not any(found):
+        return MISSING
+    return ", ".join(MISSING if one is None else f"{one.cycle_time_s.value:.1f}" for one in found)
 
 
 def _mean(board: Board, row: str) -> str:

@@ -316,6 +316,8 @@ def test_conditions_of_the_deployment_are_laid_side_by_side_and_nowhere_else(tmp
         f"| LWD online minus LWD offline | {nothing} "
         "| +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
         "| LWD online minus RFT online | - | +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
+        "| seconds of an attempt at a long task: SFT, LWD offline, LWD online "
+        "| 10.0, 10.0, 10.0 | 20.0, 20.0, 10.0 | 20.0, 20.0, - |",
     ]
     assert "metaworld_shifted" not in text[: text.index("<!-- table:conditions -->")]
     assert "metaworld_shifted" not in (root / README).read_text()
