@@ -98,11 +98,18 @@ def paint(figure: Figure, made: Sequence[Sequence[Board]]) -> None:
                     found = board.scores[row].means["average"].success
                     draw.estimate(axes, y + 0.22 * (i - 1), found, _COLOURS[row])
         axes.set_xlim(0, 1.02)
-        axes.set_yticks(range(len(group)), [board.conditions.replace(", ", ",\n") for board in group])
+        axes.set_yticks(range(len(group)), [_name(board) for board in group])
         axes.set_ylim(len(group) - 0.5, -0.5)
-        axes.set_title(group[0].benchmark, color=draw.INK, loc="left")
+        base = next(board for board in group if not board.varies)
+        axes.set_title(base.benchmark, color=draw.INK, loc="left")
         axes.set_xlabel("success, all tasks")
         axes.grid(visible=False, axis="y")
     for row in _STAGES:
         panels[0].plot([], [], "o", color=_COLOURS[row], label=label(row))
     panels[0].legend(frameon=False, fontsize=8, loc="lower left")
+
+
+def _name(board: Board) -> str:
+    """Its conditions, with the number of training seeds where an interval does not show how few they are."""
+    one = _seeds(board) == "1"
+    return board.conditions.replace(", ", ",\n") + ("\n(1 seed)" if one else "")
