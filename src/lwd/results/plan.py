@@ -127,10 +127,16 @@ LOOK = replace(LWD_ALONE, main_seeds=1)
 """A first look: an hour and a half of a core for each on the scene."""
 SHIFTED = Scope(
     methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
-    online_ablations={"best_of_16_acting": BEYOND_THE_PAPER["best_of_16_acting"]},
+    online_ablations={
+        "no_interventions": ONLINE_ABLATIONS["no_interventions"],
+        **{
+            name: BEYOND_THE_PAPER[name]
+            for name in ("refitted_reference", "refitted_in_turns", "best_of_16_acting")
+        },
+    },
     main_seeds=OTHER_SEEDS,
 )
-"""LWD, the option that pays most, the baselines that imitate what the fleet and its operators did there."""
+"""LWD, those that imitate what the fleet and its operators did, what interventions teach and a refitted reference adds there."""
 
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
@@ -140,7 +146,13 @@ BENCHMARKS: Mapping[str, Scope] = {
     "metaworld50": LWD_ALONE,
     "metaworld_shifted": replace(SHIFTED, varies="metaworld", conditions="other starts, less time"),
     "metaworld_no_hurry": replace(LWD_ALONE, varies="metaworld", conditions="nothing else"),
-    "metaworld_shifted_no_hurry": replace(SHIFTED, varies="metaworld", conditions="other starts"),
+    "metaworld_shifted_no_hurry": replace(
+        SHIFTED,
+        methods={name: METHODS[name] for name in ("lwd", "hg_dagger")},
+        online_ablations={},
+        varies="metaworld",
+        conditions="other starts",
+    ),
     "scene_unshifted": replace(LOOK, varies="scene_evidence", conditions="less time"),
     "scene_no_hurry": replace(LOOK, varies="scene_evidence", conditions="other starts"),
     "scene_hours": SCENE_HOURS,
