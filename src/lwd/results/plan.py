@@ -136,7 +136,7 @@ SHIFTED = Scope(
     },
     main_seeds=OTHER_SEEDS,
 )
-"""LWD, those that imitate what the fleet and its operators did, what interventions teach and a refitted reference adds there."""
+"""LWD, who imitates what fleet and operators did, what interventions teach and what a refitted reference adds there."""
 
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
