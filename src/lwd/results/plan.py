@@ -149,7 +149,7 @@ BENCHMARKS: Mapping[str, Scope] = {
     "metaworld_shifted_no_hurry": replace(
         SHIFTED,
         methods={name: METHODS[name] for name in ("lwd", "hg_dagger")},
-        online_ablations={},
+        online_ablations={"refitted_reference": BEYOND_THE_PAPER["refitted_reference"]},
         varies="metaworld",
         conditions="other starts",
     ),
