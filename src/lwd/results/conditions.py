@@ -19,15 +19,15 @@ _COLOURS: Mapping[str, str] = draw.METHOD_COLOURS
 _DIFFERENCES: Mapping[str, tuple[str, str]] = {
     "LWD offline minus SFT": ("sft", "lwd_offline"),
     "LWD online minus LWD offline": ("lwd_offline", "lwd_online"),
-    "LWD online minus RFT online": ("rft_online", "lwd_online"),
     "LWD online minus HG-DAgger online": ("hg_dagger_online", "lwd_online"),
     "LWD online without interventions minus LWD online": ("lwd_online", "no_interventions"),
     "LWD whose reference is refitted beside the robots minus LWD online": (
         "lwd_online",
         "refitted_reference",
     ),
+    "LWD in turns, its reference frozen, minus LWD online": ("lwd_online", "frozen_in_turns"),
     "LWD in turns, refitted in each, minus LWD online": ("lwd_online", "refitted_in_turns"),
-    "LWD whose robots choose among 16 chunks minus LWD online": ("lwd_online", "best_of_16_acting"),
+    "LWD in turns, refitted in each, minus HG-DAgger online": ("hg_dagger_online", "refitted_in_turns"),
 }
 NOTHING = "No run under other conditions is committed yet.\n"
 

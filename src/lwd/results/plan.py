@@ -126,17 +126,17 @@ LWD_ALONE = Scope(methods={"lwd": METHODS["lwd"]}, main_seeds=OTHER_SEEDS)
 LOOK = replace(LWD_ALONE, main_seeds=1)
 """A first look: an hour and a half of a core for each on the scene."""
 SHIFTED = Scope(
-    methods={name: METHODS[name] for name in ("lwd", "rft", "hg_dagger")},
+    methods={name: METHODS[name] for name in ("lwd", "hg_dagger")},
     online_ablations={
         "no_interventions": ONLINE_ABLATIONS["no_interventions"],
         **{
             name: BEYOND_THE_PAPER[name]
-            for name in ("refitted_reference", "refitted_in_turns", "best_of_16_acting")
+            for name in ("refitted_reference", "frozen_in_turns", "refitted_in_turns")
         },
     },
     main_seeds=OTHER_SEEDS,
 )
-"""LWD, who imitates what fleet and operators did, what interventions teach and what a refitted reference adds there."""
+"""LWD, who imitates the corrections too, what interventions teach and what a refitted reference adds there."""
 
 SEARCH = "metaworld_search"
 BENCHMARKS: Mapping[str, Scope] = {
@@ -148,7 +148,6 @@ BENCHMARKS: Mapping[str, Scope] = {
     "metaworld_no_hurry": replace(LWD_ALONE, varies="metaworld", conditions="nothing else"),
     "metaworld_shifted_no_hurry": replace(
         SHIFTED,
-        methods={name: METHODS[name] for name in ("lwd", "hg_dagger")},
         online_ablations={"refitted_reference": BEYOND_THE_PAPER["refitted_reference"]},
         varies="metaworld",
         conditions="other starts",

@@ -293,9 +293,9 @@ def test_conditions_of_the_deployment_are_laid_side_by_side_and_nowhere_else(tmp
             made_up.run(row, s, of, benchmark=benchmark) for row, of in successes.items() for s in range(3)
         ]
 
-    runs = three("metaworld", sft=HALF, lwd_offline=HALF, lwd_online=ALL, rft_online=HALF)
+    runs = three("metaworld", sft=HALF, lwd_offline=HALF, lwd_online=ALL, hg_dagger_online=HALF)
     runs += three("metaworld_no_hurry", sft=ALL, lwd_offline=ALL, lwd_online=ALL)
-    runs += three("metaworld_shifted", sft=NONE, lwd_offline=HALF, rft_online=HALF)
+    runs += three("metaworld_shifted", sft=NONE, lwd_offline=HALF, hg_dagger_online=HALF)
     runs += [made_up.run("lwd_online", 0, HALF)]  # of the scene, whose conditions nobody has varied yet
     root = made_up.write(tmp_path, runs)
     write_pages(root)
@@ -315,7 +315,7 @@ def test_conditions_of_the_deployment_are_laid_side_by_side_and_nowhere_else(tmp
         f"| LWD offline minus SFT | {nothing} | {nothing} | {plus} |",
         f"| LWD online minus LWD offline | {nothing} "
         "| +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
-        "| LWD online minus RFT online | - | +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
+        "| LWD online minus HG-DAgger online | - | +0.50 (+0.50 to +0.50), long +1.00 (+1.00 to +1.00) | - |",
         "| seconds of an attempt at a long task: SFT, LWD offline, LWD online "
         "| 10.0, 10.0, 10.0 | 20.0, 20.0, 10.0 | 20.0, 20.0, - |",
     ]
