@@ -15,7 +15,12 @@ from lwd.results.text import MISSING, show, table
 ORDER = ("nothing else", "less time", "other starts", "other starts, less time")
 """What a deployment has that its demonstrations had not, the mildest first."""
 _STAGES = ("sft", "lwd_offline", "lwd_online")
-_COLOURS: Mapping[str, str] = draw.METHOD_COLOURS
+_PAINTED: Mapping[str, tuple[str, str]] = {
+    **{row: (label(row), colour) for row, colour in draw.METHOD_COLOURS.items()},
+    "hg_dagger_online": (label("hg_dagger_online"), draw.SUCCESS),
+    "refitted_in_turns": ("LWD in turns, refitted in each", draw.FAILURE),
+}
+"""Row -> its name and its colour in the picture."""
 _DIFFERENCES: Mapping[str, tuple[str, str]] = {
     "LWD offline minus SFT": ("sft", "lwd_offline"),
     "LWD online minus LWD offline": ("lwd_offline", "lwd_online"),
@@ -95,14 +100,14 @@ def _both(means: Mapping[str, Measured], *, sign: bool = False) -> str:
 
 
 def paint(figure: Figure, made: Sequence[Sequence[Board]]) -> None:
-    """A panel for each benchmark: success of SFT, LWD offline and LWD online under each of the conditions."""
+    """A panel for each benchmark: success of LWD's stages, HG-DAgger and a refitted reference under each condition."""
     panels: Sequence[Axes] = figure.subplots(1, len(made), squeeze=False)[0]
     for axes, group in zip(panels, made, strict=True):
         for y, board in enumerate(group):
-            for i, row in enumerate(_STAGES):
+            for i, (row, (_, colour)) in enumerate(_PAINTED.items()):
                 if row in board.scores:
                     found = board.scores[row].means["average"].success
-                    draw.estimate(axes, y + 0.22 * (i - 1), found, _COLOURS[row])
+                    draw.estimate(axes, y + 0.15 * (i - 2), found, colour)
         axes.set_xlim(0, 1.02)
         axes.set_yticks(range(len(group)), [_name(board) for board in group])
         axes.set_ylim(len(group) - 0.5, -0.5)
@@ -110,8 +115,8 @@ def paint(figure: Figure, made: Sequence[Sequence[Board]]) -> None:
         axes.set_title(base.benchmark, color=draw.INK, loc="left")
         axes.set_xlabel("success, all tasks")
         axes.grid(visible=False, axis="y")
-    for row in _STAGES:
-        panels[0].plot([], [], "o", color=_COLOURS[row], label=label(row))
+    for name, colour in _PAINTED.values():
+        panels[0].plot([], [], "o", color=colour, label=name)
     panels[0].legend(frameon=False, fontsize=8, loc="lower left")
 
 

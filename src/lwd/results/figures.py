@@ -71,7 +71,7 @@ def write_figures(root: Path, form: Literal["svg", "png"] = "svg") -> list[Path]
             written.append(path)
     if made := groups(found):
         path = root / CONDITIONS.with_suffix(f".{form}")
-        draw.save(lambda figure: paint_conditions(figure, made), (8.4, 2.9), path)
+        draw.save(lambda figure: paint_conditions(figure, made), (8.4, 3.4), path)
         written.append(path)
     return written
 
