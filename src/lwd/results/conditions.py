@@ -32,6 +32,7 @@ _DIFFERENCES: Mapping[str, tuple[str, str]] = {
     ),
     "LWD in turns, its reference frozen, minus LWD online": ("lwd_online", "frozen_in_turns"),
     "LWD in turns, refitted in each, minus LWD online": ("lwd_online", "refitted_in_turns"),
+    "LWD in turns, refitted in each, minus in turns, frozen": ("frozen_in_turns", "refitted_in_turns"),
     "LWD in turns, refitted in each, minus HG-DAgger online": ("hg_dagger_online", "refitted_in_turns"),
 }
 NOTHING = "No run under other conditions is committed yet.\n"
