@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from lwd.evaluate.report import draw
 from lwd.results.board import Board, label
-from lwd.results.scores import Measured
-from lwd.results.text import MISSING, show, table
+from lwd.results.differences import all_and_long
+from lwd.results.text import MISSING, table
 
 ORDER = ("nothing else", "less time", "other starts", "other starts, less time")
 """What a deployment has that its demonstrations had not, the mildest first."""
@@ -86,18 +86,12 @@ def _seconds(board: Board) -> str:
 def _mean(board: Board, row: str) -> str:
     if row not in board.scores:
         return MISSING
-    return _both(board.scores[row].means)
+    return all_and_long(board.scores[row].means)
 
 
 def _difference(board: Board, below: str, above: str) -> str:
     found = None if {below, above} - set(board.wanted) else board.paired(below, above)
-    return MISSING if found is None else _both(found.means, sign=True)
-
-
-def _both(means: Mapping[str, Measured], *, sign: bool = False) -> str:
-    """Over all and over long tasks."""
-    long = f", long {show(means['long'].success, sign=sign)}" if "long" in means else ""
-    return f"{show(means['average'].success, sign=sign)}{long}"
+    return MISSING if found is None else all_and_long(found.means, sign=True)
 
 
 def paint(figure: Figure, made: Sequence[Sequence[Board]]) -> None:

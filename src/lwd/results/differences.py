@@ -79,8 +79,13 @@ def differences_table(boards: Sequence[Board]) -> str:
 def _cell(change: Change | None) -> str:
     if change is None:
         return MISSING
-    long = f", long {show(change.means['long'].success, sign=True)}" if "long" in change.means else ""
-    return f"{show(change.means['average'].success, sign=True)}{long}, {_seeds(change)}"
+    return f"{all_and_long(change.means, sign=True)}, {_seeds(change)}"
+
+
+def all_and_long(means: Mapping[str, Measured], *, sign: bool = False) -> str:
+    """Success over all tasks and, where there are some, over long ones, each with its interval."""
+    long = f", long {show(means['long'].success, sign=sign)}" if "long" in means else ""
+    return f"{show(means['average'].success, sign=sign)}{long}"
 
 
 def _seeds(change: Change) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lwd.episode import Outcome
 from lwd.errors import RobotError, UnknownNameError
 from lwd.robot.environment import Sensed
+from lwd.robot.sim.fleet_spec import EVERYWHERE
 from lwd.robot.sim.metaworld_model import build, quiet, scripts
 from lwd.robot.sim.metaworld_tasks import METAWORLD_SPEC, METAWORLD_TASKS, MILESTONE_SIGNALS
 from lwd.robot.sim.scene_tasks import with_time_limits
@@ -31,7 +32,7 @@ class MetaworldEnvironment:
     """
 
     def __init__(
-        self, time_limits: Mapping[str, int] | None = None, starts: tuple[float, float] = (0.0, 1.0)
+        self, time_limits: Mapping[str, int] | None = None, starts: tuple[float, float] = EVERYWHERE
     ) -> None:
         self._tasks = with_time_limits(METAWORLD_TASKS, time_limits)
         self._starts = starts

@@ -15,6 +15,7 @@ from typing import Any
 import mujoco as _mujoco
 
 from lwd.errors import RobotError
+from lwd.robot.sim.fleet_spec import EVERYWHERE
 
 mujoco: Any = _mujoco
 """MuJoCo's bindings are compiled and carry no types."""
@@ -23,14 +24,14 @@ _DRAWS = 1000
 """Of an episode's places before it is an error; of a whole box ten are enough."""
 
 
-def build(task: str, starts: tuple[float, float] = (0.0, 1.0)) -> Any:
+def build(task: str, starts: tuple[float, float] = EVERYWHERE) -> Any:
     """A new simulator of one task, for one robot alone; places are drawn from this part of each side of the task's box.
 
     Its reset raises RobotError where such places are never as far apart as the task wants them.
     """
     with quiet():
         sim = prepared(_bare(task)())
-    if starts != (0.0, 1.0):
+    if starts != EVERYWHERE:  # the bounds as they are, to the last bit
         box = sim._random_reset_space
         low, high = (box.low + share * (box.high - box.low) for share in starts)
         sim._random_reset_space = type(box)(low, high, dtype=box.dtype)
